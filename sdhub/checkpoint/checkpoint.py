@@ -1,0 +1,94 @@
+"""What a source resolves to: everything known from JSON and safetensors headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sdhub.checkpoint.families import Family
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA to fuse: a Hub id (`org/name[@revision]`) or a `.safetensors` file, and its scale."""
+
+    ref: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user named.
+
+    `ref` is a Hub id for kind "hub", an absolute path for "folder" and "file"; `revision` is a branch, tag or
+    commit of the Hub, None for its default.
+    """
+
+    kind: Literal["hub", "folder", "file"]
+    ref: str
+    revision: str | None = None
+    loras: tuple[Lora, ...] = ()
+
+
+@dataclass(frozen=True)
+class Component:
+    """One entry of `model_index.json`.
+
+    `files` are the weight files, as paths inside the checkpoint; components without weights (scheduler,
+    tokenizer) have none, zero parameters and an empty dtype. `dtype` is torch's name of the type that holds
+    most bytes ("float16").
+    """
+
+    name: str
+    library: str
+    class_name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    parameters: int = 0
+    bytes: int = 0
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
+class License:
+    """A licence as a Hub card states it. `file` is the licence text inside the checkpoint, if it has one."""
+
+    id: str
+    name: str | None = None
+    link: str | None = None
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A source resolved.
+
+    `id` is the Hub id, or the name of the folder or file; `name` the part of it that names repositories.
+    `sha` is the pinned commit of a Hub source and None for local ones, whose identity is the hash of their
+    bytes (`sdhub.checkpoint.fetch.fingerprint`). `files` are all paths that sdhub will read, relative to the
+    checkpoint. `traits` are words from `sdhub.checkpoint.families.TRAITS`.
+    """
+
+    source: Source
+    id: str
+    name: str
+    sha: str | None
+    family: Family
+    pipeline: str
+    components: tuple[Component, ...]
+    prediction_type: str
+    license: License | None
+    gated: bool
+    private: bool
+    traits: frozenset[str]
+    files: tuple[str, ...]
+
+    def component(self, name: str) -> Component | None:
+        """The component called `name`, or None."""
+        return next((part for part in self.components if part.name == name), None)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(part.bytes for part in self.components)
