@@ -1,0 +1,110 @@
+"""What a backend is: it says what it can do, forecasts, builds a variant, and opens one to run it.
+
+Backends are found by the entry point group `sdhub.backends`, sdhub's own included; each entry is one instance.
+Their modules import nothing heavy at the top: `why_not` and `forecast` answer from headers alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.errors import MissingExtraError, UnsupportedError
+from sdhub.progress import Progress
+from sdhub.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What building a variant will take: size on disk, peak memory, and seconds on two ordinary cores."""
+
+    bytes: int
+    peak_bytes: int
+    seconds: float
+
+
+class Backend(ABC):
+    """Builds variants `<name>-<treatment>`.
+
+    `extra` is the extra of sdhub that brings the libraries, `packages` the distributions whose versions decide
+    the bytes of a variant, `variants` the treatments with one sentence each, `tags` what cards carry,
+    `repository` the template of repository names, `install` the line that a downstream user needs.
+    """
+
+    name: str
+    extra: str
+    packages: tuple[str, ...]
+    variants: Mapping[str, str]
+    tags: tuple[str, ...]
+    library: str
+    repository: str
+    install: str
+    revision: int = 1
+
+    @abstractmethod
+    def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
+        """Why the checkpoint cannot have this variant, in one clause; None where it can."""
+
+    @abstractmethod
+    def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
+        """The preset that makes the variant."""
+
+    @abstractmethod
+    def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
+        """Raises RecipeError or UnsupportedError for a recipe this backend cannot follow to the letter."""
+
+    @abstractmethod
+    def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
+        """What building will take, from headers alone."""
+
+    @abstractmethod
+    def build(
+        self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress
+    ) -> None:
+        """Fill the empty folder `out` from a loaded float32 diffusers pipeline, whose modules may be consumed.
+
+        The same inputs and versions give the same bytes. Raises BuildError.
+        """
+
+    @abstractmethod
+    def open(self, folder: Path) -> Any:
+        """The variant as a pipeline of diffusers' calling convention. Raises BuildError."""
+
+    @abstractmethod
+    def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
+        """Python lines that import what is needed and load the variant as `pipe`, without sdhub."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages that decide the bytes of a variant. Raises MissingExtraError."""
+        return {"sdhub": metadata.version("sdhub"), **_versions(self.packages, self.extra)}
+
+
+def backends() -> dict[str, Backend]:
+    """All installed backends by name."""
+    found = metadata.entry_points(group="sdhub.backends")
+    return {entry.name: entry.load() for entry in sorted(found, key=lambda entry: entry.name)}
+
+
+def backend_of(variant: str) -> Backend:
+    """The backend that makes `variant`. Raises UnsupportedError."""
+    known = backends()
+    backend = known.get(variant.partition("-")[0])
+    if backend is None or variant not in backend.variants:
+        names = [name for each in known.values() for name in each.variants]
+        raise UnsupportedError(f"no variant is called {variant}", hint=f"there are: {', '.join(names)}")
+    return backend
+
+
+def _versions(packages: Iterable[str], extra: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise MissingExtraError(extra, package) from None
+    return found

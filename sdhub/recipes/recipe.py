@@ -1,0 +1,116 @@
+"""The recipe: a declarative, versioned JSON document that says what is done to which component and layer.
+
+Components and layers carry the checkpoint's own names (`unet`, `mid_block.resnets.0.conv1`), so that a recipe
+serves every backend and every fine-tune of the same architecture. Its identity is the SHA-256 of its
+canonical form: all fields present, keys sorted, no spaces, UTF-8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sdhub.errors import RecipeError
+from sdhub.work import canonical
+
+SCHEMA_ID = "https://huggingface.co/schemas/sdhub/recipe-1.json"
+MAX_BYTES = 16 * 2**20
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Float(_Strict):
+    """Kept in floating point."""
+
+    scheme: Literal["float"] = "float"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float16"
+
+
+class Affine(_Strict):
+    """Integer grid with a scale, and with a zero point where it is not symmetric; activations stay float.
+
+    `group_size` input channels share a scale; 0 means one scale per output channel.
+    """
+
+    scheme: Literal["affine"] = "affine"
+    bits: Annotated[int, Field(ge=2, le=8)]
+    symmetric: bool = False
+    group_size: Annotated[int, Field(ge=0, le=65536)] = 0
+
+
+Treatment = Annotated[Float | Affine, Field(discriminator="scheme")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}$")]
+
+
+class Component(_Strict):
+    """One component: the treatment of its weights, and of single layers (by module path) where it differs."""
+
+    default: Treatment
+    layers: Annotated[dict[Name, Treatment], Field(max_length=100_000)] = {}
+
+
+class Recipe(_Strict):
+    """What makes a variant of a checkpoint."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9.]+)+$", max_length=64)]
+    backend: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
+    components: Annotated[dict[Name, Component], Field(min_length=1, max_length=64)]
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form, every field present."""
+        return self.model_dump(mode="json")
+
+    def canonical(self) -> bytes:
+        """The bytes that are hashed."""
+        return canonical(self.document())
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the canonical form, 64 hex digits."""
+        return hashlib.sha256(self.canonical()).hexdigest()
+
+
+def parse_recipe(text: str | bytes, *, origin: str = "recipe") -> Recipe:
+    """A recipe from JSON text.
+
+    Raises RecipeError in one line that names the field: unknown, missing, or with an impossible value.
+    """
+    if len(text) > MAX_BYTES:
+        raise RecipeError(f"{origin}: {len(text)} bytes is too large", hint="16 MiB is the limit")
+    try:
+        return Recipe.model_validate_json(text)
+    except ValidationError as error:
+        raise RecipeError(f"{origin}: {_first_fault(error)}", hint="see: sdhub recipe schema") from None
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """A recipe from a file. Raises RecipeError."""
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from None
+    return parse_recipe(text, origin=str(path))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a recipe."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        **Recipe.model_json_schema(),
+    }
+
+
+def _first_fault(error: ValidationError) -> str:
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    where = ".".join(str(part) for part in faults[0]["loc"]) or "the document"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    if faults[0]["type"] == "extra_forbidden":
+        return f"unknown field {where}{more}"
+    return f"{where}: {faults[0]['msg']}{more}"

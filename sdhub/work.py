@@ -1,0 +1,140 @@
+"""The work folder: each stage's result under a key of its inputs.
+
+A stage builds into `<stage>/<key>.partial` and is renamed to `<stage>/<key>` when whole, so a result that
+exists is complete, whatever was killed when; the next run finds it and goes on. A lock per key lets two runs
+share one work folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sdhub.progress import SILENT, Progress
+
+
+def home() -> Path:
+    """`SDHUB_HOME`, or the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`) with `sdhub` in it."""
+    chosen = os.environ.get("SDHUB_HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser().absolute() / "sdhub"
+
+
+def canonical(document: Any) -> bytes:
+    """The canonical JSON of a document: sorted keys, no spaces, UTF-8, no NaN."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def digest(document: Any) -> str:
+    """SHA-256 of the canonical JSON, 64 hex digits."""
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+class Work:
+    """Results of stages under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, stage: str, key: Mapping[str, Any]) -> Path:
+        """Where the result of `stage` for `key` lies, whether or not it is there yet."""
+        return self.root / stage / digest(key)[:32]
+
+    def has(self, stage: str, key: Mapping[str, Any]) -> bool:
+        """Whether the stage is done."""
+        return self.path(stage, key).is_dir()
+
+    def stage(
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        make: Callable[[Path], None],
+        *,
+        progress: Progress = SILENT,
+        label: str = "",
+    ) -> Path:
+        """The folder of a finished stage; `make` fills an empty one if it is not finished yet.
+
+        `key` (a JSON document) holds all that the result depends on. Whatever `make` raises leaves nothing
+        behind.
+        """
+        from filelock import FileLock
+
+        done = self.path(name, key)
+        if done.is_dir():
+            if label:
+                progress.note(f"{label}: kept from an earlier run")
+            return done
+        done.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{done}.lock"):
+            if done.is_dir():
+                return done
+            if label:
+                progress.note(label)
+            _make(done, key, make)
+        return done
+
+
+def _make(done: Path, key: Mapping[str, Any], make: Callable[[Path], None]) -> None:
+    partial = done.with_name(f"{done.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir()
+    try:
+        make(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    _sync(partial)
+    write_atomic(done.with_name(f"{done.name}.json"), canonical(key))
+    partial.rename(done)
+    _sync_file(done.parent)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Copy a folder's files, as hard links where the file system allows it."""
+    for path in sorted(source.rglob("*")):
+        if path.is_dir():
+            continue
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, copy)
+        except OSError:
+            shutil.copyfile(path, copy)
+
+
+def _sync(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if stat.S_ISREG(path.lstat().st_mode):
+            _sync_file(path)
+    _sync_file(folder)
+
+
+def _sync_file(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
