@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from sdhub.errors import UsageError
+
+MAX_PROMPTS = 64
+MAX_TEXT = 1000
 
 
 @dataclass(frozen=True)
@@ -39,3 +46,77 @@ class Sample:
 
     image: npt.NDArray[np.float32]
     latents: npt.NDArray[np.float32]
+
+
+def parse_sampling(document: Mapping[str, Any]) -> Sampling:
+    """What `Sampling.document` gave."""
+    prompts = tuple(Prompt(str(each["text"]), int(each["seed"])) for each in document["prompts"])
+    return Sampling(
+        prompts=prompts,
+        steps=int(document["steps"]),
+        guidance=float(document["guidance"]),
+        width=int(document["width"]),
+        height=int(document["height"]),
+    )
+
+
+def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int], None] | None = None) -> Sample:
+    """One picture by any pipeline of diffusers' calling convention.
+
+    The initial latents come from a CPU generator seeded here, in float32, so that any two pipelines of one
+    checkpoint start alike; `on_step` is called after every step with its number.
+    """
+    import torch
+
+    caught: dict[str, Any] = {}
+
+    def catch(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        caught["latents"] = tensors["latents"]
+        if on_step:
+            on_step(step)
+        return tensors
+
+    pipe.set_progress_bar_config(disable=True)
+    with torch.no_grad():
+        image = pipe(
+            prompt.text,
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance,
+            width=sampling.width,
+            height=sampling.height,
+            generator=torch.Generator("cpu").manual_seed(prompt.seed),
+            output_type="np",
+            callback_on_step_end=catch,
+        ).images[0]
+    latents = torch.as_tensor(caught["latents"])[0]
+    return Sample(np.asarray(image, dtype=np.float32), latents.to("cpu", torch.float32).numpy())
+
+
+def load_prompts(path: Path) -> tuple[Prompt, ...]:
+    """Prompts from a JSON list of texts or of `{"text", "seed"}`; a text alone gets its number as seed.
+
+    Raises UsageError naming the entry.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON: {error}") from None
+    if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_PROMPTS:
+        raise UsageError(f"{path}: a JSON list of 1 to {MAX_PROMPTS} prompts is wanted")
+    return tuple(_prompt(entry, number, path) for number, entry in enumerate(entries, start=1))
+
+
+def general_prompts() -> tuple[Prompt, ...]:
+    """The fixed set that is drawn where nothing else is said."""
+    return load_prompts(Path(__file__).with_name("prompts.json"))
+
+
+def _prompt(entry: Any, number: int, path: Path) -> Prompt:
+    text, seed = (entry.get("text"), entry.get("seed", number)) if isinstance(entry, dict) else (entry, number)
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_TEXT:
+        raise UsageError(f"{path}: prompt {number} is not a text of 1 to {MAX_TEXT} characters")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        raise UsageError(f"{path}: the seed of prompt {number} is not an integer from 0 to 2^63 - 1")
+    return Prompt(text, seed)

@@ -1,0 +1,131 @@
+"""Evidence: what a variant's pictures, size, speed and memory are beside its base's."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdhub.evidence.latency import Latency
+from sdhub.evidence.metrics import latent_psnr, psnr, ssim
+from sdhub.evidence.sampling import Sample, Sampling
+
+
+@dataclass(frozen=True)
+class PromptFidelity:
+    """Fidelity of one picture; PSNR in dB, infinite where nothing differs."""
+
+    text: str
+    seed: int
+    psnr_db: float
+    ssim: float
+    latent_psnr_db: float
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Fidelity over all prompts: PSNR of the pooled squared error, mean SSIM."""
+
+    psnr_db: float
+    ssim: float
+    latent_psnr_db: float
+    prompts: tuple[PromptFidelity, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that was measured of one variant. `bytes` counts the variant's files, `base_bytes` the base's weights."""
+
+    fidelity: Fidelity
+    latency: Latency
+    bytes: int
+    base_bytes: int
+    peak_mib: float | None
+    sampling: Sampling
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form; an infinite PSNR is null."""
+        fidelity = self.fidelity
+        return {
+            "psnr_db": _finite(fidelity.psnr_db),
+            "ssim": round(fidelity.ssim, 5),
+            "latent_psnr_db": _finite(fidelity.latent_psnr_db),
+            "latency": {
+                name: float(f"{value:.4g}") if isinstance(value, float) else value
+                for name, value in self.latency.document().items()
+            },
+            "bytes": self.bytes,
+            "base_bytes": self.base_bytes,
+            "peak_mib": self.peak_mib,
+            "prompts": [
+                {
+                    "text": each.text,
+                    "seed": each.seed,
+                    "psnr_db": _finite(each.psnr_db),
+                    "ssim": round(each.ssim, 5),
+                    "latent_psnr_db": _finite(each.latent_psnr_db),
+                }
+                for each in fidelity.prompts
+            ],
+            "sampling": self.sampling.document(),
+            "machine": dict(self.machine),
+            "versions": dict(self.versions),
+        }
+
+
+def compare(base: Sequence[Sample], variant: Sequence[Sample], sampling: Sampling) -> Fidelity:
+    """Fidelity of `variant` to `base`, sample by sample of the same prompts."""
+    rows = tuple(
+        PromptFidelity(
+            text=prompt.text,
+            seed=prompt.seed,
+            psnr_db=psnr(a.image, b.image, peak=1.0),
+            ssim=ssim(a.image, b.image),
+            latent_psnr_db=latent_psnr(a.latents, b.latents),
+        )
+        for prompt, a, b in zip(sampling.prompts, base, variant, strict=True)
+    )
+    images = (np.stack([each.image for each in base]), np.stack([each.image for each in variant]))
+    latents = (np.stack([each.latents for each in base]), np.stack([each.latents for each in variant]))
+    return Fidelity(
+        psnr_db=psnr(*images, peak=1.0),
+        ssim=float(np.mean([row.ssim for row in rows])),
+        latent_psnr_db=latent_psnr(*latents),
+        prompts=rows,
+    )
+
+
+def machine() -> dict[str, Any]:
+    """The machine that measured, without names of hosts or people."""
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "architecture": platform.machine(),
+    }
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below the folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _finite(value: float) -> float | None:
+    return None if math.isinf(value) else round(value, 2)
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
