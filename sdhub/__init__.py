@@ -1,1 +1,34 @@
-"""sdhub."""
+"""sdhub: any diffusion checkpoint on the Hub, made small and fast, measured, and published.
+
+import sdhub
+
+checkpoint = sdhub.inspect("org/model")
+report = sdhub.publish(checkpoint, sdhub.Options(variants=("openvino-int8",)))
+pipe = sdhub.open_variant("me/model-openvino-int8")
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Options", "SdhubError", "inspect", "load_recipe", "make_plan", "open_variant", "publish"]
+
+_WHERE = {
+    "Options": ("sdhub.publish", "Options"),
+    "SdhubError": ("sdhub.errors", "SdhubError"),
+    "inspect": ("sdhub.sources", "resolve"),
+    "load_recipe": ("sdhub.recipes.recipe", "load_recipe"),
+    "make_plan": ("sdhub.plan", "make_plan"),
+    "open_variant": ("sdhub.variants", "open_variant"),
+    "publish": ("sdhub.publish", "publish"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public names when they are first used: `import sdhub` stays light."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'sdhub' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _WHERE[name]
+    return getattr(import_module(module), attribute)

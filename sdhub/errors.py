@@ -68,9 +68,7 @@ class MissingExtraError(UsageError):
     """An extra of sdhub is not installed."""
 
     def __init__(self, extra: str, module: str) -> None:
-        super().__init__(
-            f"{module} is not installed", hint=f'install it with: pip install "sdhub[{extra}]"'
-        )
+        super().__init__(f"{module} is not installed", hint=f'install it with: pip install "sdhub[{extra}]"')
         self.extra = extra
 
 

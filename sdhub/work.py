@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,17 +111,28 @@ def write_atomic(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """Copy a folder's files, as hard links where the file system allows it."""
+def publish_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a new folder that is there whole or not at all; what `fill` raises leaves nothing behind."""
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        fill(partial)
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder's files."""
     for path in sorted(source.rglob("*")):
         if path.is_dir():
             continue
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, copy)
-        except OSError:
-            shutil.copyfile(path, copy)
+        shutil.copyfile(path, copy)
 
 
 def _sync(folder: Path) -> None:

@@ -32,7 +32,8 @@ class Backend(ABC):
     """Builds variants `<name>-<treatment>`.
 
     `extra` is the extra of sdhub that brings the libraries, `packages` the distributions whose versions decide
-    the bytes of a variant, `variants` the treatments with one sentence each, `tags` what cards carry,
+    the bytes of a variant, `variants` the treatments with one sentence each, `usual` the one that is made where
+    none is asked for, `tags` what cards carry,
     `repository` the template of repository names, `install` the line that a downstream user needs.
     """
 
@@ -40,6 +41,7 @@ class Backend(ABC):
     extra: str
     packages: tuple[str, ...]
     variants: Mapping[str, str]
+    usual: str
     tags: tuple[str, ...]
     library: str
     repository: str
@@ -63,13 +65,15 @@ class Backend(ABC):
         """What building will take, from headers alone."""
 
     @abstractmethod
-    def build(
-        self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress
-    ) -> None:
+    def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         """Fill the empty folder `out` from a loaded float32 diffusers pipeline, whose modules may be consumed.
 
         The same inputs and versions give the same bytes. Raises BuildError.
         """
+
+    @abstractmethod
+    def recognizes(self, folder: Path) -> bool:
+        """Whether the folder is a variant that this backend opens."""
 
     @abstractmethod
     def open(self, folder: Path) -> Any:

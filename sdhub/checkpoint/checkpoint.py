@@ -22,13 +22,26 @@ class Source:
     """What the user named.
 
     `ref` is a Hub id for kind "hub", an absolute path for "folder" and "file"; `revision` is a branch, tag or
-    commit of the Hub, None for its default.
+    commit of the Hub, None for its default. `config` says where the configs and tokenizers of a single file are:
+    a diffusers folder or a Hub id with optional `@revision`; None is the family's own repository.
     """
 
     kind: Literal["hub", "folder", "file"]
     ref: str
     revision: str | None = None
     loras: tuple[Lora, ...] = ()
+    config: str | None = None
+
+
+@dataclass(frozen=True)
+class PinnedLora:
+    """A LoRA resolved: `file` lies in the Hub's `ref` at the commit `sha`, or is an absolute path (`sha` None)."""
+
+    ref: str
+    scale: float
+    file: str
+    sha: str | None = None
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,9 @@ class Checkpoint:
     `id` is the Hub id, or the name of the folder or file; `name` the part of it that names repositories.
     `sha` is the pinned commit of a Hub source and None for local ones, whose identity is the hash of their
     bytes (`sdhub.checkpoint.fetch.fingerprint`). `files` are all paths that sdhub will read, relative to the
-    checkpoint. `traits` are words from `sdhub.checkpoint.families.TRAITS`.
+    checkpoint. `traits` are words from `sdhub.checkpoint.families.TRAITS`. `size` is the side in pixels that the
+    denoiser was made for (its `sample_size` times the VAE's scale). `prompts`, `steps` and `guidance` are what the
+    author's card shows the model with (`widget` texts, `inference.parameters`), where it does.
     """
 
     source: Source
@@ -83,6 +98,10 @@ class Checkpoint:
     private: bool
     traits: frozenset[str]
     files: tuple[str, ...]
+    size: int | None = None
+    prompts: tuple[str, ...] = ()
+    steps: int | None = None
+    guidance: float | None = None
 
     def component(self, name: str) -> Component | None:
         """The component called `name`, or None."""

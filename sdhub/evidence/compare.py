@@ -40,7 +40,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was measured of one variant. `bytes` counts the variant's files, `base_bytes` the base's weights."""
+    """All that was measured of one variant; `bytes` are of its files, `base_bytes` of the base's weights."""
 
     fidelity: Fidelity
     latency: Latency

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from sdhub.evidence.sampling import Sampling, draw
@@ -74,4 +75,4 @@ def _seconds_per_step(pipe: Any, sampling: Sampling, clock: Callable[[], float])
     ticks: list[float] = []
     short = Sampling(sampling.prompts[:1], STEPS_PER_RUN, sampling.guidance, sampling.width, sampling.height)
     draw(pipe, short.prompts[0], short, on_step=lambda _: ticks.append(clock()))
-    return statistics.median(after - before for before, after in zip(ticks, ticks[1:], strict=False))
+    return statistics.median(after - before for before, after in pairwise(ticks))

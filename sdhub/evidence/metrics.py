@@ -28,7 +28,7 @@ def latent_psnr(reference: Array, other: Array) -> float:
 
 
 def ssim(reference: Array, other: Array) -> float:
-    """Structural similarity of two pictures (H, W, C) in [0, 1], at least 11 x 11: the mean over pixels and channels.
+    """Structural similarity of two pictures (H, W, C) in [0, 1], at least 11 x 11: mean over pixels, channels.
 
     Gaussian window of 11 x 11 with sigma 1.5, K1 0.01, K2 0.03, population statistics, borders left out.
     """

@@ -43,7 +43,5 @@ def preset(variant: str, components: Sequence[str]) -> Recipe:
     return Recipe(
         name=variant,
         backend=known.backend,
-        components={
-            name: Component(default=known.vae if name == "vae" else known.weights) for name in components
-        },
+        components={name: Component(default=known.vae if name == "vae" else known.weights) for name in components},
     )

@@ -103,8 +103,18 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
-        **Recipe.model_json_schema(),
+        **_closed(Recipe.model_json_schema()),
     }
+
+
+def _closed(schema: Any) -> Any:
+    """Close the objects whose keys have a pattern: pydantic leaves other keys open in the schema."""
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(each) for name, each in schema.items()}
+    return {**closed, "additionalProperties": False} if "patternProperties" in closed else closed
 
 
 def _first_fault(error: ValidationError) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
@@ -29,7 +30,10 @@ class OpenVINO(Backend):
     name = "openvino"
     extra = "openvino"
     packages = ("openvino", "nncf", "optimum-intel", "optimum", "diffusers", "transformers", "torch")
-    variants = {name: each.summary for name, each in PRESETS.items() if each.backend == "openvino"}
+    variants: Mapping[str, str] = MappingProxyType(
+        {name: each.summary for name, each in PRESETS.items() if each.backend == "openvino"}
+    )
+    usual = "openvino-int8"
     tags = ("openvino", "nncf")
     library = "openvino"
     repository = "{model}-openvino-{treatment}"
@@ -66,12 +70,13 @@ class OpenVINO(Backend):
             bytes=size, peak_bytes=2 * full + int(1.5 * GIB), seconds=20 + SECONDS_PER_GIB * full / GIB
         )
 
-    def build(
-        self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress
-    ) -> None:
+    def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         from sdhub.backends.openvino.export import export
 
         export(checkpoint, pipeline, recipe, out, progress)
+
+    def recognizes(self, folder: Path) -> bool:
+        return (folder / "model_index.json").is_file() and (folder / "unet" / "openvino_model.xml").is_file()
 
     def open(self, folder: Path) -> Any:
         try:

@@ -18,13 +18,13 @@ MODEL = "openvino_model.xml"
 
 def export(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Build the variant in the empty folder `out`. Raises BuildError, RecipeError."""
-    try:
-        import nncf  # noqa: F401
-        import openvino  # noqa: F401
-        from optimum.exporters.openvino import export_from_model
-        from optimum.intel.openvino.configuration import OVConfig
-    except ImportError as error:
-        raise MissingExtraError("openvino", error.name or "optimum-intel") from None
+    with quiet():
+        try:
+            import nncf  # noqa: F401
+            from optimum.exporters.openvino import export_from_model
+            from optimum.intel.openvino.configuration import OVConfig
+        except ImportError as error:
+            raise MissingExtraError("openvino", error.name or "optimum-intel") from None
 
     # A safety_checker/ folder breaks loading from the Hub: optimum-intel leaves safetensors files out.
     pipeline.register_modules(safety_checker=None)

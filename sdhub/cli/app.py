@@ -1,0 +1,60 @@
+"""The program: its commands, and what each exception becomes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from sdhub.cli import build, demo, generate, hub, inspect, plan, publish, recipe, tools
+from sdhub.cli.console import fail
+from sdhub.errors import SdhubError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="sdhub",
+    help="Put diffusion models on devices: quantized variants of any checkpoint, measured and published.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
+app.command(epilog=plan.EXAMPLES)(plan.plan)
+app.command(epilog=publish.EXAMPLES)(publish.publish)
+app.command(epilog=build.EXAMPLES)(build.build)
+app.command(epilog=generate.EXAMPLES)(generate.generate)
+app.command(epilog=tools.PACKAGE_EXAMPLES)(tools.package)
+app.command(epilog=tools.PUSH_EXAMPLES)(tools.push)
+app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.add_typer(recipe.app, name="recipe")
+app.add_typer(hub.app, name="hub")
+
+
+@app.callback()
+def _global(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        from importlib import metadata
+
+        sys.stdout.write(f"sdhub {metadata.version('sdhub')}\n")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the program. Exit codes: 0 done, 1 the work failed, 2 the call is wrong, 3 refused, 130 interrupted."""
+    try:
+        app()
+    except SdhubError as error:
+        fail(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted", "run the same command again: finished stages are kept")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Python flushes standard output at exit, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,38 @@
+"""`sdhub build`: one variant into a folder, nothing published."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdhub.cli import options
+from sdhub.cli.console import ConsoleProgress, emit, say, size
+from sdhub.cli.examples import examples
+
+EXAMPLES = examples(
+    "sdhub build demo --variant openvino-int8 -o ./out", "sdhub build org/model --recipe mine.json -o ./out"
+)
+
+
+def build(
+    source: options.Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make; it must not exist.")],
+    variant: options.Variants = None,
+    recipe: options.Recipe = None,
+    lora: options.Loras = None,
+    config: options.Config = None,
+    json: options.Json = False,
+) -> None:
+    """Build one variant into a folder and publish nothing."""
+    from sdhub.build import build_variant
+    from sdhub.sources import resolve
+
+    checkpoint = resolve(source, lora, config)
+    built = build_variant(checkpoint, output, variants=variant or (), recipe=recipe, progress=ConsoleProgress())
+    if json:
+        emit(built)
+    else:
+        say(f"{built['name']}: {size(built['bytes'])} in {output}")
+        say(f'Try it: sdhub generate {output} "a prompt" -o picture.png')

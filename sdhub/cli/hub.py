@@ -1,0 +1,33 @@
+"""`sdhub hub serve`: the embedded Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdhub.cli.examples import examples
+from sdhub.endpoint import LOCAL_PORT
+
+app = typer.Typer(
+    help="The embedded Hub: repositories on this machine, for unmodified Hub clients.", no_args_is_help=True
+)
+
+
+@app.command(epilog=examples("sdhub hub serve", "HF_ENDPOINT=http://127.0.0.1:8420 python my_script.py"))
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but loopback opens it to others.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = LOCAL_PORT,
+    root: Annotated[Path | None, typer.Option(help="Where it keeps its data (default: SDHUB_HOME/hub).")] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="JSON list of users and tokens; without it any token may write.")
+    ] = None,
+) -> None:
+    """Serve the embedded Hub until interrupted."""
+    from sdhub.hub.server import serve as run
+    from sdhub.work import home
+
+    run(root or home() / "hub", host=host, port=port, users=users)

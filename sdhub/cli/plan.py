@@ -1,0 +1,67 @@
+"""`sdhub plan`: what publish would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sdhub.cli import options
+from sdhub.cli.console import emit, facts, say, size, table
+from sdhub.cli.examples import examples
+
+if TYPE_CHECKING:
+    from sdhub.plan import Plan
+
+EXAMPLES = examples("sdhub plan demo", "sdhub plan org/model --variant openvino-int8 --to me --json")
+
+
+def plan(
+    source: options.Source,
+    variant: options.Variants = None,
+    recipe: options.Recipe = None,
+    to: options.To = None,
+    lora: options.Loras = None,
+    config: options.Config = None,
+    prompts: options.Prompts = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    json: options.Json = False,
+) -> None:
+    """Say what publish would do: files, bytes, memory, minutes, repositories. Changes nothing."""
+    from sdhub.plan import make_plan, sampling_for
+    from sdhub.sources import resolve
+
+    checkpoint = resolve(source, lora, config)
+    made = make_plan(
+        checkpoint,
+        namespace=to or "NAMESPACE",
+        sampling=sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance),
+        variants=variant or (),
+        recipe=recipe,
+    )
+    if json:
+        emit(made.document())
+    else:
+        show(made)
+
+
+def show(made: Plan) -> None:
+    """The plan for people."""
+    document = made.document()
+    download = document["download"]
+    evidence = made.sampling
+    facts(
+        {
+            "source": made.checkpoint.id,
+            "reads": f"{download['files']} files, {size(download['bytes'])} of weights",
+            "evidence": f"{len(evidence.prompts)} prompts, {evidence.steps} steps, "
+            f"guidance {evidence.guidance:g}, {evidence.width} × {evidence.height} pixels",
+        }
+    )
+    say("")
+    rows = [
+        [each["name"], each["repo"], size(each["bytes"]), size(each["peak_bytes"]), f"{each['minutes']:g}"]
+        for each in document["variants"]
+    ]
+    table(["variant", "repository", "size", "memory", "minutes"], rows, right=(2, 3, 4))
+    say("")
+    say("Sizes, memory and minutes are forecasts for two cores; nothing was changed.")

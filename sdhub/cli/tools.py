@@ -1,0 +1,63 @@
+"""`sdhub package` and `sdhub push`: single steps of publishing, for folders made by other means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdhub.cli import options
+from sdhub.cli.console import ConsoleProgress, emit, say, size
+from sdhub.cli.examples import examples
+
+PACKAGE_EXAMPLES = examples("sdhub package ./out -o out.zip")
+PUSH_EXAMPLES = examples("sdhub push ./out me/my-variant --private", "sdhub push ./out demo/mine --hub local")
+
+Folder = Annotated[Path, typer.Argument(help="A folder.", exists=True, file_okay=False)]
+
+
+def package(
+    folder: Folder,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The zip to write.")],
+    json: options.Json = False,
+) -> None:
+    """Pack a folder into a reproducible zip: the same files give the same bytes."""
+    from sdhub.publishing.package import pack
+
+    packed = pack(folder, output, progress=ConsoleProgress())
+    if json:
+        emit({"path": str(output), "sha256": packed.sha256, "bytes": packed.bytes})
+    else:
+        say(f"{packed.sha256}  {output}  ({size(packed.bytes)})")
+
+
+def push(
+    folder: Folder,
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="NAMESPACE/NAME.")],
+    hub: options.Hub = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Upload a folder in one commit; what the repository has already is not uploaded again."""
+    from sdhub.endpoint import connect
+    from sdhub.publishing.push import check_token
+    from sdhub.publishing.push import push as run
+
+    with connect(hub) as at:
+        check_token(at.url, at.token, repo.partition("/")[0])
+        pushed = run(
+            folder,
+            repo,
+            endpoint=at.url,
+            token=at.token,
+            private=private,
+            create_pr=create_pr,
+            message=f"Upload {folder.name}",
+            progress=ConsoleProgress(),
+        )
+    if json:
+        emit({"status": pushed.status, "url": pushed.url, "commit": pushed.commit, "bytes": pushed.uploaded_bytes})
+    else:
+        say(f"{pushed.status}: {pushed.url} ({size(pushed.uploaded_bytes)} uploaded)")

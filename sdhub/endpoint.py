@@ -1,0 +1,100 @@
+"""Which Hub: huggingface.co, another server, or the embedded one, started for as long as it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from sdhub.errors import HubError, UsageError
+from sdhub.work import home
+
+PUBLIC = "https://huggingface.co"
+LOCAL_PORT = 8420
+LOCAL_TOKEN = "local"  # noqa: S105 — the embedded Hub takes any token for the user `local`
+START_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A Hub's address, and the token to use there (never shown)."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+
+
+def endpoint(hub: str | None) -> Endpoint:
+    """A Hub by address; None is `HF_ENDPOINT` or huggingface.co. The token is huggingface_hub's own."""
+    from huggingface_hub import get_token
+
+    url = (hub or os.environ.get("HF_ENDPOINT") or PUBLIC).rstrip("/")
+    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
+        raise UsageError(f"{url} is no address of a Hub", hint="give http(s)://HOST, or local")
+    return Endpoint(url, get_token())
+
+
+@contextmanager
+def connect(hub: str | None) -> Iterator[Endpoint]:
+    """The Hub to publish to. `local` is the embedded one: a running one is used, else one runs for the block."""
+    if hub != "local":
+        yield endpoint(hub)
+        return
+    root = home() / "hub"
+    running = _running()
+    if running:
+        yield Endpoint(running, LOCAL_TOKEN)
+        return
+    with embedded(root, LOCAL_PORT) as url:
+        yield Endpoint(url, LOCAL_TOKEN)
+
+
+@contextmanager
+def embedded(root: Path, port: int = 0) -> Iterator[str]:
+    """Run the embedded Hub in a process of its own; yields its address. Raises HubError."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.json"
+        command = [sys.executable, "-m", "sdhub.hub", "--root", str(root), "--port", str(port)]
+        process = subprocess.Popen(  # noqa: S603 — our own program
+            [*command, "--ready-file", str(ready), "--exit-with-parent"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            yield _await(process, ready)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _await(process: subprocess.Popen[bytes], ready: Path) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while not ready.exists():
+        if process.poll() is not None:
+            said = process.stderr.read().decode(errors="replace") if process.stderr else ""
+            raise HubError(f"the embedded Hub did not start: {' '.join(said.split())[-300:]}")
+        if time.monotonic() > deadline:
+            raise HubError(f"the embedded Hub did not start within {START_SECONDS} s")
+        time.sleep(0.02)
+    return str(json.loads(ready.read_text())["url"])
+
+
+def _running() -> str | None:
+    """The address of an embedded Hub that serves this home on the usual port, if one does."""
+    url = f"http://127.0.0.1:{LOCAL_PORT}"
+    try:
+        with urlopen(f"{url}/api/embedded", timeout=2) as answer:  # noqa: S310 — loopback
+            served = json.load(answer).get("root")
+    except (URLError, OSError, ValueError):
+        return None
+    return url if served == str(home() / "hub") else None

@@ -1,0 +1,170 @@
+"""What publish would do, known before it does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdhub.backends.base import Backend, Forecast, backend_of, backends
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.errors import UnsupportedError
+from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
+from sdhub.recipes.recipe import Recipe, load_recipe
+
+SD15_PARAMETERS = 860e6
+SD15_SECONDS = 4.0  # of one denoiser call at 512 x 512 pixels in torch float32 on two cores
+OVERHEAD_SECONDS = 0.02  # of one denoiser call, however small
+LARGE_PARAMETERS, LARGE_PROMPTS, SMALL_PROMPTS = 200e6, 4, 8
+RUNS = 3  # base, variant, and timing, in calls like the base's
+
+
+@dataclass(frozen=True)
+class PlannedVariant:
+    """A variant to make: its recipe, its backend's forecast, and where it goes."""
+
+    name: str
+    backend: Backend
+    recipe: Recipe
+    repo_id: str
+    forecast: Forecast
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be made of a checkpoint, and how it will be measured."""
+
+    checkpoint: Checkpoint
+    variants: tuple[PlannedVariant, ...]
+    sampling: Sampling
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "source": self.checkpoint.id,
+            "sha": self.checkpoint.sha,
+            "download": {"files": len(self.checkpoint.files), "bytes": self.checkpoint.bytes},
+            "evidence": self.sampling.document(),
+            "variants": [
+                {
+                    "name": each.name,
+                    "repo": each.repo_id,
+                    "recipe_sha256": each.recipe.sha256,
+                    "bytes": each.forecast.bytes,
+                    "peak_bytes": each.forecast.peak_bytes,
+                    "minutes": round((each.forecast.seconds + self.drawing_seconds) / 60, 1),
+                }
+                for each in self.variants
+            ],
+        }
+
+    @property
+    def drawing_seconds(self) -> float:
+        """A rough forecast of drawing the evidence on two cores."""
+        part = self.checkpoint.component(self.checkpoint.family.denoiser)
+        parameters = part.parameters if part else 0
+        pixels = self.sampling.width * self.sampling.height / 512**2
+        call = parameters / SD15_PARAMETERS * pixels * SD15_SECONDS + OVERHEAD_SECONDS
+        guided = 2 if self.sampling.guidance > 1 else 1
+        return RUNS * len(self.sampling.prompts) * self.sampling.steps * guided * call
+
+
+def possible(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Every variant that an installed backend offers, with the reason where this checkpoint cannot have it."""
+    rows = []
+    for backend in backends().values():
+        for name in backend.variants:
+            reason = backend.why_not(checkpoint, name)
+            rows.append({"name": name, "possible": reason is None, "reason": reason})
+    return rows
+
+
+def choose(checkpoint: Checkpoint, names: Sequence[str], recipe: Path | None) -> list[tuple[Backend, Recipe]]:
+    """The recipes asked for: presets by variant name, or one from a file; by default each backend's usual one.
+
+    Raises UnsupportedError for a variant that the checkpoint cannot have, RecipeError for a bad recipe.
+    """
+    if recipe is not None:
+        document = load_recipe(recipe)
+        backend = backends().get(document.backend)
+        if backend is None:
+            raise UnsupportedError(
+                f"{recipe}: no backend is called {document.backend}", hint=", ".join(backends())
+            )
+        return [(_fit(checkpoint, backend, document.name), document)]
+    wanted = list(dict.fromkeys(names)) or _usual(checkpoint)
+    chosen = []
+    for name in wanted:
+        backend = _fit(checkpoint, backend_of(name), name)
+        chosen.append((backend, backend.recipe(checkpoint, name)))
+    return chosen
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    *,
+    namespace: str,
+    sampling: Sampling,
+    variants: Sequence[str] = (),
+    recipe: Path | None = None,
+) -> Plan:
+    """The plan for a checkpoint. Raises what `choose` raises."""
+    from sdhub.publishing.names import repository_name
+
+    planned = []
+    for backend, each in choose(checkpoint, variants, recipe):
+        backend.accept(checkpoint, each)
+        treatment = each.name.removeprefix(f"{backend.name}-")
+        name = repository_name(backend.repository, model=checkpoint.name, treatment=treatment)
+        forecast = backend.forecast(checkpoint, each)
+        planned.append(PlannedVariant(each.name, backend, each, f"{namespace}/{name}", forecast))
+    return Plan(checkpoint, tuple(planned), sampling)
+
+
+def _fit(checkpoint: Checkpoint, backend: Backend, name: str) -> Backend:
+    reason = backend.why_not(checkpoint, name)
+    if reason is not None:
+        raise UnsupportedError(f"{checkpoint.id} cannot become {name}: {reason}", hint="see: sdhub inspect")
+    return backend
+
+
+def _usual(checkpoint: Checkpoint) -> list[str]:
+    usual = [each.usual for each in backends().values() if each.why_not(checkpoint, each.usual) is None]
+    if not usual:
+        reasons = "; ".join(sorted({str(row["reason"]) for row in possible(checkpoint)}))
+        raise UnsupportedError(f"no variant can be made of {checkpoint.id}: {reasons}")
+    return usual
+
+
+def sampling_for(
+    checkpoint: Checkpoint,
+    *,
+    prompts: Path | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Sampling:
+    """How the evidence of a checkpoint is drawn: what the user says, else what the checkpoint's card shows
+    (widget prompts, inference parameters), else the general prompts and the family's habits.
+
+    Fewer pictures where each takes long.
+    """
+    part = checkpoint.component(checkpoint.family.denoiser)
+    large = part is not None and part.parameters > LARGE_PARAMETERS
+    side = checkpoint.size or checkpoint.family.size
+    drawn = load_prompts(prompts) if prompts else _card_prompts(checkpoint) or general_prompts()
+    return Sampling(
+        prompts=drawn if prompts else drawn[: LARGE_PROMPTS if large else SMALL_PROMPTS],
+        steps=steps or checkpoint.steps or checkpoint.family.steps,
+        guidance=_first(guidance, checkpoint.guidance, checkpoint.family.guidance),
+        width=side,
+        height=side,
+    )
+
+
+def _card_prompts(checkpoint: Checkpoint) -> tuple[Prompt, ...]:
+    return tuple(Prompt(text, seed) for seed, text in enumerate(checkpoint.prompts, start=1))
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)

@@ -1,0 +1,18 @@
+"""From what the user typed to a resolved checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.inspect import inspect
+from sdhub.checkpoint.source import parse_source
+from sdhub.endpoint import endpoint
+
+
+def resolve(source: str, loras: Sequence[str] | None = None, config: str | None = None) -> Checkpoint:
+    """The checkpoint that a source names, seen through `HF_ENDPOINT` or huggingface.co. Raises SdhubError."""
+    hub = endpoint(None)
+    parsed = replace(parse_source(source, loras or ()), config=config)
+    return inspect(parsed, endpoint=hub.url, token=hub.token)

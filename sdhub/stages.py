@@ -1,0 +1,180 @@
+"""The stages of `publish` that leave results in the work folder, each under the key of its inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdhub import measure
+from sdhub.backends.base import Backend
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.fetch import fetch
+from sdhub.checkpoint.load import load
+from sdhub.endpoint import Endpoint
+from sdhub.evidence import compare, figures, latency, samples
+from sdhub.evidence.sampling import Sampling
+from sdhub.progress import Progress
+from sdhub.quiet import quiet
+from sdhub.recipes.recipe import Recipe
+from sdhub.work import Work
+
+DRAWING = ("torch", "diffusers", "transformers")
+
+
+class Base:
+    """The uncompressed checkpoint at work: fetched and loaded when first needed, and no earlier.
+
+    `identity` is its fingerprint; `hub` where it comes from.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        identity: str,
+        sampling: Sampling,
+        hub: Endpoint,
+        work: Work,
+        progress: Progress,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.identity = identity
+        self.sampling = sampling
+        self.work = work
+        self.progress = progress
+        self._hub = hub
+        self._pipeline: Any = None
+
+    def load(self) -> Any:
+        """A fresh float32 pipeline."""
+        hub = self._hub
+        path = fetch(self.checkpoint, endpoint=hub.url, token=hub.token, progress=self.progress)
+        with self.progress.task(f"loading {self.checkpoint.name}"), quiet():
+            return load(self.checkpoint, path, endpoint=hub.url, token=hub.token)
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline that is drawn with and timed; kept until `release`."""
+        if self._pipeline is None:
+            self._pipeline = self.load()
+        return self._pipeline
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._pipeline = None
+
+    def samples(self, versions: Mapping[str, str]) -> Path:
+        """What the base draws."""
+        key = {
+            "source": self.identity,
+            "sampling": self.sampling.document(),
+            "versions": {name: version for name, version in versions.items() if name in DRAWING},
+        }
+        label = f"draw with {self.checkpoint.name}"
+
+        def make(out: Path) -> None:
+            drawn = measure.draw_all(self.pipeline, self.sampling, self.progress, "drawing")
+            samples.save(out, drawn)
+
+        return self.work.stage("base", key, make, progress=self.progress, label=label)
+
+
+class VariantStages:
+    """One variant: built, drawn, timed, compared; each result found again by its key."""
+
+    def __init__(self, base: Base, backend: Backend, recipe: Recipe) -> None:
+        self.base = base
+        self.backend = backend
+        self.recipe = recipe
+        self.versions = backend.versions()
+        self.key = {
+            "source": base.identity,
+            "recipe": recipe.sha256,
+            "backend": [backend.name, backend.revision],
+            "versions": self.versions,
+        }
+        self._measured = {"variant": self.key, "sampling": base.sampling.document()}
+
+    def build(self) -> Path:
+        """The variant's folder."""
+        base = self.base
+
+        def make(out: Path) -> None:
+            base.release()  # the backend gets a pipeline of its own, and memory is short
+            self.backend.build(base.checkpoint, base.load(), self.recipe, out, base.progress)
+
+        return base.work.stage(
+            "variant", self.key, make, progress=base.progress, label=f"build {self.recipe.name}"
+        )
+
+    def samples(self) -> Path:
+        """What the variant draws, and its peak memory."""
+        base = self.base
+        folder = self.build()
+
+        def make(out: Path) -> None:
+            measure.draw_apart(self.backend, folder, base.sampling, out, base.progress)
+
+        label = f"draw with {self.recipe.name}"
+        return base.work.stage("samples", self._measured, make, progress=base.progress, label=label)
+
+    def latency(self) -> Path:
+        """Seconds per sampling step of base and variant, timed in alternation on this machine."""
+        base = self.base
+        folder = self.build()
+
+        def make(out: Path) -> None:
+            with quiet():
+                variant = self.backend.open(folder)
+            timed = latency.alternate(base.pipeline, variant, base.sampling, progress=base.progress)
+            (out / "latency.json").write_text(json.dumps(timed.document()))
+
+        key = {**self._measured, "machine": compare.machine()}
+        return base.work.stage("latency", key, make, progress=base.progress, label="time both in alternation")
+
+    def evidence(self) -> Path:
+        """`evidence.json`, `contact_sheet.png`, and `base/` and `variant/` with a picture per prompt."""
+        folder, drawn, timed = self.build(), self.samples(), self.latency()
+        reference = self.base.samples(self.versions)
+        key = {
+            **self._measured,
+            "timed": json.loads((timed / "latency.json").read_text()),
+            "peak": json.loads((drawn / "memory.json").read_text()),
+        }
+
+        def make(out: Path) -> None:
+            self._write_evidence(out, folder, drawn, reference, key)
+
+        return self.base.work.stage("evidence", key, make)
+
+    def _write_evidence(
+        self, out: Path, folder: Path, drawn: Path, reference: Path, key: Mapping[str, Any]
+    ) -> None:
+        base, variant = samples.load(reference), samples.load(drawn)
+        fidelity = compare.compare(base, variant, self.base.sampling)
+        evidence = compare.Evidence(
+            fidelity=fidelity,
+            latency=latency.Latency(**key["timed"]),
+            bytes=compare.folder_bytes(folder),
+            base_bytes=self.base.checkpoint.bytes,
+            peak_mib=key["peak"]["peak_mib"],
+            sampling=self.base.sampling,
+            machine=compare.machine(),
+            versions=self.versions,
+        )
+        document = json.dumps(evidence.document(), indent=2, ensure_ascii=False, allow_nan=False)
+        (out / "evidence.json").write_text(document + "\n", encoding="utf-8")
+        name = self.base.checkpoint.name
+        figures.contact_sheet(
+            out / "contact_sheet.png",
+            base,
+            variant,
+            fidelity.prompts,
+            title=f"{name} in float32, and {self.recipe.name}",
+            labels=(f"{name} float32", self.recipe.name),
+        )
+        for side, pictures in (("base", reference), ("variant", drawn)):
+            (out / side).mkdir()
+            for path in sorted(pictures.glob("*.png")):
+                (out / side / path.name).write_bytes(path.read_bytes())

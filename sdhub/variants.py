@@ -1,0 +1,128 @@
+"""Variants as a user has them: a folder, or a repository on a Hub."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from sdhub.backends.base import Backend, backends
+from sdhub.endpoint import connect
+from sdhub.errors import BuildError, HubError, SourceError
+from sdhub.evidence.sampling import Prompt, Sampling, draw
+from sdhub.progress import SILENT, Progress
+from sdhub.quiet import quiet
+
+STEPS, GUIDANCE = 20, 7.5
+
+
+def open_variant(variant: str | Path, *, hub: str | None = None) -> Any:
+    """A variant as a pipeline of diffusers' calling convention.
+
+    `variant` is a folder, or a repository id on `hub` ("local", an address, or None for the default).
+    Raises SourceError, HubError, BuildError.
+    """
+    folder = locate(variant, hub=hub)
+    with quiet():
+        return backend_of_folder(folder).open(folder)
+
+
+def locate(variant: str | Path, *, hub: str | None = None) -> Path:
+    """The variant's folder, downloaded where it is a repository. Raises SourceError, HubError."""
+    folder = Path(variant)
+    if folder.is_dir():
+        return folder
+    text = str(variant)
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise SourceError(
+            f"{text}: no such folder", hint="name a variant's folder, or its repository as NAMESPACE/NAME"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    with connect(hub) as at:
+        try:
+            found = snapshot_download(
+                text, endpoint=at.url, token=at.token or False, ignore_patterns=["packages/*"]
+            )
+        except HFValidationError:
+            raise SourceError(f"{text} is neither a folder nor a repository id") from None
+        except RepositoryNotFoundError:
+            raise HubError(
+                f"{at.url} has no repository {text}", hint="is it private? log in with: hf auth login"
+            ) from None
+        except (HfHubHTTPError, OSError) as error:
+            raise HubError(f"{text} could not be downloaded from {at.url}: {type(error).__name__}") from None
+    return Path(found)
+
+
+def backend_of_folder(folder: Path) -> Backend:
+    """The backend that opens the folder. Raises BuildError."""
+    for backend in backends().values():
+        if backend.recognizes(folder):
+            return backend
+    raise BuildError(
+        f"{folder}: no installed backend recognizes this variant", hint=f"there are: {', '.join(backends())}"
+    )
+
+
+def sampling_of(folder: Path, pipe: Any, prompt: Prompt, *, steps: int | None, guidance: float | None) -> Sampling:
+    """How to draw with a variant: as its evidence was drawn, where it has some."""
+    known = _evidence_sampling(folder)
+    side = int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    return Sampling(
+        prompts=(prompt,),
+        steps=steps or int(known.get("steps", STEPS)),
+        guidance=float(known.get("guidance", GUIDANCE)) if guidance is None else guidance,
+        width=int(known.get("width", side)),
+        height=int(known.get("height", side)),
+    )
+
+
+def draw_picture(
+    variant: str | Path,
+    prompt: str,
+    output: Path,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    hub: str | None = None,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Draw one picture into `output` (PNG); returns what was done. Raises what `open_variant` raises."""
+    if not prompt.strip():
+        raise SourceError("the prompt is empty", hint="say what to draw")
+    if not output.absolute().parent.is_dir():
+        raise SourceError(f"{output}: its folder does not exist")
+    folder = locate(variant, hub=hub)
+    with progress.task("loading"), quiet():
+        pipe = backend_of_folder(folder).open(folder)
+    sampling = sampling_of(folder, pipe, Prompt(prompt, seed), steps=steps, guidance=guidance)
+    started = time.perf_counter()
+    with progress.task("drawing", total=sampling.steps, unit="steps") as task, quiet():
+        sample = draw(pipe, sampling.prompts[0], sampling, on_step=lambda _: task.advance())
+    seconds = time.perf_counter() - started
+    from sdhub.evidence.samples import save_png
+
+    save_png(output, sample.image)
+    return {
+        "output": str(output),
+        "prompt": prompt,
+        "seed": seed,
+        "steps": sampling.steps,
+        "guidance": sampling.guidance,
+        "width": sampling.width,
+        "height": sampling.height,
+        "seconds": round(seconds, 3),
+    }
+
+
+def _evidence_sampling(folder: Path) -> dict[str, Any]:
+    path = folder / "evidence" / "evidence.json"
+    try:
+        sampling = json.loads(path.read_text(encoding="utf-8"))["sampling"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return sampling if isinstance(sampling, dict) else {}
