@@ -1,0 +1,190 @@
+"""The card (README.md) of a published variant: from checkpoint, recipe and evidence, and nothing else.
+
+The front matter is written by huggingface_hub's `ModelCardData` alone. In the body every printed value is
+escaped (see `sdhub.publishing.markdown`); a section is a template of its own in `templates/card/`. The same
+inputs give the same bytes: no dates, no order by chance.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdhub.errors import CheckError
+from sdhub.publishing import markdown, words
+from sdhub.publishing.front_matter import front_matter
+from sdhub.publishing.package import Package
+from sdhub.publishing.publication import Publication, prompts_of
+from sdhub.work import digest
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+MEASURED = {
+    "psnr_db": "likeness of the pictures (PSNR)",
+    "ssim": "likeness of the pictures (SSIM)",
+    "latent_psnr_db": "likeness of the latents",
+    "bytes": "size",
+    "base_bytes": "size of the base",
+    "peak_mib": "peak memory of the variant",
+    "base_peak_mib": "peak memory of the base",
+}
+
+
+def card(publication: Publication, packages: Sequence[Package] = ()) -> str:
+    """The whole README.md."""
+    body = _environment().get_template("card/card.md.j2").render(_context(publication, packages))
+    body = re.sub(r"\n{3,}", "\n\n", body).strip()
+    return f"---\n{front_matter(publication)}\n---\n\n{body}\n"
+
+
+def extract_usage(card_text: str) -> str:
+    """The Python lines of the section "Use it". Raises CheckError where there are none."""
+    from markdown_it import MarkdownIt
+
+    body = re.sub(r"\A---\n.*?\n---\n", "", card_text, count=1, flags=re.DOTALL)
+    inside = False
+    tokens = MarkdownIt("commonmark").parse(body)
+    for token, following in zip_longest(tokens, tokens[1:]):
+        if token.type == "heading_open":
+            inside = token.tag == "h2" and following is not None and following.content == "Use it"
+        if inside and token.type == "fence" and token.info == "python":
+            return token.content
+    raise CheckError('the card has no Python lines under "Use it"')
+
+
+def _context(publication: Publication, packages: Sequence[Package]) -> dict[str, Any]:
+    checkpoint, evidence = publication.checkpoint, publication.evidence
+    latency = _mapping(evidence.get("latency"))
+    return {
+        "name": publication.name,
+        "summary": _summary(publication),
+        "contact_sheet": "evidence/contact_sheet.png" if publication.contact_sheet else None,
+        "pictures": publication.pictures,
+        "install": publication.install,
+        "usage": publication.usage,
+        "evidence": evidence,
+        "latency": latency,
+        "size_ratio": _size_ratio(evidence),
+        "speed": _speed(latency.get("ratio")),
+        "prompts": prompts_of(evidence),
+        "sampling": _mapping(evidence.get("sampling")),
+        "scheduler": _scheduler(publication),
+        "machine": _pairs(evidence.get("machine")),
+        "not_measured": _not_measured(evidence),
+        "components": _components(publication.recipe),
+        "recipe_sha256": digest(publication.recipe),
+        **_provenance(publication),
+        "packages": packages,
+        "safety_checker": (publication.folder / "safety_checker").is_dir(),
+        "prediction_type": checkpoint.prediction_type,
+        "traits": checkpoint.traits,
+        "license_words": _license_words(publication),
+        "license_file": publication.license_target,
+    }
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 — `finalize` escapes every value, for Markdown rather than HTML
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        finalize=markdown.text,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        code=markdown.code,
+        cell=markdown.cell,
+        fence=markdown.fence,
+        path=lambda value: markdown.Markdown(markdown.safe_url(value) or ""),
+        link=lambda label, url: markdown.link(markdown.Markdown(label), url),
+        figure=words.figure,
+        significant=words.significant,
+        size=words.size,
+        psnr=words.psnr,
+    )
+    return environment
+
+
+def _summary(publication: Publication) -> markdown.Markdown:
+    base = markdown.link(markdown.code(publication.checkpoint.id), publication.source_url)
+    return markdown.Markdown(
+        f"{base} as {markdown.code(publication.variant)}: {markdown.text(publication.description.rstrip('.'))}."
+    )
+
+
+def _size_ratio(evidence: Mapping[str, Any]) -> str:
+    ours, base = words.number(evidence.get("bytes")), words.number(evidence.get("base_bytes"))
+    return f"{ours / base:.0%} of the base" if ours is not None and base else words.NOT_MEASURED
+
+
+def _speed(ratio: Any) -> str:
+    known = words.number(ratio)
+    if known is None or known <= 0:
+        return words.NOT_MEASURED
+    return f"{words.significant(known)} times the speed of the base"
+
+
+def _scheduler(publication: Publication) -> str | None:
+    part = publication.checkpoint.component("scheduler")
+    return part.class_name if part else None
+
+
+def _components(recipe: Mapping[str, Any]) -> list[dict[str, str]]:
+    rows = []
+    for name, component in sorted(_mapping(recipe.get("components")).items()):
+        settings = _mapping(component)
+        default = words.treatment(_mapping(settings.get("default")))
+        rows.append({"name": name, "words": default, "exceptions": words.exceptions(settings)})
+    return rows
+
+
+def _provenance(publication: Publication) -> dict[str, Any]:
+    checkpoint = publication.checkpoint
+    source = markdown.link(markdown.cell(checkpoint.id), publication.source_url)
+    pinned = checkpoint.sha if checkpoint.sha and COMMIT.fullmatch(checkpoint.sha) else None
+    commit_url = publication.source_commit_url
+    return {
+        "source": source,
+        "identity_label": "Commit" if pinned else "SHA-256 of its files",
+        "identity": markdown.link(markdown.cell(pinned), commit_url)
+        if pinned
+        else markdown.cell(publication.identity),
+        "family": checkpoint.family.title,
+        "loras": checkpoint.source.loras,
+        "versions": _pairs(publication.versions),
+    }
+
+
+def _license_words(publication: Publication) -> markdown.Markdown:
+    license = publication.license
+    name = markdown.code(license.name or license.id)
+    return markdown.Markdown(f"Licence: {markdown.link(name, publication.license_link)}.")
+
+
+def _not_measured(evidence: Mapping[str, Any]) -> list[str]:
+    missing = [
+        label
+        for key, label in MEASURED.items()
+        if words.number(evidence.get(key)) is None
+        and not (key.endswith("psnr_db") and words.identical(evidence, key))
+    ]
+    if words.number(_mapping(evidence.get("latency")).get("ratio")) is None:
+        missing.append("speed")
+    return missing
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _pairs(value: Any) -> list[tuple[str, Any]]:
+    return [(str(key), each) for key, each in sorted(_mapping(value).items()) if each is not None]

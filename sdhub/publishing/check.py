@@ -1,0 +1,222 @@
+"""The check after publishing: download the repository afresh and run its card's lines without sdhub."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdhub.errors import CheckError
+from sdhub.progress import SILENT, Progress
+from sdhub.publishing.access import client, redact, speaking
+from sdhub.publishing.card import extract_usage
+from sdhub.publishing.markdown import plain
+
+TIME_LIMIT = 1800.0
+LINES = 3
+INHERITED = (
+    *("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
+
+# Runs as `python -I -c`: neither the current folder nor the user's packages are importable, and sdhub is not.
+RUNNER = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "sdhub":
+            raise ModuleNotFoundError("the published variant must not need sdhub", name=name)
+
+sys.meta_path.insert(0, Absent())
+with open(sys.argv[1], encoding="utf-8") as stream:
+    lines = compile(stream.read(), "usage.py", "exec")
+exec(lines, {"__name__": "__main__"})
+if "sdhub" in sys.modules:
+    raise SystemExit("the published variant must not need sdhub")
+"""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the card's lines drew.
+
+    `psnr_db` is against the expected picture (8 bit, peak 255): None without one, infinite where they are equal.
+    """
+
+    commit: str
+    picture: Path | None
+    width: int
+    height: int
+    psnr_db: float | None
+
+
+def check(
+    repo_id: str,
+    revision: str | None = None,
+    *,
+    endpoint: str,
+    token: str | None,
+    folder_for_picture: Path | None = None,
+    expect: Path | None = None,
+    usage: str | None = None,
+    time_limit: float = TIME_LIMIT,
+    progress: Progress = SILENT,
+) -> Checked:
+    """Do what a user without sdhub does: run the downloaded card's "Use it" lines in a fresh process.
+
+    The cache is empty, so everything comes from the Hub. `revision` is the commit or pull request to check;
+    one that is not the head of `main` is put into the cache as `main` first. `usage`, if given, is what the
+    card must say, so that nothing but our own lines is run. `expect` is the evidence's picture of the same
+    prompt and seed. The picture is kept in `folder_for_picture` as `downloaded.png`. Raises CheckError.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="sdhub-check-", ignore_cleanup_errors=True) as temporary,
+        progress.task(f"checking {repo_id}: download and draw"),
+    ):
+        home = Path(temporary)
+        with speaking(f"download {repo_id}", endpoint=endpoint, token=token):
+            commit, needs_token, offline = _download(repo_id, revision, home / "hf", endpoint, token)
+            card = _card(repo_id, commit, home / "hf", endpoint, token)
+        lines = extract_usage(card)
+        if usage is not None and lines.strip() != usage.strip():
+            raise CheckError(f"the card of {repo_id} has other lines than were published")
+        environment = _environment(home, endpoint, token if needs_token else None, offline=offline)
+        picture = _run(repo_id, lines, home, environment, time_limit, token)
+        width, height = _sound(repo_id, picture)
+        psnr = _psnr(repo_id, expect, picture) if expect else None
+        kept = _keep(picture, folder_for_picture) if folder_for_picture else None
+    return Checked(commit, kept, width, height, psnr)
+
+
+def _download(
+    repo_id: str, revision: str | None, cache: Path, endpoint: str, token: str | None
+) -> tuple[str, bool, bool]:
+    """The commit, whether reading needs a token, and whether the cache was filled with it for offline use."""
+    api = client(endpoint, token)
+    main = api.model_info(repo_id)
+    needs_token = bool(main.private or main.gated)
+    commit = api.model_info(repo_id, revision=revision).sha if revision else main.sha
+    if commit is None:
+        raise CheckError(f"{repo_id} is empty")
+    if commit == main.sha:
+        return commit, needs_token, False
+    hub = cache / "hub"
+    snapshot = api.snapshot_download(repo_id, revision=commit, cache_dir=hub, ignore_patterns=["packages/*"])
+    refs = Path(snapshot).parents[1] / "refs"
+    refs.mkdir(exist_ok=True)
+    (refs / "main").write_text(commit)
+    return commit, needs_token, True
+
+
+def _card(repo_id: str, commit: str, cache: Path, endpoint: str, token: str | None) -> str:
+    path = client(endpoint, token).hf_hub_download(repo_id, "README.md", revision=commit, cache_dir=cache / "card")
+    return Path(path).read_text(encoding="utf-8")
+
+
+def _environment(home: Path, endpoint: str, token: str | None, *, offline: bool) -> dict[str, str]:
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    environment |= {
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "HF_HOME": str(home / "hf"),
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    if token:
+        environment["HF_TOKEN"] = token
+    if offline:
+        environment["HF_HUB_OFFLINE"] = "1"
+    return environment
+
+
+def _run(
+    repo_id: str, lines: str, home: Path, environment: dict[str, str], time_limit: float, token: str | None
+) -> Path:
+    script, folder, said = home / "usage.py", home / "run", home / "said.txt"
+    script.write_text(lines, encoding="utf-8")
+    folder.mkdir()
+    with said.open("wb") as stderr:
+        process = subprocess.Popen(  # noqa: S603 — this interpreter, with the lines that were published
+            [sys.executable, "-I", "-c", RUNNER, str(script)],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(time_limit)
+        except subprocess.TimeoutExpired:
+            raise CheckError(f"the card's lines of {repo_id} did not end within {time_limit:g} s") from None
+        finally:
+            _end(process)
+    if code != 0:
+        raise CheckError(
+            f"the card's lines of {repo_id} fail: {redact(_last(said), token)}",
+            hint="the repository is there, but does not load as its card says",
+        )
+    pictures = sorted(folder.glob("*.png"))
+    if len(pictures) != 1:
+        raise CheckError(f"the card's lines of {repo_id} saved {len(pictures)} PNG pictures, not one")
+    return pictures[0]
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and what it started."""
+    if process.poll() is None:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+
+
+def _last(said: Path) -> str:
+    with said.open("rb") as stream:
+        stream.seek(max(0, said.stat().st_size - 16_384))
+        lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
+    return plain(" | ".join(lines[-LINES:]) or "without a word", 600)
+
+
+def _sound(repo_id: str, picture: Path) -> tuple[int, int]:
+    """Width and height of a PNG that opens and shows something."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(picture, formats=["PNG"]) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise CheckError(f"the picture of {repo_id} does not open: {plain(error)}") from None
+    if (pixels == pixels[0, 0]).all():
+        raise CheckError(f"the picture of {repo_id} is one flat colour")
+    return pixels.shape[1], pixels.shape[0]
+
+
+def _psnr(repo_id: str, expect: Path, picture: Path) -> float:
+    import numpy as np
+    from PIL import Image
+
+    from sdhub.evidence.metrics import psnr
+
+    with Image.open(expect) as wanted, Image.open(picture, formats=["PNG"]) as drawn:
+        if wanted.size != drawn.size:
+            raise CheckError(f"the picture of {repo_id} has {drawn.size} pixels, not {wanted.size}")
+        reference, other = (np.asarray(each.convert("RGB"), np.float32) for each in (wanted, drawn))
+    return psnr(reference, other, peak=255.0)
+
+
+def _keep(picture: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "downloaded.png"
+    kept.write_bytes(picture.read_bytes())
+    return kept

@@ -1,0 +1,92 @@
+"""Everything that makes a published repository: plain data, so that the card and the files come from one place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sdhub.checkpoint.checkpoint import Checkpoint, License
+from sdhub.publishing.markdown import safe_url
+
+PUBLIC = "https://huggingface.co"
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One variant with all that is said about it.
+
+    `identity` identifies the source's bytes (commit SHA or fingerprint); `license` is the settled one and
+    `license_file` its text on disk, if the source has one; `variant` is the name ("openvino-int8"),
+    `description` one sentence about its treatment; `folder` holds its files. `library` is the card's
+    library_name, `install` the shell line and `usage` the exact Python lines for users, which must save one
+    PNG in the current folder. `evidence` is the document of `sdhub.evidence.compare`, `pictures` maps names
+    ("base-0.png") to files. `source_endpoint` is the Hub that the source came from.
+    """
+
+    repo_id: str
+    checkpoint: Checkpoint
+    identity: str
+    license: License
+    variant: str
+    description: str
+    folder: Path
+    library: str
+    tags: tuple[str, ...]
+    install: str
+    usage: str
+    recipe: Mapping[str, Any]
+    evidence: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    license_file: Path | None = None
+    contact_sheet: Path | None = None
+    pictures: Mapping[str, Path] = field(default_factory=dict)
+    source_endpoint: str = PUBLIC
+
+    @property
+    def name(self) -> str:
+        """The repository's name without its namespace."""
+        return self.repo_id.rpartition("/")[2]
+
+    @property
+    def source_url(self) -> str | None:
+        """The page of a source on a Hub."""
+        if self.checkpoint.source.kind != "hub" or not _HUB_ID.fullmatch(self.checkpoint.id):
+            return None
+        return f"{self.source_endpoint.rstrip('/')}/{self.checkpoint.id}"
+
+    @property
+    def source_commit_url(self) -> str | None:
+        """The page of the source's pinned commit."""
+        url = self.source_url
+        return f"{url}/tree/{self.checkpoint.sha}" if url and self.checkpoint.sha else None
+
+    @property
+    def license_target(self) -> str | None:
+        """The name that the licence text has in the repository."""
+        if self.license_file is None:
+            return None
+        suffix = PurePosixPath(self.license_file.name).suffix.lower()
+        return f"LICENSE{suffix}" if suffix in {".md", ".txt"} else "LICENSE"
+
+    @property
+    def license_link(self) -> str | None:
+        """Where the terms are: an address, or the licence text in the repository; None for a plain id."""
+        link = self.license.link
+        if link and link.startswith(("https://", "http://")):
+            return safe_url(link)
+        if link is None and self.license.id != "other":
+            return None
+        if self.license_target or not link:
+            return self.license_target
+        page, relative = self.source_commit_url, safe_url(link)
+        return f"{page.replace('/tree/', '/blob/', 1)}/{relative}" if page and relative else None
+
+
+def prompts_of(evidence: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of an evidence document, one per prompt."""
+    prompts = evidence.get("prompts")
+    return [each for each in prompts if isinstance(each, Mapping)] if isinstance(prompts, (list, tuple)) else []

@@ -1,0 +1,115 @@
+"""The folder that becomes a repository: the variant with its recipe, evidence, packages, card and provenance."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdhub.errors import BuildError
+from sdhub.progress import SILENT, Progress
+from sdhub.publishing.card import card
+from sdhub.publishing.package import Package, pack, regular_files, sha256_of, sums
+from sdhub.publishing.publication import Publication
+from sdhub.work import canonical, digest
+
+MANIFEST = "sdhub.json"
+_RESERVED = {"readme.md", "recipe.json", MANIFEST, "evidence", "packages", ".gitattributes", ".git"}
+_PICTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.png")
+
+
+def assemble(publication: Publication, out: Path, *, progress: Progress = SILENT) -> tuple[Package, ...]:
+    """Fill the empty folder `out` with the whole repository and return its packages.
+
+    Layout: the variant's files, `recipe.json` (canonical JSON: its SHA-256 is the recipe's), the licence text,
+    `evidence/` (evidence.json, contact_sheet.png, pictures), `packages/` (a zip and SHA256SUMS), `README.md`
+    and `sdhub.json`. The same publication gives the same bytes. Variant files are hard links where the file
+    system allows it. Raises BuildError for a file that would be overwritten, UnsafeError for a link.
+    """
+    if any(out.iterdir()):
+        raise BuildError(f"{out} is not empty")
+    _place_variant(publication, out)
+    (out / "recipe.json").write_bytes(canonical(publication.recipe))
+    if publication.license_file and publication.license_target:
+        shutil.copyfile(publication.license_file, out / publication.license_target)
+    packages = (_package(publication, out, progress),)
+    _place_evidence(publication, out / "evidence")
+    (out / "README.md").write_text(card(publication, packages), encoding="utf-8", newline="\n")
+    (out / MANIFEST).write_bytes(pretty(_manifest(publication, packages, out)))
+    return packages
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The `sdhub.json` of an assembled folder."""
+    document: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+    return document
+
+
+def pretty(document: Any) -> bytes:
+    """JSON for people: indented, sorted keys, UTF-8, one newline at the end, no NaN."""
+    text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode("utf-8", "backslashreplace")
+
+
+def _place_variant(publication: Publication, out: Path) -> None:
+    reserved = _RESERVED | {(publication.license_target or "README.md").lower()}
+    for name, path in regular_files(publication.folder).items():
+        if name.split("/")[0].lower() in reserved:
+            raise BuildError(f"the variant holds {name}, which sdhub writes itself")
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)  # another file system, or one without hard links
+
+
+def _place_evidence(publication: Publication, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "evidence.json").write_bytes(pretty(publication.evidence))
+    if publication.contact_sheet:
+        shutil.copyfile(publication.contact_sheet, folder / "contact_sheet.png")
+    for name, path in sorted(publication.pictures.items()):
+        if not _PICTURE.fullmatch(name) or name == "contact_sheet.png":
+            raise BuildError(f"{name[:80]!r} is no name for a picture", hint="letters, digits and .png")
+        shutil.copyfile(path, folder / name)
+
+
+def _package(publication: Publication, out: Path, progress: Progress) -> Package:
+    staged = out.parent / f".{out.name}.package"
+    staged.mkdir()
+    try:
+        package = pack(out, staged / f"{publication.name}.zip", progress=progress)
+        (staged / "SHA256SUMS").write_text(sums([package]), newline="\n")
+        staged.rename(out / "packages")
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return package
+
+
+def _manifest(publication: Publication, packages: tuple[Package, ...], out: Path) -> Mapping[str, Any]:
+    checkpoint = publication.checkpoint
+    return {
+        "version": 1,
+        "variant": publication.variant,
+        "source": {
+            "kind": checkpoint.source.kind,
+            "id": checkpoint.id,
+            "sha": checkpoint.sha,
+            "identity": publication.identity,
+            "family": checkpoint.family.name,
+            "license": publication.license.id,
+            "loras": [{"ref": lora.ref, "scale": lora.scale} for lora in checkpoint.source.loras],
+        },
+        "recipe_sha256": digest(publication.recipe),
+        "versions": dict(publication.versions),
+        "packages": [{"name": each.name, "bytes": each.bytes, "sha256": each.sha256} for each in packages],
+        "files": {
+            name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for name, path in regular_files(out).items()
+        },
+    }
