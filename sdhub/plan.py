@@ -17,6 +17,7 @@ SD15_PARAMETERS = 860e6
 SD15_SECONDS = 4.0  # of one denoiser call at 512 x 512 pixels in torch float32 on two cores
 OVERHEAD_SECONDS = 0.02  # of one denoiser call, however small
 LARGE_PARAMETERS, LARGE_PROMPTS, SMALL_PROMPTS = 200e6, 4, 8
+FEW_STEPS = {"lcm": (4, 8.0), "turbo": (4, 0.0)}  # steps and guidance of checkpoints distilled to few steps
 RUNS = 3  # base, variant, and timing, in calls like the base's
 
 
@@ -153,10 +154,14 @@ def sampling_for(
     large = part is not None and part.parameters > LARGE_PARAMETERS
     side = checkpoint.size or checkpoint.family.size
     drawn = load_prompts(prompts) if prompts else _card_prompts(checkpoint) or general_prompts()
+    habit_steps, habit_guidance = next(
+        (FEW_STEPS[trait] for trait in FEW_STEPS if trait in checkpoint.traits),
+        (checkpoint.family.steps, checkpoint.family.guidance),
+    )
     return Sampling(
         prompts=drawn if prompts else drawn[: LARGE_PROMPTS if large else SMALL_PROMPTS],
-        steps=steps or checkpoint.steps or checkpoint.family.steps,
-        guidance=_first(guidance, checkpoint.guidance, checkpoint.family.guidance),
+        steps=steps or checkpoint.steps or habit_steps,
+        guidance=_first(guidance, checkpoint.guidance, habit_guidance),
         width=side,
         height=side,
     )

@@ -23,11 +23,12 @@ from sdhub.evidence.sampling import Sampling
 from sdhub.plan import Plan, PlannedVariant, make_plan, sampling_for
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing import license as licensing
+from sdhub.publishing.access import check_token
 from sdhub.publishing.check import check
 from sdhub.publishing.privacy import target_private
 from sdhub.publishing.publication import Publication
-from sdhub.publishing.push import Pushed, check_token, push
-from sdhub.publishing.repository import assemble
+from sdhub.publishing.push import Pushed, push
+from sdhub.publishing.repository import assemble, read_manifest
 from sdhub.stages import Base, VariantStages
 from sdhub.usage import usage
 from sdhub.work import Work, home
@@ -147,7 +148,7 @@ def prepare(
     with connect(hub) as target:
         namespace = options.namespace
         if not dry_run:
-            namespace = check_token(target.url, target.token, namespace)
+            namespace = check_token(target.url, target.token, namespace, propose=options.create_pr)
         plan = make_plan(
             checkpoint,
             namespace=namespace or "NAMESPACE",
@@ -179,7 +180,6 @@ def _publish_variant(job: Job, base: Base, planned: PlannedVariant) -> Published
         return Published(**{**vars(result), "reason": error.message, "error": error})
     finally:
         base.release()
-    provenance = json.loads((folder / "sdhub.json").read_text(encoding="utf-8"))
     return Published(
         **{
             **vars(result),
@@ -189,7 +189,7 @@ def _publish_variant(job: Job, base: Base, planned: PlannedVariant) -> Published
             "pull_request": pushed.pull_request_url,
             "uploaded_bytes": pushed.uploaded_bytes,
             "evidence": json.loads((folder / "evidence" / "evidence.json").read_text(encoding="utf-8")),
-            "packages": _packages(provenance),
+            "packages": _packages(folder),
             "folder": folder,
         }
     )
@@ -271,16 +271,15 @@ def _check(job: Job, base: Base, planned: PlannedVariant, folder: Path, pushed: 
             token=job.hub.token,
             folder_for_picture=out,
             expect=folder / "evidence" / "variant-00.png",
+            usage=usage(planned.backend.usage(base.checkpoint.pipeline, planned.repo_id), base.sampling),
             progress=base.progress,
         )
 
     base.work.stage("check", key, make, progress=base.progress, label="check: download, load, draw")
 
 
-def _packages(provenance: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    files = provenance.get("files", {})
+def _packages(folder: Path) -> tuple[dict[str, Any], ...]:
+    packages = read_manifest(folder)["packages"]
     return tuple(
-        {"path": path, "sha256": files[path]["sha256"], "bytes": files[path]["bytes"]}
-        for path in sorted(files)
-        if path.startswith("packages/") and path.endswith(".zip")
+        {"path": f"packages/{each['name']}", "sha256": each["sha256"], "bytes": each["bytes"]} for each in packages
     )

@@ -42,7 +42,7 @@ def push(
 ) -> None:
     """Upload a folder in one commit; what the repository has already is not uploaded again."""
     from sdhub.endpoint import connect
-    from sdhub.publishing.push import check_token
+    from sdhub.publishing.access import check_token
     from sdhub.publishing.push import push as run
 
     with connect(hub) as at:

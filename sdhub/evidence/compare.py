@@ -55,6 +55,7 @@ class Evidence:
         """The JSON form; an infinite PSNR is null."""
         fidelity = self.fidelity
         return {
+            "identical": math.isinf(fidelity.psnr_db),
             "psnr_db": _finite(fidelity.psnr_db),
             "ssim": round(fidelity.ssim, 5),
             "latent_psnr_db": _finite(fidelity.latent_psnr_db),
@@ -69,6 +70,7 @@ class Evidence:
                 {
                     "text": each.text,
                     "seed": each.seed,
+                    "identical": math.isinf(each.psnr_db),
                     "psnr_db": _finite(each.psnr_db),
                     "ssim": round(each.ssim, 5),
                     "latent_psnr_db": _finite(each.latent_psnr_db),

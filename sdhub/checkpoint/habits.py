@@ -1,0 +1,51 @@
+"""How a card's author draws with the model: `widget` prompts and `inference.parameters`, as the Hub defines them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MAX_PROMPTS, MAX_TEXT = 16, 300
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What a card shows; None or empty where it does not."""
+
+    prompts: tuple[str, ...] = ()
+    steps: int | None = None
+    guidance: float | None = None
+
+
+def habits_of(card: Mapping[str, Any]) -> Habits:
+    """From front matter, whose numbers may be text; what is no usable value is left out."""
+    inference = card.get("inference")
+    parameters = inference.get("parameters") if isinstance(inference, Mapping) else None
+    if not isinstance(parameters, Mapping):
+        parameters = {}
+    steps = _number(parameters.get("num_inference_steps"), 1, 200)
+    return Habits(
+        prompts=_prompts(card.get("widget")),
+        steps=int(steps) if steps else None,
+        guidance=_number(parameters.get("guidance_scale"), 0, 50),
+    )
+
+
+def _prompts(widget: Any) -> tuple[str, ...]:
+    entries = widget if isinstance(widget, list) else []
+    texts = [entry.get("text") if isinstance(entry, Mapping) else entry for entry in entries]
+    lines = [" ".join(text.split()) for text in texts if isinstance(text, str)]
+    usable = [line for line in lines if 0 < len(line) <= MAX_TEXT and line.isprintable()]
+    return tuple(dict.fromkeys(usable))[:MAX_PROMPTS]
+
+
+def _number(value: Any, low: float, high: float) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and low <= number <= high else None
