@@ -8,7 +8,9 @@ inputs give the same bytes: no dates, no order by chance.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,17 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent / "templates"
 COMMIT = re.compile(r"[0-9a-f]{40}")
+USE = "use"
+SECTIONS = {
+    "": "first",
+    "Use it": USE,
+    "Evidence": "evidence",
+    "Recipe": "recipe",
+    "Provenance": "provenance",
+    "Packages": "packages",
+    "Limits": "limits",
+    "Licence": "license",
+}
 MEASURED = {
     "psnr_db": "likeness of the pictures (PSNR)",
     "ssim": "likeness of the pictures (SSIM)",
@@ -38,9 +51,15 @@ MEASURED = {
 
 def card(publication: Publication, packages: Sequence[Package] = ()) -> str:
     """The whole README.md."""
-    body = _environment().get_template("card/card.md.j2").render(_context(publication, packages))
-    body = re.sub(r"\n{3,}", "\n\n", body).strip()
-    return f"---\n{front_matter(publication)}\n---\n\n{body}\n"
+    context, environment = _context(publication, packages), _environment()
+    parts = [f"---\n{front_matter(publication)}\n---"]
+    for title, template in SECTIONS.items():
+        body = environment.get_template(f"card/{template}.md.j2").render(context).strip()
+        if template != USE:  # elsewhere no value has line breaks; there they are the user's
+            body = re.sub(r"\n{3,}", "\n\n", body)
+        if body:
+            parts.append(f"## {title}\n\n{body}" if title else body)
+    return "\n\n".join(parts) + "\n"
 
 
 def extract_usage(card_text: str) -> str:
@@ -59,8 +78,8 @@ def extract_usage(card_text: str) -> str:
 
 
 def _context(publication: Publication, packages: Sequence[Package]) -> dict[str, Any]:
-    checkpoint, evidence = publication.checkpoint, publication.evidence
-    latency = _mapping(evidence.get("latency"))
+    checkpoint, evidence = publication.checkpoint, _figures(publication.evidence)
+    latency = _figures(evidence["latency"])
     return {
         "name": publication.name,
         "summary": _summary(publication),
@@ -72,8 +91,8 @@ def _context(publication: Publication, packages: Sequence[Package]) -> dict[str,
         "latency": latency,
         "size_ratio": _size_ratio(evidence),
         "speed": _speed(latency.get("ratio")),
-        "prompts": prompts_of(evidence),
-        "sampling": _mapping(evidence.get("sampling")),
+        "prompts": [_figures(each) for each in prompts_of(evidence)],
+        "sampling": _figures(evidence["sampling"]),
         "scheduler": _scheduler(publication),
         "machine": _pairs(evidence.get("machine")),
         "not_measured": _not_measured(evidence),
@@ -89,6 +108,7 @@ def _context(publication: Publication, packages: Sequence[Package]) -> dict[str,
     }
 
 
+@cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -180,6 +200,11 @@ def _not_measured(evidence: Mapping[str, Any]) -> list[str]:
     if words.number(_mapping(evidence.get("latency")).get("ratio")) is None:
         missing.append("speed")
     return missing
+
+
+def _figures(value: Any) -> Mapping[str, Any]:
+    """A part of the evidence, in which what is missing is None, as is what was not measured."""
+    return defaultdict(lambda: None, _mapping(value))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

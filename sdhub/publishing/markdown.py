@@ -73,7 +73,8 @@ def safe_url(url: str | None) -> str | None:
 
 
 def fence(content: str, language: str = "") -> Markdown:
-    """A fenced code block that its content cannot end."""
+    """A fenced code block that its content cannot end; control and format characters are left out."""
+    content = "".join(char if char in "\n\t" else _printable(char) for char in content)
     ticks = "`" * max(3, _longest_run(content) + 1)
     return Markdown(f"{ticks}{language}\n{content.rstrip(chr(10))}\n{ticks}")
 

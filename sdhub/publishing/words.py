@@ -27,8 +27,9 @@ def significant(value: Any, digits: int = 3, unit: str = "") -> str:
     known = number(value)
     if known is None:
         return NOT_MEASURED
-    places = 0 if known == 0 else max(0, digits - 1 - math.floor(math.log10(abs(known))))
-    return figure(known, min(places, 9), unit)
+    rounded = float(f"{known:.{digits - 1}e}")
+    places = 0 if rounded == 0 else digits - 1 - math.floor(math.log10(abs(rounded)))
+    return figure(rounded, min(max(places, 0), 9), unit)
 
 
 def size(value: Any) -> str:
