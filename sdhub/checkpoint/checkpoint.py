@@ -79,10 +79,12 @@ class Checkpoint:
 
     `id` is the Hub id, or the name of the folder or file; `name` the part of it that names repositories.
     `sha` is the pinned commit of a Hub source and None for local ones, whose identity is the hash of their
-    bytes (`sdhub.checkpoint.fetch.fingerprint`). `files` are all paths that sdhub will read, relative to the
-    checkpoint. `traits` are words from `sdhub.checkpoint.families.TRAITS`. `size` is the side in pixels that the
-    denoiser was made for (its `sample_size` times the VAE's scale). `prompts`, `steps` and `guidance` are what the
-    author's card shows the model with (`widget` texts, `inference.parameters`), where it does.
+    bytes (`sdhub.checkpoint.fetch.fingerprint`). `traits` are words from `sdhub.checkpoint.families.TRAITS`.
+    `files` are all paths that sdhub will read, relative to the checkpoint, and `sizes` their bytes; the safety
+    checker and image processors are listed in `components` without files, since they are not read. `size` is the
+    side in pixels that the denoiser was made for (its `sample_size` times the VAE's scale). `prompts`, `steps` and
+    `guidance` are what the author's card shows the model with (`widget` texts, `inference.parameters`), where it
+    does. `config` is where the configs of a single file come from: an absolute path or `org/name[@revision]`.
     """
 
     source: Source
@@ -102,6 +104,9 @@ class Checkpoint:
     prompts: tuple[str, ...] = ()
     steps: int | None = None
     guidance: float | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    loras: tuple[PinnedLora, ...] = ()
+    config: str | None = None
 
     def component(self, name: str) -> Component | None:
         """The component called `name`, or None."""

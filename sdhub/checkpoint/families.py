@@ -1,10 +1,12 @@
 """Families: what an architecture is, as small records.
 
-To add one, add a record here and its example to `tests/checkpoint/test_families.py`.
+To add one, add a record to `FAMILIES`, its pipelines to `PIPELINES`, its classes to `known.py`, and its example to
+`tests/checkpoint/test_families.py`. `detect.py` tells them apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 TRAITS = {
@@ -34,3 +36,92 @@ class Family:
     steps: int
     guidance: float
     buildable: bool = True
+
+
+_ENCODERS_XL = ("text_encoder_2", "text_encoder")
+
+FAMILIES: Mapping[str, Family] = {
+    family.name: family
+    for family in (
+        Family("sd1", "Stable Diffusion 1.x", "unet", ("unet", "text_encoder", "vae"), 512, 25, 7.5),
+        Family("sd2", "Stable Diffusion 2.x", "unet", ("unet", "text_encoder", "vae"), 768, 25, 7.5),
+        Family("sdxl", "Stable Diffusion XL", "unet", ("unet", *_ENCODERS_XL, "vae"), 1024, 30, 5.0),
+        Family(
+            "sdxl-refiner",
+            "Stable Diffusion XL refiner",
+            "unet",
+            ("unet", "text_encoder_2", "vae"),
+            1024,
+            30,
+            5.0,
+        ),
+        Family(
+            "sd3",
+            "Stable Diffusion 3.x",
+            "transformer",
+            ("transformer", "text_encoder_3", *_ENCODERS_XL, "vae"),
+            1024,
+            28,
+            4.5,
+            buildable=False,
+        ),
+        Family(
+            "flux",
+            "FLUX.1",
+            "transformer",
+            ("transformer", *_ENCODERS_XL, "vae"),
+            1024,
+            28,
+            3.5,
+            buildable=False,
+        ),
+        Family(
+            "pixart",
+            "PixArt",
+            "transformer",
+            ("text_encoder", "transformer", "vae"),
+            1024,
+            20,
+            4.5,
+            buildable=False,
+        ),
+        Family(
+            "sana",
+            "Sana",
+            "transformer",
+            ("text_encoder", "transformer", "vae"),
+            1024,
+            20,
+            4.5,
+            buildable=False,
+        ),
+        Family(
+            "qwen-image",
+            "Qwen-Image",
+            "transformer",
+            ("transformer", "text_encoder", "vae"),
+            1024,
+            50,
+            4.0,
+            buildable=False,
+        ),
+    )
+}
+
+# The families that a pipeline class can hold; where there are several, the structure decides.
+PIPELINES: Mapping[str, tuple[str, ...]] = {
+    "StableDiffusionPipeline": ("sd1", "sd2"),
+    "StableDiffusionImg2ImgPipeline": ("sd1", "sd2"),
+    "StableDiffusionInpaintPipeline": ("sd1", "sd2"),
+    "LatentConsistencyModelPipeline": ("sd1", "sd2"),
+    "StableDiffusionXLPipeline": ("sdxl",),
+    "StableDiffusionXLImg2ImgPipeline": ("sdxl", "sdxl-refiner"),
+    "StableDiffusionXLInpaintPipeline": ("sdxl",),
+    "StableDiffusion3Pipeline": ("sd3",),
+    "FluxPipeline": ("flux",),
+    "PixArtAlphaPipeline": ("pixart",),
+    "PixArtSigmaPipeline": ("pixart",),
+    "SanaPipeline": ("sana",),
+    "SanaSprintPipeline": ("sana",),
+    "QwenImagePipeline": ("qwen-image",),
+}

@@ -1,4 +1,4 @@
-"""How a card's author draws with the model: `widget` prompts and `inference.parameters`, as the Hub defines them."""
+"""How a card's author draws with the model: the Hub's `widget` prompts and `inference.parameters`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,256 @@
+"""From a source to a checkpoint: JSON and headers alone; no weight is read, no heavy library imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdhub.checkpoint import licenses, lora, single_file
+from sdhub.checkpoint.checkpoint import Checkpoint, Component, PinnedLora, Source
+from sdhub.checkpoint.detect import Detected, detect, require_known, side_of
+from sdhub.checkpoint.documents import shown
+from sdhub.checkpoint.habits import habits_of
+from sdhub.checkpoint.headers import read_header
+from sdhub.checkpoint.known import SCHEDULERS, STEMS, TOKENIZERS, UNLOADED
+from sdhub.checkpoint.remote import Hub, Repository
+from sdhub.checkpoint.safety import Index, is_model, vet_classes, vet_config, vet_index
+from sdhub.checkpoint.source import parse_config
+from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder, Tree
+from sdhub.checkpoint.weights import Weights, check_map, choose, measure
+from sdhub.errors import SourceError
+
+INDEX = "model_index.json"
+TOKENIZER_FILES = (".json", ".txt", ".model")
+VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"})
+NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+|\.{2,}|-{2,}")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components of a tree without their weights: configs, and all files but those of weights."""
+
+    index: Index
+    components: Mapping[str, Component]
+    files: tuple[str, ...]
+    detected: Detected
+
+
+def inspect(source: Source, *, endpoint: str | None = None, token: str | None = None) -> Checkpoint:
+    """Resolve a source. A Hub source is pinned to the commit that its revision means now.
+
+    Raises UnsafeError for what sdhub will not read, UnsupportedError for what it does not know, SourceError for
+    what is missing or broken, HubError where the Hub refuses or cannot be reached.
+    """
+    if source.config is not None and source.kind != "file":
+        raise SourceError(
+            f"{shown(source.ref)} brings its own configs", hint="a config is given for a single file"
+        )
+    hub = Hub(endpoint, token)
+    loras = tuple(lora.pin(each, hub) for each in source.loras)
+    if source.kind == "file":
+        return _inspect_file(source, loras, hub)
+    if source.kind == "folder":
+        return _inspect_tree(source, Folder(Path(source.ref)), loras)
+    return _inspect_tree(source, hub.repository(source.ref, source.revision), loras)
+
+
+def parts_of(tree: Tree) -> Parts:
+    """Vet everything of a diffusers checkpoint but its weights. Raises as `inspect`."""
+    if INDEX not in tree.sizes:
+        raise SourceError(f"{tree.where} has no {INDEX}", hint=_instead(tree))
+    index = vet_index(tree.document(INDEX), tree)
+    require_known(index.pipeline, tree.where)
+    vet_classes(index, tree.where)
+    files = {name: _small_files(name, *index.components[name], tree) for name in _loaded(index)}
+    documents = [path for paths in files.values() for path in paths if _is_config(path)]
+    tree.prefetch(documents)
+    configs = {path: tree.document(path) for path in documents}
+    for path, config in configs.items():
+        vet_config(config, f"{shown(path)} of {tree.where}")
+    components = {
+        name: Component(name, *entry, config=configs.get(_config_path(name, *entry), {}))
+        for name, entry in sorted(index.components.items())
+    }
+    detected = detect(index.pipeline, components, tree.where)
+    return Parts(index, components, (INDEX, *(path for paths in files.values() for path in paths)), detected)
+
+
+def config_tree(ref: str, hub: Hub) -> Folder | Repository:
+    """The tree that holds the configs of a single file: a folder, or `org/name[@revision]` pinned."""
+    if Path(ref).is_absolute():
+        return Folder(Path(ref))
+    repo_id, _, revision = ref.partition("@")
+    return hub.repository(repo_id, revision or None)
+
+
+def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[PinnedLora, ...]) -> Checkpoint:
+    parts = parts_of(tree)
+    components, files = _weigh(parts, tree)
+    remote = tree if isinstance(tree, Repository) else None
+    card = remote.card if remote else licenses.read_card(tree)
+    habits = habits_of(card)
+    license_file = licenses.license_file(tree)
+    paths = sorted({*parts.files, *files, *([license_file] if license_file else [])})
+    identity = source.ref if remote else _folder_name(Path(source.ref))
+    return Checkpoint(
+        source=source,
+        id=identity,
+        name=_name(identity),
+        sha=remote.sha if remote else None,
+        family=parts.detected.family,
+        pipeline=parts.index.pipeline,
+        components=components,
+        prediction_type=parts.detected.prediction_type,
+        license=licenses.license_of(card, license_file),
+        gated=remote.gated if remote else False,
+        private=remote.private if remote else False,
+        traits=parts.detected.traits,
+        files=tuple(paths),
+        size=side_of(parts.components),
+        prompts=habits.prompts,
+        steps=habits.steps,
+        guidance=habits.guidance,
+        sizes={path: tree.sizes[path] for path in paths},
+        loras=loras,
+    )
+
+
+def _weigh(parts: Parts, tree: Tree) -> tuple[tuple[Component, ...], list[str]]:
+    """The components with parameters, bytes and dtype from the headers of all weight files, read together."""
+    chosen: dict[str, Weights] = {
+        name: choose(name, part.library, tree)
+        for name, part in parts.components.items()
+        if name not in UNLOADED and is_model(part.library, part.class_name)
+    }
+    headers = tree.headers([path for weights in chosen.values() for path in weights.files])
+    found = []
+    for name, part in parts.components.items():
+        if name not in chosen:
+            found.append(part)
+            continue
+        weights = chosen[name]
+        check_map(weights, headers, tree)
+        tensors = {key: tensor for path in weights.files for key, tensor in headers[path].tensors.items()}
+        if not any(tensor.elements for tensor in tensors.values()):
+            raise SourceError(f"{name} of {tree.where} has no weights", hint="get the file again")
+        found.append(
+            Component(name, part.library, part.class_name, part.config, weights.files, **measure(tensors))
+        )
+    indexes = [weights.index for weights in chosen.values() if weights.index]
+    return tuple(found), [*indexes, *headers]
+
+
+def _inspect_file(source: Source, loras: tuple[PinnedLora, ...], hub: Hub) -> Checkpoint:
+    path = Path(source.ref)
+    header = read_header(path)
+    found = single_file.recognize(header, path.name)
+    pipeline, components = found.pipeline, found.components
+    traits, prediction, side = found.traits, found.prediction_type, None
+    config = None if source.config is None else parse_config(source.config)
+    if config is not None:
+        parts = parts_of(config_tree(config, hub))
+        _require_same(found, parts, path.name)
+        pipeline, prediction = parts.index.pipeline, parts.detected.prediction_type
+        traits = parts.detected.traits | (traits & {"turbo"}) | {"no-safety-checker"}
+        components = _with_configs(components, parts)
+        side = side_of(parts.components)
+    return Checkpoint(
+        source=source,
+        id=path.name,
+        name=_name(path.stem),
+        sha=None,
+        family=found.family,
+        pipeline=pipeline,
+        components=components,
+        prediction_type=prediction,
+        license=licenses.license_of_metadata(header.metadata.get("modelspec.license", "")),
+        gated=False,
+        private=False,
+        traits=frozenset(traits),
+        files=(path.name,),
+        size=side,
+        sizes={path.name: path.stat().st_size},
+        loras=loras,
+        config=config or found.config,
+    )
+
+
+def _require_same(found: single_file.SingleFile, parts: Parts, name: str) -> None:
+    given = parts.detected.family
+    channels = [part.config.get("in_channels") for part in found.components if part.name == "unet"]
+    wanted = [part.config.get("in_channels") for part in parts.components.values() if part.name == "unet"]
+    if given != found.family or channels != wanted:
+        raise SourceError(
+            f"{shown(name)} is {found.family.title}, its config is of another kind ({given.title})",
+            hint=f"give a config of {found.family.title}, or leave it out",
+        )
+
+
+def _with_configs(components: tuple[Component, ...], parts: Parts) -> tuple[Component, ...]:
+    weighed = {part.name: part for part in components}
+    return tuple(
+        Component(
+            name, part.library, part.class_name, part.config, own.files, own.parameters, own.bytes, own.dtype
+        )
+        if (own := weighed.get(name))
+        else part
+        for name, part in parts.components.items()
+    )
+
+
+def _loaded(index: Index) -> list[str]:
+    return sorted(name for name in index.components if name not in UNLOADED)
+
+
+def _small_files(name: str, library: str, class_name: str, tree: Tree) -> list[str]:
+    """What is read of a component beside its weights. Raises SourceError where it is missing or too large."""
+    if class_name in TOKENIZERS:
+        found = [f"{name}/{each}" for each in tree.inside(name) if each.endswith(TOKENIZER_FILES)]
+        if not any(path.rpartition("/")[2] in VOCABULARIES for path in found):
+            raise SourceError(f"{name} of {tree.where} has no vocabulary", hint="is the download complete?")
+    else:
+        found = [_config_path(name, library, class_name)]
+    for path in found:
+        tree.require(path, MAX_VOCABULARY)
+    return found
+
+
+def _config_path(name: str, library: str, class_name: str) -> str:
+    if class_name in SCHEDULERS:
+        return f"{name}/scheduler_config.json"
+    if class_name in TOKENIZERS:
+        return f"{name}/tokenizer_config.json"
+    return f"{name}/config.json" if library in STEMS else ""
+
+
+def _is_config(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.endswith(".json") and name not in VOCABULARIES
+
+
+def _instead(tree: Tree) -> str:
+    """What a repository or folder without `model_index.json` may be."""
+    names = tree.inside("")
+    if any(name.endswith(".xml") for name in names):
+        return "it looks like an OpenVINO variant already; name the checkpoint that it was made from"
+    if any("lora" in name.lower() for name in names):
+        return "it looks like a LoRA: name the checkpoint it was made for, and this with --lora"
+    files = [name for name in names if name.endswith(".safetensors")]
+    if files:
+        return f"download {shown(files[0])} from it and name the file"
+    return "sdhub reads diffusers checkpoints and single .safetensors files"
+
+
+def _folder_name(path: Path) -> str:
+    """The folder's name; for a snapshot in the Hub's cache the repository's."""
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.split("--")[-1]
+    return path.name or "checkpoint"
+
+
+def _name(identity: str) -> str:
+    """A name that a repository can carry."""
+    return NO_NAME.sub("-", identity.rpartition("/")[2]).strip("-.")[:80].strip("-.") or "checkpoint"

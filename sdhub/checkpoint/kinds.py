@@ -1,0 +1,92 @@
+"""What a safetensors file is that is no checkpoint: a LoRA, a part, a control model, another architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sdhub.checkpoint.documents import shown
+from sdhub.checkpoint.headers import Header
+from sdhub.errors import UnsupportedError
+
+WHOLE = "use a full checkpoint of Stable Diffusion 1.x, 2.x or XL, or a diffusers folder"
+DIFFUSERS = "name its diffusers repository or folder instead"
+LYCORIS = re.compile(
+    r"\.(hada_|lokr_|oft_|glora_|lora_mid\b|boft_)|\.(diff|diff_b|set_weight|on_input|a1|b1)(\.|$)"
+)
+LORA = re.compile(
+    r"(^|\.)(lora_(A|B|up|down|embedding_A|embedding_B)|lora_linear_layer|lora\.(up|down))(\.|$)"
+    r"|_lora\.(up|down)\."
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`pattern` is searched in tensor names; `what` is said of the file, `hint` what to do."""
+
+    pattern: re.Pattern[str]
+    what: str
+    hint: str
+
+
+def _kind(pattern: str, what: str, hint: str = WHOLE) -> Kind:
+    return Kind(re.compile(pattern, re.MULTILINE), what, hint)
+
+
+# In this order: the first that is found decides.
+KINDS = (
+    Kind(LYCORIS, "a LyCORIS file (LoHa, LoKr, OFT or the like)", "only plain LoRAs can be fused (--lora)"),
+    Kind(LORA, "a LoRA", "name the checkpoint it was made for, and the file with --lora"),
+    _kind(r"^(control_model\.|controlnet_|input_hint_block\.|zero_convs\.)", "a ControlNet"),
+    _kind(r"^(ip_adapter|image_proj)[.]", "an IP-Adapter"),
+    _kind(r"(^|\.)joint_blocks\.", "a Stable Diffusion 3.x file", DIFFUSERS),
+    _kind(r"(^|\.)(double_blocks|single_transformer_blocks)\.", "a FLUX file", DIFFUSERS),
+    _kind(r"^(emb_params|string_to_param|clip_[lg])$", "a textual inversion embedding"),
+    _kind(r"^motion_modules?\.|\.motion_modules\.", "a motion module of AnimateDiff"),
+)
+PARTS = (
+    _kind(r"^first_stage_model\.|^(encoder|decoder)\.(down|up|mid|mid_block|conv_in)[._]", "a VAE only"),
+    _kind(r"^(model\.diffusion_model\.|input_blocks\.|down_blocks\.)", "a UNet only"),
+    _kind(r"^(text_model|transformer\.text_model|cond_stage_model|conditioner)\.", "a text encoder only"),
+)
+CONDITIONERS = ("cond_stage_model.", "conditioner.")
+
+
+def refuse_part(header: Header, name: str) -> None:
+    """Raises UnsupportedError unless the file has a UNet, a VAE and a text encoder in the original layout."""
+    keys = "\n".join(header.tensors)
+    for kind in KINDS:
+        if kind.pattern.search(keys):
+            raise UnsupportedError(f"{shown(name)} is {kind.what}, no checkpoint", hint=kind.hint)
+    if all(_has(header, prefix) for prefix in ("model.diffusion_model.", "first_stage_model.")) and any(
+        _has(header, prefix) for prefix in CONDITIONERS
+    ):
+        return
+    for part in (PARTS[1], PARTS[0], PARTS[2]):
+        if part.pattern.search(keys):
+            raise UnsupportedError(f"{shown(name)} is {part.what}, no full checkpoint", hint=part.hint)
+    raise UnsupportedError(f"{shown(name)} is no checkpoint that sdhub knows", hint=WHOLE)
+
+
+def require_lora(header: Header, name: str) -> None:
+    """Raises UnsupportedError unless the file is a LoRA that can be fused exactly."""
+    keys = list(header.tensors)
+    if any(LYCORIS.search(key) for key in keys):
+        raise UnsupportedError(f"{shown(name)} is a LyCORIS file", hint=KINDS[0].hint)
+    if any("dora_scale" in key or "lora_magnitude" in key for key in keys):
+        raise UnsupportedError(
+            f"{shown(name)} is a DoRA, which diffusers fuses wrongly",
+            hint="only plain LoRAs can be fused (--lora)",
+        )
+    if not any(LORA.search(key) for key in keys):
+        raise UnsupportedError(f"{shown(name)} is no LoRA", hint="a checkpoint is named without --lora")
+
+
+def _has(header: Header, prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in header.tensors)
+
+
+def lora_modules(tensors: Mapping[str, object]) -> int:
+    """How many layers a LoRA file changes: one for each `up` (or `B`) matrix."""
+    return sum(bool(re.search(r"lora(_B|_up|\.up|_linear_layer\.up)\.", key)) for key in tensors)

@@ -1,0 +1,175 @@
+"""A checkpoint as a diffusers pipeline, LoRAs fused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sdhub.checkpoint import lora
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.documents import shown
+from sdhub.checkpoint.fetch import config_files
+from sdhub.checkpoint.inspect import INDEX, Parts, parts_of
+from sdhub.checkpoint.known import UNLOADED
+from sdhub.checkpoint.remote import Hub
+from sdhub.checkpoint.tree import Folder
+from sdhub.checkpoint.weights import plain_name
+from sdhub.errors import MissingExtraError, SourceError, UnsupportedError, UsageError
+from sdhub.progress import SILENT, Progress
+from sdhub.quiet import quiet
+
+DTYPES = ("float32", "float16", "bfloat16")
+LOADABLE = frozenset(
+    {
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "LatentConsistencyModelPipeline",
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+    }
+)
+WITH_CHECKER = ("sd1", "sd2")
+
+
+def load(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    dtype: str = "float32",
+    endpoint: str | None = None,
+    token: str | None = None,
+    progress: Progress = SILENT,
+) -> Any:
+    """The pipeline of a fetched checkpoint, on the CPU, in evaluation mode.
+
+    `path` is what `fetch` returned, `dtype` one of float32, float16, bfloat16. It has no safety checker and no
+    image processors. The network is used only for the configs of a single file. Raises SourceError where the
+    files do not make a pipeline or a LoRA does not fit, UnsupportedError for a family that is inspected only,
+    MissingExtraError.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"no dtype is called {shown(dtype, 20)}", hint=f"there are: {', '.join(DTYPES)}")
+    if not checkpoint.family.buildable or checkpoint.pipeline not in LOADABLE:
+        raise UnsupportedError(
+            f"{checkpoint.family.title} can be inspected but not loaded yet",
+            hint="Stable Diffusion 1.x, 2.x and XL can",
+        )
+    hub = Hub(endpoint, token)
+    loras = [(each, lora.local(each, hub)) for each in checkpoint.loras]
+    with progress.task(f"loading {checkpoint.name}"):
+        pipeline = _load(checkpoint, path, dtype, hub)
+        _check_whole(checkpoint, pipeline)
+        lora.fuse(pipeline, loras, progress)
+    _settle_names(checkpoint, pipeline)
+    return pipeline
+
+
+def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub) -> Any:
+    single = checkpoint.source.kind == "file"
+    configs = config_files(checkpoint, hub) if single else path
+    with _view(checkpoint, configs) as folder, quiet():
+        try:
+            import diffusers
+            import torch
+            import transformers  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("torch", error.name or "diffusers") from None
+        kind = getattr(diffusers, checkpoint.pipeline)
+        settings = {"torch_dtype": getattr(torch, dtype), "local_files_only": True}
+        try:
+            if single:
+                pipeline = kind.from_single_file(str(path), config=str(folder), **settings)
+            else:
+                pipeline = kind.from_pretrained(str(folder), use_safetensors=True, **settings)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise SourceError(
+                f"diffusers could not load {checkpoint.id}: {shown(' '.join(str(error).split()), 300)}",
+                hint="is the checkpoint whole, and do its configs fit its weights?",
+            ) from error
+    _settle_prediction(checkpoint, pipeline)
+    return pipeline
+
+
+@contextmanager
+def _view(checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
+    """A passing folder with exactly the vetted files, under plain names, and an index written anew.
+
+    So diffusers and transformers see no pickle, no code, no second variant and no component that was not vetted.
+    """
+    parts = parts_of(Folder(folder))
+    names = parts.files if checkpoint.source.kind == "file" else checkpoint.files
+    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
+        view = Path(place)
+        for name in names:
+            if "/" in name:
+                _link(folder / name, view / plain_name(name))
+        (view / INDEX).write_text(json.dumps(_index(checkpoint, parts)), encoding="utf-8")
+        yield view
+
+
+def _index(checkpoint: Checkpoint, parts: Parts) -> Mapping[str, Any]:
+    from importlib.metadata import version
+
+    components: dict[str, list[str | None]] = {
+        name: [None, None] if name in UNLOADED else list(entry) for name, entry in parts.index.components.items()
+    }
+    settings = dict(parts.index.settings)
+    if checkpoint.family.name in WITH_CHECKER:
+        settings["requires_safety_checker"] = False
+    return {
+        "_class_name": checkpoint.pipeline,
+        "_diffusers_version": version("diffusers"),
+        **settings,
+        **components,
+    }
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:  # Windows without the right to make links
+        shutil.copyfile(source, target)
+
+
+def _settle_prediction(checkpoint: Checkpoint, pipeline: Any) -> None:
+    """What a single file says of itself goes before the family's default config."""
+    scheduler = pipeline.scheduler
+    if scheduler.config.get("prediction_type", "epsilon") != checkpoint.prediction_type:
+        pipeline.scheduler = type(scheduler).from_config(
+            scheduler.config, prediction_type=checkpoint.prediction_type
+        )
+
+
+def _check_whole(checkpoint: Checkpoint, pipeline: Any) -> None:
+    """Libraries fill what a file lacks with random numbers and only warn."""
+    for part in checkpoint.components:
+        module = getattr(pipeline, part.name, None)
+        if not part.parameters or module is None:
+            continue
+        expected = sum(parameter.numel() for parameter in module.parameters())
+        if expected > part.parameters:
+            raise SourceError(
+                f"the weights of {part.name} are incomplete: {part.parameters} of {expected} numbers",
+                hint="get the checkpoint again, or look whether its config fits",
+            )
+
+
+def _settle_names(checkpoint: Checkpoint, pipeline: Any) -> None:
+    """Say the checkpoint's own id where libraries put the passing folder, so that exports are reproducible."""
+    pipeline.register_to_config(_name_or_path=checkpoint.id)
+    for name, part in pipeline.components.items():
+        where = f"{checkpoint.id}/{name}"
+        if hasattr(part, "register_to_config"):
+            part.register_to_config(_name_or_path=where)
+        elif hasattr(part, "name_or_path"):
+            part.name_or_path = where
+        if hasattr(getattr(part, "config", None), "name_or_path"):
+            part.config.name_or_path = where
