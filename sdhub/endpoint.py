@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from sdhub.errors import HubError, UsageError
 from sdhub.work import home
@@ -91,6 +89,9 @@ def _await(process: subprocess.Popen[bytes], ready: Path) -> str:
 
 def _running() -> str | None:
     """The address of an embedded Hub that serves this home on the usual port, if one does."""
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
     url = f"http://127.0.0.1:{LOCAL_PORT}"
     try:
         with urlopen(f"{url}/api/embedded", timeout=2) as answer:  # noqa: S310 — loopback

@@ -6,6 +6,7 @@ import os
 import sys
 
 import typer
+from click.exceptions import Abort, ClickException
 
 from sdhub.cli import build, demo, generate, hub, inspect, plan, publish, recipe, tools
 from sdhub.cli.console import fail
@@ -18,7 +19,7 @@ app = typer.Typer(
     help="Put diffusion models on devices: quantized variants of any checkpoint, measured and published.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
@@ -47,11 +48,14 @@ def _global(
 def main() -> None:
     """Run the program. Exit codes: 0 done, 1 the work failed, 2 the call is wrong, 3 refused, 130 interrupted."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except SdhubError as error:
         fail(error.message, error.hint)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, Abort):
         fail("interrupted", "run the same command again: finished stages are kept")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

@@ -5,4 +5,5 @@ from __future__ import annotations
 
 def examples(*lines: str) -> str:
     """An epilog that shows the lines as commands, one a line."""
-    return "Examples:\n\n" + "\n\n".join(f"`{line}`" for line in lines)
+    shown = [line.replace("[", "\\[") for line in lines]
+    return "Examples:\n\n" + "\n\n".join(f"  [bold]{line}[/bold]" for line in shown)
