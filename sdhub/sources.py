@@ -13,6 +13,8 @@ from sdhub.endpoint import endpoint
 
 def resolve(source: str, loras: Sequence[str] | None = None, config: str | None = None) -> Checkpoint:
     """The checkpoint that a source names, seen through `HF_ENDPOINT` or huggingface.co. Raises SdhubError."""
-    hub = endpoint(None)
     parsed = replace(parse_source(source, loras or ()), config=config)
+    if parsed.kind == "folder" and not parsed.loras:
+        return inspect(parsed)
+    hub = endpoint(None)
     return inspect(parsed, endpoint=hub.url, token=hub.token)

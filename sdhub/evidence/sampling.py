@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from sdhub.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MAX_PROMPTS = 64
 MAX_TEXT = 1000
@@ -66,6 +67,7 @@ def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int],
     The initial latents come from a CPU generator seeded here, in float32, so that any two pipelines of one
     checkpoint start alike; `on_step` is called after every step with its number.
     """
+    import numpy as np
     import torch
 
     caught: dict[str, Any] = {}
