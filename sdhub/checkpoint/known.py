@@ -69,7 +69,6 @@ CLASSES: dict[str, frozenset[str]] = {
         "CLIPTextModelWithProjection",
         "CLIPVisionModelWithProjection",
         "Gemma2Model",
-        "Gemma2PreTrainedModel",
         "Qwen2_5_VLForConditionalGeneration",
         "SiglipImageProcessor",
         "SiglipVisionModel",

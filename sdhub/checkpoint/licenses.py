@@ -74,7 +74,7 @@ def front_matter(readme: bytes) -> dict[str, Any]:
             return super().compose_node(parent, index)
 
     text = readme[:MAX_FRONT_MATTER].decode("utf-8", errors="replace").removeprefix("\ufeff")
-    parts = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*$", text, re.DOTALL | re.MULTILINE)
+    parts = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t\r]*$", text, re.DOTALL | re.MULTILINE)
     if parts is None:
         return {}
     try:

@@ -82,7 +82,7 @@ def vet_config(document: Mapping[str, Any], where: str) -> None:
     for key, value in _entries(document):
         if key in CODE_KEYS and value:
             raise UnsafeError(f"{where} asks for remote code ({key})", hint=PLAIN)
-        if key == "_class_name" and not isinstance(value, str):
+        if key == "_class_name" and isinstance(value, list):
             raise UnsafeError(f"{where} takes its class from a Python file (_class_name)", hint=PLAIN)
         if key.endswith(("attn_implementation", "experts_implementation", "_implementation_internal")):
             _vet_implementation(key, value, where)

@@ -83,7 +83,7 @@ def check_path(path: str, where: str) -> None:
         or len(path) > 1024
         or any(part in {"", ".", ".."} for part in parts)
         or "\\" in path
-        or (len(parts[0]) == 2 and parts[0][1] == ":")
+        or parts[0][1:2] == ":"
         or not path.isprintable()
     ):
         raise UnsafeError(

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sdhub.checkpoint.checkpoint import Lora
+from sdhub.checkpoint.source import parse_config, parse_lora, parse_source
+from sdhub.demo import emoji_sd
+from sdhub.errors import SdhubError, SourceError, UnsafeError
+from tests.checkpoint.tiny import safetensors_bytes, skeleton, write
+
+
+def test_demo_is_the_built_in_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    skeleton(tmp_path / "demo")
+    assert parse_source("demo").ref == str(emoji_sd())
+    assert parse_source("./demo").ref == str(tmp_path / "demo")
+
+
+def test_folder_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    skeleton(tmp_path / "org" / "name")
+    file = write(tmp_path / "model.safetensors", safetensors_bytes({}))
+    assert (parse_source("org/name").kind, parse_source("org/name").ref) == ("folder", str(tmp_path / "org/name"))
+    assert (parse_source("model.safetensors").kind, parse_source(str(file)).ref) == ("file", str(file))
+    assert parse_source("https://huggingface.co/org/name").kind == "hub"
+
+
+@pytest.mark.parametrize(
+    ("text", "ref", "revision"),
+    [
+        ("org/name", "org/name", None),
+        ("org/na.me-1_x@main", "org/na.me-1_x", "main"),
+        ("org/name@refs/pr/3", "org/name", "refs/pr/3"),
+        ("org/name@" + "a" * 40, "org/name", "a" * 40),
+        ("https://huggingface.co/org/name", "org/name", None),
+        ("https://huggingface.co/org/name/", "org/name", None),
+        ("https://hf.co/org/name/tree/v1.0", "org/name", "v1.0"),
+        ("https://huggingface.co/org/name/tree/refs%2Fpr%2F3", "org/name", "refs/pr/3"),
+    ],
+)
+def test_hub_ids(text: str, ref: str, revision: str | None) -> None:
+    source = parse_source(text)
+    assert (source.kind, source.ref, source.revision) == ("hub", ref, revision)
+
+
+def test_addresses_of_another_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceError, match="no address on the Hub"):
+        parse_source("http://127.0.0.1:8420/org/name")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:8420")
+    assert parse_source("http://127.0.0.1:8420/org/name").ref == "org/name"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "name",
+        "./missing",
+        "~/missing-folder",
+        "/missing/folder",
+        "a/b/c",
+        "missing.safetensors",
+        "org/name.safetensors",
+        "org/..",
+        "../name",
+        "org/na..me",
+        "org/na--me",
+        "org/name.git",
+        "-org/name",
+        "org/name-",
+        "org/" + "n" * 97,
+        "org/name@",
+        "org/name@../x",
+        "org/name@a//b",
+        "org/name@a b",
+        "org/name@-x",
+        "org/name@x.lock",
+        "org/name@a\nb",
+        "org/na\x00me",
+        "org\\name",
+        "C:\\models\\x",
+        "https://example.com/org/name",
+        "https://huggingface.co@example.com/org/name",
+        "ftp://huggingface.co/org/name",
+        "https://huggingface.co/org",
+        "https://huggingface.co/org/name/blob/main/x.bin.txt",
+        "https://huggingface.co/org/name/tree/../../x",
+        "https://[::1",
+        "x" * 100_000,
+    ],
+)
+def test_what_names_nothing_is_refused_with_a_way_out(text: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        parse_source(text)
+    assert caught.value.hint and caught.value.message.isprintable() and len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize("text", ["model.ckpt", "org/model.bin", "x.PT", "./a.pth", "a.pkl", "org/x.ckpt@main"])
+def test_pickles_are_unsafe(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsafeError, match="pickle") as caught:
+        parse_source(text)
+    assert "safetensors" in caught.value.hint
+    write(tmp_path / "model.ckpt", b"\x80")
+    with pytest.raises(UnsafeError):
+        parse_source("model.ckpt")
+    with pytest.raises(UnsafeError):
+        parse_lora("model.ckpt:0.5")
+
+
+def test_did_you_mean(tmp_path: Path) -> None:
+    inner = skeleton(tmp_path / "models--org--name" / "snapshots" / "abc")
+    with pytest.raises(SourceError) as caught:
+        parse_source(str(tmp_path / "models--org--name"))
+    assert f"did you mean {inner}?" in caught.value.hint
+    with pytest.raises(SourceError) as caught:
+        parse_source(str(inner / "unet"))
+    assert f"the whole checkpoint, {inner}?" in caught.value.hint
+    file = write(tmp_path / "files" / "model.safetensors", b"")
+    with pytest.raises(SourceError) as caught:
+        parse_source(str(file.parent))
+    assert f"did you mean the file {file}?" in caught.value.hint
+    with pytest.raises(SourceError):
+        parse_source(str(write(tmp_path / "notes.txt", "x")))
+
+
+def test_loras(tmp_path: Path) -> None:
+    file = write(tmp_path / "my lora.safetensors", safetensors_bytes({}))
+    assert parse_lora("org/name") == Lora("org/name", 1.0)
+    assert parse_lora("org/name:0.8") == Lora("org/name", 0.8)
+    assert parse_lora("org/name@v1:-1e-1") == Lora("org/name@v1", -0.1)
+    assert parse_lora("https://huggingface.co/org/name:2") == Lora("org/name", 2.0)
+    assert parse_lora("https://huggingface.co/org/name") == Lora("org/name", 1.0)
+    assert parse_lora(f"{file}:0.5") == Lora(str(file), 0.5)
+    assert parse_source("demo", ["org/a:0.5", "org/b"]).loras == (Lora("org/a", 0.5), Lora("org/b"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "org/name:nan", "org/name:inf", "org/name:1000", "org/name:x", ":1", "./x.safetensors"]
+)
+def test_broken_loras(text: str) -> None:
+    with pytest.raises(SourceError):
+        parse_lora(text)
+
+
+def test_config(tmp_path: Path) -> None:
+    folder = str(skeleton(tmp_path / "c"))
+    assert parse_config(folder) == parse_config(parse_config(folder)) == folder
+    assert parse_config("org/name@v1") == "org/name@v1"
+    with pytest.raises(SdhubError):
+        parse_config("./missing")
