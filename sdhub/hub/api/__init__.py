@@ -1,0 +1,1 @@
+"""The Hub's HTTP API, as far as `huggingface_hub` speaks it."""

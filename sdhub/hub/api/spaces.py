@@ -1,0 +1,114 @@
+"""Spaces: runtime, hardware, variables and secrets. They are stored; nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from sdhub.hub.api.call import Call, Handler, answer, route
+from sdhub.hub.errors import Refusal, bad_request
+from sdhub.hub.store import spaces
+from sdhub.hub.store.repositories import Repo
+from sdhub.hub.store.spaces import Runtime
+
+MAX_SLEEP = 10**9
+
+
+def as_runtime(runtime: Runtime) -> dict[str, Any]:
+    """A runtime as the API shows it."""
+    return {
+        "stage": runtime.stage,
+        "hardware": {"current": None, "requested": runtime.hardware},
+        "gcTimeout": runtime.sleep_seconds,
+        "storage": None,
+        "replicas": {"requested": 1},
+    }
+
+
+def _space(call: Call) -> Repo:
+    call.params["types"] = "spaces"
+    return call.own_repo()
+
+
+def get_runtime(call: Call) -> Response:
+    """`GET /api/spaces/{repo}/runtime`."""
+    call.params["types"] = "spaces"
+    return answer(as_runtime(spaces.runtime(call.hub.database.connection(), call.repo)))
+
+
+def _changed(call: Call, change: Callable[[Any, Repo], None]) -> Response:
+    repo = _space(call)
+    with call.hub.database.write() as connection:
+        spaces.runtime(connection, repo)
+        change(connection, repo)
+        return answer(as_runtime(spaces.runtime(connection, repo)))
+
+
+def hardware(call: Call) -> Response:
+    """`POST …/hardware` `{flavor, sleepTimeSeconds?}`."""
+    flavor, seconds = call.body.get("flavor"), call.body.get("sleepTimeSeconds")
+    if not isinstance(flavor, str) or not 0 < len(flavor) <= 64:
+        raise bad_request("flavor names a hardware")
+
+    def change(connection: Any, repo: Repo) -> None:
+        spaces.set_hardware(connection, repo, flavor)
+        if seconds is not None:
+            spaces.set_sleep(connection, repo, _seconds(seconds))
+
+    return _changed(call, change)
+
+
+def sleep_time(call: Call) -> Response:
+    """`POST …/sleeptime` `{seconds}`; -1 is never."""
+    seconds = _seconds(call.body.get("seconds"))
+    return _changed(call, lambda connection, repo: spaces.set_sleep(connection, repo, seconds))
+
+
+def _seconds(value: object) -> int | None:
+    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= MAX_SLEEP:
+        raise bad_request("seconds is a number")
+    return None if value == -1 else value
+
+
+def pause(call: Call) -> Response:
+    """`POST …/pause`."""
+    return _changed(call, lambda connection, repo: spaces.set_stage(connection, repo, "PAUSED"))
+
+
+def restart(call: Call) -> Response:
+    """`POST …/restart`."""
+    return _changed(call, lambda connection, repo: spaces.set_stage(connection, repo, "RUNNING"))
+
+
+def values_of(kind: str) -> Handler:
+    """`GET`, `POST` and `DELETE` of `…/secrets` or `…/variables`. Secret values are never shown."""
+
+    def handler(call: Call) -> Response:
+        repo = _space(call)
+        if repo.type != "space":
+            raise Refusal(404, "This repository is not a Space")
+        key, value = call.body.get("key"), call.body.get("value")
+        if call.request.method != "GET":
+            with call.hub.database.write() as connection:
+                if call.request.method == "POST":
+                    spaces.set_value(connection, repo, kind, key, value, call.body.get("description"))
+                else:
+                    spaces.delete_value(connection, repo, kind, key)
+        return answer(spaces.values(call.hub.database.connection(), repo, kind))
+
+    return handler
+
+
+_SPACE = "/api/spaces/{namespace}/{name}"
+ROUTES: list[BaseRoute] = [
+    route(f"{_SPACE}/runtime", get_runtime),
+    route(f"{_SPACE}/hardware", hardware, "POST"),
+    route(f"{_SPACE}/sleeptime", sleep_time, "POST"),
+    route(f"{_SPACE}/pause", pause, "POST"),
+    route(f"{_SPACE}/restart", restart, "POST"),
+    route(f"{_SPACE}/secrets", values_of("secret"), "GET", "POST", "DELETE"),
+    route(f"{_SPACE}/variables", values_of("variable"), "GET", "POST", "DELETE"),
+]

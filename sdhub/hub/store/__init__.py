@@ -1,0 +1,1 @@
+"""What the Hub keeps: SQLite (repositories, commits, discussions, …) and content-addressed files."""
