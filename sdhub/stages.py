@@ -8,19 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from sdhub import measure
-from sdhub.backends.base import Backend
+from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fetch
 from sdhub.checkpoint.load import load
 from sdhub.endpoint import Endpoint
 from sdhub.evidence import compare, figures, latency, samples
 from sdhub.evidence.sampling import Sampling
+from sdhub.isolate import apart
 from sdhub.progress import Progress
 from sdhub.quiet import quiet
 from sdhub.recipes.recipe import Recipe
 from sdhub.work import Work
 
 DRAWING = ("torch", "diffusers", "transformers")
+
+
+def load_base(checkpoint: Checkpoint, hub: Endpoint, progress: Progress) -> Any:
+    """The checkpoint as a float32 pipeline, downloaded where it is not yet there."""
+    path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+    with progress.task(f"loading {checkpoint.name}"), quiet():
+        return load(checkpoint, path, endpoint=hub.url, token=hub.token)
+
+
+def build(
+    checkpoint: Checkpoint, hub: Endpoint, backend: str, recipe: Recipe, out: Path, progress: Progress
+) -> None:
+    """Build a variant into the empty folder `out`."""
+    pipeline = load_base(checkpoint, hub, progress)
+    backends()[backend].build(checkpoint, pipeline, recipe, out, progress)
 
 
 class Base:
@@ -43,15 +59,12 @@ class Base:
         self.sampling = sampling
         self.work = work
         self.progress = progress
-        self._hub = hub
+        self.hub = hub
         self._pipeline: Any = None
 
     def load(self) -> Any:
         """A fresh float32 pipeline."""
-        hub = self._hub
-        path = fetch(self.checkpoint, endpoint=hub.url, token=hub.token, progress=self.progress)
-        with self.progress.task(f"loading {self.checkpoint.name}"), quiet():
-            return load(self.checkpoint, path, endpoint=hub.url, token=hub.token)
+        return load_base(self.checkpoint, self.hub, self.progress)
 
     @property
     def pipeline(self) -> Any:
@@ -101,8 +114,8 @@ class VariantStages:
         base = self.base
 
         def make(out: Path) -> None:
-            base.release()  # the backend gets a pipeline of its own, and memory is short
-            self.backend.build(base.checkpoint, base.load(), self.recipe, out, base.progress)
+            base.release()  # memory is short
+            apart(build, base.checkpoint, base.hub, self.backend.name, self.recipe, out, progress=base.progress)
 
         return base.work.stage(
             "variant", self.key, make, progress=base.progress, label=f"build {self.recipe.name}"
@@ -114,7 +127,7 @@ class VariantStages:
         folder = self.build()
 
         def make(out: Path) -> None:
-            measure.draw_apart(self.backend, folder, base.sampling, out, base.progress)
+            apart(measure.draw_variant, self.backend.name, folder, base.sampling, out, progress=base.progress)
 
         label = f"draw with {self.recipe.name}"
         return base.work.stage("samples", self._measured, make, progress=base.progress, label=label)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sdhub.errors import EvidenceError
 from sdhub.evidence.latency import Latency
 from sdhub.evidence.metrics import latent_psnr, psnr, ssim
 from sdhub.evidence.sampling import Sample, Sampling
@@ -84,7 +85,11 @@ class Evidence:
 
 
 def compare(base: Sequence[Sample], variant: Sequence[Sample], sampling: Sampling) -> Fidelity:
-    """Fidelity of `variant` to `base`, sample by sample of the same prompts."""
+    """Fidelity of `variant` to `base`, sample by sample of the same prompts.
+
+    Raises EvidenceError where their counts or shapes differ.
+    """
+    _comparable(base, variant, sampling)
     rows = tuple(
         PromptFidelity(
             text=prompt.text,
@@ -105,11 +110,24 @@ def compare(base: Sequence[Sample], variant: Sequence[Sample], sampling: Samplin
     )
 
 
+def _comparable(base: Sequence[Sample], variant: Sequence[Sample], sampling: Sampling) -> None:
+    if not len(base) == len(variant) == len(sampling.prompts):
+        raise EvidenceError(f"{len(base)} and {len(variant)} pictures of {len(sampling.prompts)} prompts")
+    shapes = {(each.image.shape, each.latents.shape) for each in (*base, *variant)}
+    if len(shapes) > 1:
+        found = ", ".join(f"{image} of latents {latents}" for image, latents in sorted(shapes))
+        raise EvidenceError(
+            f"pictures of different shapes cannot be compared: {found}",
+            hint="was the variant built for another size?",
+        )
+
+
 def machine() -> dict[str, Any]:
     """The machine that measured, without names of hosts or people."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(),
         "system": platform.system(),
         "architecture": platform.machine(),
     }
@@ -122,6 +140,13 @@ def folder_bytes(folder: Path) -> int:
 
 def _finite(value: float) -> float | None:
     return None if math.isinf(value) else round(value, 2)
+
+
+def _memory_gib() -> int | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
+    except (AttributeError, ValueError, OSError):  # no sysconf here, or it does not know
+        return None
 
 
 def _cpu() -> str:

@@ -110,7 +110,8 @@ def _caption(canvas: ImageDraw.ImageDraw, spot: tuple[int, int], width: int, tex
 
 def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont, most: int) -> list[str]:
     """At most `most` lines of at most `width` pixels; what is left over becomes an ellipsis."""
-    lines, rest = [], text
+    lines: list[str] = []
+    rest = text
     while rest and len(lines) < most:
         line = _fitting(rest, width, font)
         rest = rest[len(line) :].lstrip()

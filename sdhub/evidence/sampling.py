@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.errors import UsageError
+from sdhub.errors import EvidenceError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,34 +64,64 @@ def parse_sampling(document: Mapping[str, Any]) -> Sampling:
 def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int], None] | None = None) -> Sample:
     """One picture by any pipeline of diffusers' calling convention.
 
-    The initial latents come from a CPU generator seeded here, in float32, so that any two pipelines of one
-    checkpoint start alike; `on_step` is called after every step with its number.
+    The initial latents are drawn in float32 by a CPU generator of the prompt's seed, whatever the pipeline computes
+    in, so that any two pipelines of one checkpoint start alike; a float32 pipeline that is given just such a
+    generator draws the same. `on_step` is called after every step with its number, from 0. Raises EvidenceError
+    where the picture is not finite or was blacked out by a safety checker.
     """
     import numpy as np
     import torch
 
+    generator = torch.Generator("cpu").manual_seed(prompt.seed)
     caught: dict[str, Any] = {}
 
     def catch(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         caught["latents"] = tensors["latents"]
         if on_step:
+            if torch.is_tensor(tensors["latents"]) and tensors["latents"].is_cuda:
+                torch.cuda.synchronize()  # the step has only been queued so far, and may be timed
             on_step(step)
         return tensors
 
     pipe.set_progress_bar_config(disable=True)
     with torch.no_grad():
-        image = pipe(
+        drawn = pipe(
             prompt.text,
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance,
             width=sampling.width,
             height=sampling.height,
-            generator=torch.Generator("cpu").manual_seed(prompt.seed),
+            latents=_initial_latents(pipe, sampling, generator),
+            generator=generator,
             output_type="np",
             callback_on_step_end=catch,
-        ).images[0]
-    latents = torch.as_tensor(caught["latents"])[0]
-    return Sample(np.asarray(image, dtype=np.float32), latents.to("cpu", torch.float32).numpy())
+        )
+    if any(getattr(drawn, "nsfw_content_detected", None) or ()):
+        raise EvidenceError(
+            f"the safety checker blacked out {prompt.text[:60]!r}", hint="draw other prompts, see --prompts"
+        )
+    image = np.asarray(drawn.images[0], dtype=np.float32)
+    latents = torch.as_tensor(caught["latents"])[0].to("cpu", torch.float32).numpy()
+    if not (np.isfinite(image).all() and np.isfinite(latents).all()):
+        raise EvidenceError(f"{prompt.text[:60]!r} is drawn as infinite or undefined numbers")
+    return Sample(image, latents)
+
+
+def _initial_latents(pipe: Any, sampling: Sampling, generator: Any) -> Any:
+    """Standard normal noise (1, C, h, w), which the pipeline scales by its scheduler's `init_noise_sigma`.
+
+    None for transformers, which lay out latents each in its own way: they draw from the generator themselves.
+    """
+    import torch
+
+    unet = getattr(pipe, "unet", None)
+    if unet is None:
+        return None
+    height, width = (side // pipe.vae_scale_factor for side in (sampling.height, sampling.width))
+    noise = torch.randn((1, pipe.vae.config.latent_channels, height, width), generator=generator)
+    # A UNet in half precision is not given float32 latents by any pipeline: they must come in its own type.
+    half = getattr(unet, "dtype", None) in (torch.float16, torch.bfloat16)
+    return noise.to(unet.dtype) if half else noise
 
 
 def load_prompts(path: Path) -> tuple[Prompt, ...]:
@@ -103,7 +133,7 @@ def load_prompts(path: Path) -> tuple[Prompt, ...]:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON: {error}") from None
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_PROMPTS:
         raise UsageError(f"{path}: a JSON list of 1 to {MAX_PROMPTS} prompts is wanted")
@@ -116,9 +146,14 @@ def general_prompts() -> tuple[Prompt, ...]:
 
 
 def _prompt(entry: Any, number: int, path: Path) -> Prompt:
-    text, seed = (entry.get("text"), entry.get("seed", number)) if isinstance(entry, dict) else (entry, number)
-    if not isinstance(text, str) or not 0 < len(text) <= MAX_TEXT:
+    fields = entry if isinstance(entry, dict) else {"text": entry}
+    if unknown := sorted(set(fields) - {"text", "seed"}):
+        raise UsageError(f"{path}: prompt {number} has an unknown field {unknown[0]!r}; known are text and seed")
+    text, seed = fields.get("text"), fields.get("seed", number)
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
         raise UsageError(f"{path}: prompt {number} is not a text of 1 to {MAX_TEXT} characters")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise UsageError(f"{path}: prompt {number} has half of a surrogate pair, which is no character")
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise UsageError(f"{path}: the seed of prompt {number} is not an integer from 0 to 2^63 - 1")
     return Prompt(text, seed)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.errors import BuildError, MissingExtraError, RecipeError
 from sdhub.progress import Progress
 from sdhub.quiet import quiet
@@ -44,6 +45,8 @@ def export(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, pro
             task.advance()
     _write_config(out, recipe, [folder.name for folder in folders])
     _settle_names(out, checkpoint.id)
+    for tokenizer in sorted(out.glob("tokenizer*")):
+        write_bpe_files(tokenizer)
 
 
 def compress(folder: Path, component: Component) -> None:

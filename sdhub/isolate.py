@@ -1,0 +1,178 @@
+"""Running a function in a process of its own: its memory is its own, and so are the counters of its libraries.
+
+OpenVINO numbers its nodes per process, so only a fresh process gives the same bytes each time. The child
+(`python -m sdhub.isolate`) takes one pickled call from its parent on standard input, tells of its progress in
+JSON lines on standard output, and ends when its parent does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import Any, TextIO
+
+from sdhub import errors
+from sdhub.errors import SdhubError
+from sdhub.progress import Progress, Task
+
+LENGTH = struct.Struct("<Q")
+
+
+def apart(function: Callable[..., None], *arguments: Any, progress: Progress) -> None:
+    """Run `function(*arguments, progress)` in a fresh process; it is named by its module and must be importable.
+
+    Raises the SdhubError that it raises, and SdhubError with the last line it said where it dies otherwise.
+    """
+    call = pickle.dumps((function.__module__, function.__qualname__, arguments))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdhub.isolate"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    said: list[str] = []
+    failure: SdhubError | None = None
+    with process:
+        listener = threading.Thread(target=_listen, args=(process, said), daemon=True)
+        listener.start()
+        try:
+            _send(process, call)
+            failure = _follow(process, progress)
+        finally:
+            if process.stdin:
+                process.stdin.close()
+            code = process.wait()
+            listener.join()
+    if failure is not None:
+        raise failure
+    if code != 0:
+        raise SdhubError(f"{function.__qualname__} died: {_last(said, code)}")
+
+
+def _send(process: subprocess.Popen[bytes], call: bytes) -> None:
+    if process.stdin:
+        process.stdin.write(LENGTH.pack(len(call)) + call)
+        process.stdin.flush()
+
+
+def _listen(process: subprocess.Popen[bytes], said: list[str]) -> None:
+    for line in process.stderr or ():
+        said.append(line.decode(errors="replace").strip())
+        del said[:-50]
+
+
+def _last(said: list[str], code: int) -> str:
+    if code == -9:
+        return "it was killed, perhaps for want of memory"
+    return next((line[:300] for line in reversed(said) if line), f"exit code {code}")
+
+
+def _follow(process: subprocess.Popen[bytes], progress: Progress) -> SdhubError | None:
+    """Draw the child's progress until it ends; its failure, if it told of one."""
+    tasks: dict[int, tuple[Task, ExitStack]] = {}
+    failure = None
+    try:
+        for line in process.stdout or ():
+            event = _event(line)
+            if event[0] == "note":
+                progress.note(event[1])
+            elif event[0] == "begin":
+                stack = ExitStack()
+                tasks[event[1]] = (stack.enter_context(progress.task(*event[2:])), stack)
+            elif event[0] == "advance":
+                tasks[event[1]][0].advance(event[2])
+            elif event[0] == "total":
+                tasks[event[1]][0].total(event[2])
+            elif event[0] == "end":
+                tasks.pop(event[1])[1].close()
+            elif event[0] == "error":
+                failure = _error(*event[1:])
+    finally:
+        for _, stack in reversed(tasks.values()):
+            stack.close()
+    return failure
+
+
+def _event(line: bytes) -> list[Any]:
+    """An event, or nothing for a line that a library printed."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return [None]
+    return event if isinstance(event, list) and event else [None]
+
+
+def _error(kind: str, message: str, hint: str) -> SdhubError:
+    error = SdhubError(message, hint=hint)
+    error.__class__ = getattr(errors, kind, SdhubError)
+    return error
+
+
+class _Told(Progress):
+    """The child's side: events on standard output."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._count = 0
+
+    def tell(self, *event: Any) -> None:
+        """One line."""
+        self._out.write(json.dumps(event) + "\n")
+        self._out.flush()
+
+    def note(self, text: str) -> None:
+        self.tell("note", text)
+
+    @contextmanager
+    def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        self._count += 1
+        number = self._count
+        self.tell("begin", number, label, total, unit)
+        try:
+            yield _ToldTask(self, number)
+        finally:
+            self.tell("end", number)
+
+
+class _ToldTask(Task):
+    def __init__(self, told: _Told, number: int) -> None:
+        self._told = told
+        self._number = number
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._told.tell("advance", self._number, amount)
+
+    def total(self, amount: float) -> None:
+        self._told.tell("total", self._number, amount)
+
+
+def main() -> None:
+    """The child."""
+    told = _Told(sys.stdout)
+    stdin = sys.stdin.buffer
+    (length,) = LENGTH.unpack(stdin.read(LENGTH.size))
+    module, name, arguments = pickle.loads(stdin.read(length))  # noqa: S301 — from our own parent
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        getattr(import_module(module), name)(*arguments, told)
+    except SdhubError as error:
+        told.tell("error", type(error).__name__, error.message, error.hint)
+        sys.exit(error.exit_code)
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
