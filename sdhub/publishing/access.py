@@ -76,7 +76,7 @@ def speaking(doing: str, *, endpoint: str, token: str | None) -> Iterator[None]:
         raise
     except (transport, OSError, RuntimeError, ValueError) as error:
         status = status_of(error)
-        said = redact(_said(error), token)
+        said = _said(error, token)
         if status is None:
             reached = isinstance(error, ValueError)
             where = "" if reached else f" at {endpoint}"
@@ -101,7 +101,7 @@ def check_token(endpoint: str, token: str | None, namespace: str | None = None, 
     access = _mapping(_mapping(user.get("auth")).get("accessToken"))
     if access.get("role") == "read":
         raise HubError(f"the token of {plain(name)} may only read", hint=_WRITE)
-    if propose:
+    if propose or user.get("everyNamespace") is True:  # the embedded Hub's open user
         return target
     orgs = {str(org.get("name")): org for org in map(_mapping, user.get("orgs") or ())}
     if target != name and target not in orgs:
@@ -125,9 +125,9 @@ def _granted(access: Mapping[str, Any], namespace: str) -> bool:
     return False
 
 
-def _said(error: BaseException) -> str:
+def _said(error: BaseException, token: str | None) -> str:
     message = getattr(error, "server_message", None) or str(error) or type(error).__name__
-    return str(plain(message))
+    return plain(redact(str(message), token))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -161,7 +161,7 @@ def _run(
             _end(process)
     if code != 0:
         raise CheckError(
-            f"the card's lines of {repo_id} fail: {redact(_last(said), token)}",
+            f"the card's lines of {repo_id} fail: {_last(said, token)}",
             hint="the repository is there, but does not load as its card says",
         )
     pictures = sorted(folder.glob("*.png"))
@@ -180,11 +180,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _last(said: Path) -> str:
+def _last(said: Path, token: str | None) -> str:
+    """The last lines that a process said, as one."""
     with said.open("rb") as stream:
         stream.seek(max(0, said.stat().st_size - 16_384))
-        lines = [line.strip() for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
-    return plain(" | ".join(lines[-LINES:]) or "without a word", 600)
+        text = redact(stream.read().decode(errors="replace"), token)
+    lines = [plain(line) for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-LINES:]) or "without a word"
 
 
 def _sound(repo_id: str, picture: Path) -> tuple[int, int]:

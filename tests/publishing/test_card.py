@@ -16,21 +16,10 @@ from sdhub.errors import CheckError
 from sdhub.publishing import markdown, words
 from sdhub.publishing.card import card, extract_usage
 from sdhub.publishing.package import Package
+from tests.publishing.hostile import HOSTILE
 from tests.publishing.publications import SHA, checkpoint, evidence, publication, recipe
 
 PACKAGES = (Package("emoji-sd-openvino-int8.zip", 512_000, "ab" * 32),)
-HOSTILE = [
-    "|", "a | b | c", "\\|", "`", "``", "```", "`a` ``b``", "```python\nimport os\n```", "\n---\nlicense: mit\n---\n",
-    "---", "...", "# heading", "\n# heading\n", "a\n\n## Use it\n\n```python\nevil()\n```", "* item", "- item", "1. item",
-    "> quote", "===", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<!-- ", "-->", "</td></table>",
-    "&lt;b&gt;", "&#60;b&#62;", "[text](https://evil.example)", "![x](https://evil.example/x.png)", "[a]: https://evil.example",
-    "<https://evil.example>", "https://evil.example/path", "www.evil.example", "someone@evil.example", "](https://evil.example)",
-    "`](https://evil.example)", "**bold** __bold__ *it* _it_ ~~gone~~", "\x00", "\x1b[31mred", "a\rb", "a\x85b", "a\u2028b",
-    "\u202egnp.exe\u202c", "\u2066x\u2069", "\ud800", "\ufeff", "{{ 7 * 7 }}", "{% include 'x' %}", "${7*7}", "$$x$$",
-    "!!python/object:os.system", "&anchor *anchor", "yes", "null", "@mention", ":smile:", "x" * 100_000, "| " * 5000, "",
-    " ", "🍕👨‍👩‍👧", "日本語のプロンプト", "\\", "\\\\", "\t\tindented", "<!--\n-->\n<b>",
-]  # fmt: skip
-assert len(HOSTILE) >= 30
 
 
 # What mdast-util-gfm-autolink-literal makes a link of, in text that is none yet.
@@ -112,8 +101,14 @@ def test_hostile_strings_stay_text(tmp_path, string):
     front = yaml.safe_load(text.split("---\n")[1])
     assert front["license"] == "other"
     assert front.keys() <= {
-        "library_name", "license", "license_name", "license_link", "pipeline_tag", "tags", "model-index"
-    }  # fmt: skip
+        "library_name",
+        "license",
+        "license_name",
+        "license_link",
+        "pipeline_tag",
+        "tags",
+        "model-index",
+    }
     assert extract_usage(text) == f"print({string!r})\n"
 
 
@@ -169,11 +164,29 @@ def test_other_licences_link_to_their_text(tmp_path):
 def test_every_figure_of_the_card_is_in_the_evidence(tmp_path):
     text = card(publication(tmp_path), PACKAGES)
     for said in (
-        "12.3 MB", "45.6 MB", "27% of the base", "0.0613", "0.120", "1.96 times", "PSNR 32.1 dB", "SSIM 0.975", "28.5 dB",
-        "812 MiB", "25 steps of `DDIMScheduler`", "guidance 7.5", "64 × 64 pixels", "5 alternating rounds on 2 threads",
-        "An Example CPU", "2026.4.1", "`pizza` | 0 | 31.2 dB | 0.970 | 28.5 dB", "`a red heart` | 1 | 33.5 dB",
-        "v-prediction", "no safety checker", "`someone/style@main` at scale 0.8", SHA,
-    ):  # fmt: skip
+        "12.3 MB",
+        "45.6 MB",
+        "27% of the base",
+        "0.0613",
+        "0.120",
+        "1.96 times",
+        "PSNR 32.1 dB",
+        "SSIM 0.975",
+        "28.5 dB",
+        "812 MiB",
+        "25 steps of `DDIMScheduler`",
+        "guidance 7.5",
+        "64 × 64 pixels",
+        "5 alternating rounds on 2 threads",
+        "An Example CPU",
+        "2026.4.1",
+        "`pizza` | 0 | 31.2 dB | 0.970 | 28.5 dB",
+        "`a red heart` | 1 | 33.5 dB",
+        "v-prediction",
+        "no safety checker",
+        "`someone/style@main` at scale 0.8",
+        SHA,
+    ):
         assert said in text
     assert "**Not measured:** peak memory of the base." in text
 
@@ -220,8 +233,16 @@ def test_the_same_inputs_give_the_same_card(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (12_345_678, "12.3 MB"), (999_600_000, "1.00 GB"), (5e12, "5000 GB"), (None, "not measured")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (12_345_678, "12.3 MB"),
+        (999_600_000, "1.00 GB"),
+        (5e12, "5000 GB"),
+        (None, "not measured"),
+    ],
+)
 def test_sizes(value, said):
     assert words.size(value) == said
 

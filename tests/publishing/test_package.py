@@ -114,10 +114,30 @@ def _flagged(path: Path, flag: int) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
-        "../x", "a/../../x", "/etc/x", "//x", "a//b", "./x", "a/./b", "..", "C:/x", "c:x", "a\\b", "a/..\\x",
-        "a\x01b", "a\u202eb", "x" * 300, "a./b", "a /b", "con*", 'q"', "a?b", "a<b", "a|b",
+        "../x",
+        "a/../../x",
+        "/etc/x",
+        "//x",
+        "a//b",
+        "./x",
+        "a/./b",
+        "..",
+        "C:/x",
+        "c:x",
+        "a\\b",
+        "a/..\\x",
+        "a\x01b",
+        "a\u202eb",
+        "x" * 300,
+        "a./b",
+        "a /b",
+        "con*",
+        'q"',
+        "a?b",
+        "a<b",
+        "a|b",
     ],
-)  # fmt: skip
+)
 def test_names_that_leave_the_folder_are_refused(tmp_path, name):
     _refused(tmp_path, _zip(tmp_path / "x.zip", ("ok/good.txt", b"1"), (name, b"2")))
 

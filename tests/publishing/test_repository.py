@@ -45,9 +45,13 @@ def test_layout(assembled):
         names = zipped.namelist()
     assert names == sorted(names)
     assert {name.removeprefix("emoji-sd-openvino-int8/") for name in names} == {
-        "LICENSE.txt", "model_index.json", "recipe.json", "scheduler/scheduler_config.json",
-        "unet/openvino_model.bin", "unet/openvino_model.xml",
-    }  # fmt: skip
+        "LICENSE.txt",
+        "model_index.json",
+        "recipe.json",
+        "scheduler/scheduler_config.json",
+        "unet/openvino_model.bin",
+        "unet/openvino_model.xml",
+    }
 
 
 def test_the_manifest_lists_every_other_file(assembled):
