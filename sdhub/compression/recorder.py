@@ -1,0 +1,132 @@
+"""What calibration keeps of one layer's inputs, updated call by call in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sdhub.compression.rows import Rows, layer_rows
+from sdhub.errors import BuildError
+
+CHUNK = 4096  # rows of a Gram update at once
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """The inputs of one Linear or Conv2d. All tensors float32 on the CPU.
+
+    `absmax`, `mean_square`: (C,) over all `vectors` input vectors (tokens, or pixels before padding), C channels.
+    `tokens`: (T, K), rows drawn evenly from all calls: inputs of a Linear (K = C), unfolded patches of a Conv2d
+    in the order of its weight (K = C · kh · kw), so that `tokens @ weight.flatten(1).T` is what the layer gives
+    before its bias, if it has one group.
+    `gram`: the diagonal blocks, in order, of the sum of xxᵀ over `gram_rows` such rows; no block crosses the
+    groups of a convolution. None where it was not asked for.
+    """
+
+    absmax: Tensor
+    mean_square: Tensor
+    vectors: int
+    tokens: Tensor
+    gram: tuple[Tensor, ...] | None = None
+    gram_rows: int = 0
+
+
+class Recorder:
+    """Gathers `LayerStatistics` of one layer from its inputs.
+
+    `block`: the widest diagonal block of the Gram matrix, 0 for none; `gram_rows`: the most rows of a call that
+    enter it, None for all; `tokens`: rows of the sample; `seed` and `name` determine what is drawn.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layer: nn.Linear | nn.Conv2d,
+        *,
+        block: int = 0,
+        gram_rows: int | None = None,
+        tokens: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.name = name
+        self.layer = layer
+        self.vectors = 0
+        self._peaks: Tensor | None = None
+        self._squares: Tensor | None = None
+        self._gram: list[Tensor] = []
+        self._widths = block_widths(layer, block) if block else []
+        self._gram_limit, self._gram_rows = gram_rows, 0
+        self._sample: Tensor | None = None
+        self._keys = torch.empty(0, dtype=torch.float64)
+        self._tokens = tokens
+        # A stream per layer, so that a layer's sample does not depend on which others are recorded.
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def update(self, inputs: Tensor) -> None:
+        """Take in the inputs of one call. Raises BuildError if they are not finite."""
+        if inputs.numel() == 0:
+            return
+        rows = layer_rows(self.layer, inputs.detach())
+        self._count(rows.channels.float())
+        # The least keys of all calls are an even sample without replacement; those of a call, one of the call.
+        keys = torch.rand(rows.count, generator=self._generator, dtype=torch.float64)
+        order = keys.argsort(stable=True)
+        if self._widths:
+            self._add(rows, order[: self._gram_limit].to(inputs.device))
+        if self._tokens:
+            self._merge(rows, keys, order[: self._tokens])
+
+    def statistics(self) -> LayerStatistics:
+        """What was gathered; at least one call must have been."""
+        assert self._peaks is not None and self._squares is not None
+        columns = sum(block_widths(self.layer, CHUNK))
+        return LayerStatistics(
+            absmax=self._peaks.cpu(),
+            mean_square=(self._squares / self.vectors).float().cpu(),
+            vectors=self.vectors,
+            tokens=torch.empty(0, columns) if self._sample is None else self._sample.cpu(),
+            gram=tuple(block.cpu() for block in self._gram) or None,
+            gram_rows=self._gram_rows,
+        )
+
+    def _count(self, vectors: Tensor) -> None:
+        peaks = vectors.abs().amax(dim=0)
+        if not bool(torch.isfinite(peaks).all()):
+            raise BuildError(
+                f"the inputs of {self.name} are not finite", hint="run the pipeline in float32 or bfloat16"
+            )
+        squares = vectors.square().sum(dim=0, dtype=torch.float64)
+        self._peaks = peaks if self._peaks is None else torch.maximum(self._peaks, peaks)
+        self._squares = squares if self._squares is None else self._squares + squares
+        self.vectors += vectors.shape[0]
+
+    def _add(self, rows: Rows, index: Tensor) -> None:
+        for part in index.split(CHUNK):
+            taken = rows.take(part)
+            self._gram = self._gram or [taken.new_zeros(width, width) for width in self._widths]
+            for block, columns in zip(self._gram, taken.split(self._widths, dim=1), strict=True):
+                block.addmm_(columns.T, columns)
+        self._gram_rows += index.numel()
+
+    def _merge(self, rows: Rows, keys: Tensor, order: Tensor) -> None:
+        if self._keys.numel() == self._tokens:
+            order = order[keys[order] < self._keys[-1]]
+        if order.numel() == 0:
+            return
+        taken = rows.take(order.to(rows.channels.device))
+        merged = torch.cat([self._keys, keys[order]])
+        sample = taken if self._sample is None else torch.cat([self._sample, taken])
+        least = merged.argsort(stable=True)[: self._tokens]
+        self._keys, self._sample = merged[least], sample[least.to(sample.device)]
+
+
+def block_widths(layer: nn.Linear | nn.Conv2d, block: int) -> list[int]:
+    """Widths of the diagonal blocks of a layer's Gram matrix: as few as `block` allows, equal to within one."""
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    columns = int(layer.weight[0].numel())
+    pieces = -(-columns // block)
+    return [columns // pieces + (piece < columns % pieces) for piece in range(pieces)] * groups

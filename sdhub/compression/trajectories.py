@@ -1,0 +1,73 @@
+"""Driving a diffusers pipeline through seeded trajectories, for `calibration.collect`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+
+from sdhub.errors import UsageError
+
+Switch = Callable[[bool], None]
+Drive = Callable[[Switch], None]
+
+
+def trajectories(
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    guidance: float,
+    keep: Collection[int] | None = None,
+    size: tuple[int, int] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Drive:
+    """A drive for `collect`: each prompt with its seed, sampled by a diffusers pipeline, recorded at `keep`.
+
+    `keep`: step indices from 0 (see `spread`), None for all; a trajectory ends with the last of them, and nothing
+    is decoded. `size`: (width, height) in pixels, None for the pipeline's own. Initial latents come from a CPU
+    generator per prompt. `on_step(done, total)` is called after every step.
+    """
+    kept = frozenset(range(steps) if keep is None else keep)
+    if not kept or not kept <= set(range(steps)):
+        raise UsageError(f"steps {sorted(kept)} of a trajectory of {steps} steps", hint=f"0 to {steps - 1}")
+    if len(prompts) != len(seeds):
+        raise UsageError(f"{len(prompts)} prompts and {len(seeds)} seeds")
+    length = max(kept) + 1
+    shape = {"width": size[0], "height": size[1]} if size else {}
+
+    def drive(record: Switch) -> None:
+        pipe.set_progress_bar_config(disable=True)
+        for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+
+            def after(
+                running: Any, step: int, _: Any, tensors: dict[str, Any], done: int = number * length
+            ) -> Any:
+                record(step + 1 in kept)
+                running._interrupt = step + 1 >= length
+                if on_step:
+                    on_step(done + step + 1, len(prompts) * length)
+                return tensors
+
+            record(0 in kept)
+            pipe(
+                prompt,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=torch.Generator("cpu").manual_seed(seed),
+                output_type="latent",
+                callback_on_step_end=after,
+                **shape,
+            )
+            record(False)
+
+    return drive
+
+
+def spread(steps: int, count: int) -> tuple[int, ...]:
+    """`count` step indices spread evenly over 0 to `steps` - 1, first and last among them (one: the middle)."""
+    if count <= 1:
+        return (steps // 2,)
+    return tuple(sorted({round(index * (steps - 1) / (count - 1)) for index in range(min(count, steps))}))
