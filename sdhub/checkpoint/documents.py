@@ -10,7 +10,7 @@ from typing import Any
 from sdhub.errors import SourceError
 
 MAX_DEPTH = 32
-MAX_INTEGER = 2**63
+MAX_INTEGER = 10**40  # tokenizers write int(1e30) for "no limit"
 
 
 def shown(text: object, limit: int = 80) -> str:
@@ -20,7 +20,7 @@ def shown(text: object, limit: int = 80) -> str:
 
 
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
-    """A JSON object in UTF-8: no duplicate keys, finite 64-bit numbers, at most 32 levels deep.
+    """A JSON object in UTF-8: no duplicate keys, finite numbers, at most 32 levels deep.
 
     Raises SourceError that names `where`.
     """
@@ -70,7 +70,7 @@ def _check_values(document: Any, where: str) -> None:
         if isinstance(value, str):
             _check_text(value, where)
         elif isinstance(value, int) and abs(value) >= MAX_INTEGER:
-            raise SourceError(f"{where} holds an integer of more than 64 bits", hint="get the file again")
+            raise SourceError(f"{where} holds an integer of more than 40 digits", hint="get the file again")
         elif isinstance(value, dict):
             for key in value:
                 _check_text(key, where)

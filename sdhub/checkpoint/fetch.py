@@ -199,7 +199,9 @@ def _bytes_to(task: Task) -> Any:
 
     class Bytes(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self.counts = kwargs.get("unit") == "B"
+            # huggingface_hub 2 draws a second bar, of the bytes that really travel.
+            transfer = str(kwargs.get("name")).endswith(".transfer")
+            self.counts = kwargs.get("unit") == "B" and not transfer
             super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:

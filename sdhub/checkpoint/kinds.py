@@ -50,18 +50,16 @@ PARTS = (
     _kind(r"^(model\.diffusion_model\.|input_blocks\.|down_blocks\.)", "a UNet only"),
     _kind(r"^(text_model|transformer\.text_model|cond_stage_model|conditioner)\.", "a text encoder only"),
 )
-CONDITIONERS = ("cond_stage_model.", "conditioner.")
+COMPANIONS = ("first_stage_model.", "cond_stage_model.", "conditioner.")
 
 
 def refuse_part(header: Header, name: str) -> None:
-    """Raises UnsupportedError unless the file has a UNet, a VAE and a text encoder in the original layout."""
+    """Raises UnsupportedError unless the file has a UNet in the original layout and something to go with it."""
     keys = "\n".join(header.tensors)
     for kind in KINDS:
         if kind.pattern.search(keys):
             raise UnsupportedError(f"{shown(name)} is {kind.what}, no checkpoint", hint=kind.hint)
-    if all(_has(header, prefix) for prefix in ("model.diffusion_model.", "first_stage_model.")) and any(
-        _has(header, prefix) for prefix in CONDITIONERS
-    ):
+    if _has(header, "model.diffusion_model.") and any(_has(header, prefix) for prefix in COMPANIONS):
         return
     for part in (PARTS[1], PARTS[0], PARTS[2]):
         if part.pattern.search(keys):

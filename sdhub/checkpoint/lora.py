@@ -20,6 +20,7 @@ from sdhub.quiet import quiet
 USUAL = "pytorch_lora_weights.safetensors"
 ADAPTER = "lora_adapter_metadata"
 PATTERN = re.compile(r"\^?[\w.-]{1,300}\$?")
+MEGATRON = ("megatron_core", "megatron.core")  # peft's default, a module that it would import
 MAY_BE_TEXT = ("peft_type", "task_type", "bias", "base_model_name_or_path", "revision", "peft_version")
 
 
@@ -130,7 +131,6 @@ def _vet_setting(key: str, value: Any, where: str) -> None:
     if key == "use_dora" and value:
         raise UnsupportedError(f"{where} is a DoRA", hint="only plain LoRAs can be fused (--lora)")
     names = list(value) if isinstance(value, dict | list) else []
-    if (isinstance(value, str) and key not in MAY_BE_TEXT) or not all(
-        isinstance(name, str) and PATTERN.fullmatch(name) for name in names
-    ):
+    text = isinstance(value, str) and key not in MAY_BE_TEXT and (key, value) != MEGATRON
+    if text or not all(isinstance(name, str) and PATTERN.fullmatch(name) for name in names):
         raise UnsafeError(f"{where}: {ADAPTER} sets {shown(key)} to what no LoRA needs", hint="use another file")

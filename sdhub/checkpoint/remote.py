@@ -148,6 +148,11 @@ def telling(what: str) -> Iterator[None]:
         ) from None
     except (errors.HFValidationError, errors.FileMetadataError) as error:
         raise HubError(f"the Hub's answer about {what} is of no use ({type(error).__name__})") from None
+    except OSError as error:
+        raise HubError(
+            f"{what} could not be stored ({error.strerror or type(error).__name__})",
+            hint="is there room, and may the cache (HF_HOME) be written to?",
+        ) from None
 
 
 def _answer(what: str, error: Any) -> HubError:

@@ -88,7 +88,7 @@ def vet_config(document: Mapping[str, Any], where: str) -> None:
             _vet_implementation(key, value, where)
         if key == "transformers_weights" and value:
             raise UnsafeError(f"{where} names its own weight file ({key})", hint=PLAIN)
-        if key.startswith("__"):
+        if key.startswith("__") and key.endswith("__"):
             raise UnsafeError(f"{where} sets {shown(key)}, a name of Python's own", hint=PLAIN)
         if key == "quantization_config" and value:
             raise UnsupportedError(

@@ -220,6 +220,19 @@ def test_harmless_settings_pass() -> None:
     )
 
 
+def test_tokenizers_as_they_are_published(tmp_path: Path) -> None:
+    """Stable Diffusion 1.5 has `__type`, many a fine-tune int(1e30) for a text of any length."""
+    config = {
+        "bos_token": {"__type": "AddedToken", "content": "<|startoftext|>", "lstrip": False},
+        "model_max_length": int(1e30),
+        "name_or_path": "/home/someone/tokenizer",
+        "special_tokens_map_file": "./special_tokens_map.json",
+        "tokenizer_class": "CLIPTokenizer",
+    }
+    write(skeleton(tmp_path) / "tokenizer" / "tokenizer_config.json", config)
+    assert look(tmp_path).component("tokenizer").config == config
+
+
 def test_pickles_beside_safetensors_are_not_read(tmp_path: Path) -> None:
     skeleton(tmp_path)
     write(tmp_path / "unet" / "diffusion_pytorch_model.bin", b"\x80")

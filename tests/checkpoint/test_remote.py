@@ -1,0 +1,258 @@
+"""Sources on a Hub: the real client against the embedded Hub, watched by a proxy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import HfApi, constants
+
+from sdhub.checkpoint.checkpoint import Source
+from sdhub.checkpoint.fetch import fetch, fingerprint
+from sdhub.checkpoint.inspect import inspect
+from sdhub.checkpoint.source import parse_source
+from sdhub.demo import emoji_sd
+from sdhub.endpoint import embedded
+from sdhub.errors import HubError, SourceError, UnsafeError, UnsupportedError
+from sdhub.progress import Progress, Task
+from tests.checkpoint.tiny import safetensors_bytes, skeleton, write
+from tests.checkpoint.watching import Watch, watching
+
+TOKEN = "hf_secret_of_the_tests"
+LORA = {
+    "unet.mid_block.attentions.0.proj_in.lora_A.weight": ("F32", (2, 4)),
+    "unet.mid_block.attentions.0.proj_in.lora_B.weight": ("F32", (4, 2)),
+}
+
+
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with embedded(tmp_path_factory.mktemp("hub")) as url:
+        api = HfApi(url, token=TOKEN)
+        folder = Path(shutil.copytree(emoji_sd(), tmp_path_factory.mktemp("demo") / "m"))
+        write(folder / "LICENSE", "the licence")
+        write(folder / "unet" / "diffusion_pytorch_model.bin", b"\x80 never read")
+        write(folder / "big.ckpt", b"\x80 never read")
+        upload(api, "org/emoji-sd", folder)
+        yield url
+
+
+def upload(api: HfApi, repo_id: str, folder: Path, **settings: Any) -> str:
+    api.create_repo(repo_id, exist_ok=True, **settings)
+    return str(api.upload_folder(repo_id=repo_id, folder_path=folder).oid)
+
+
+@pytest.fixture
+def hub(upstream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with watching(upstream) as watch:
+        yield watch
+
+
+@pytest.fixture
+def api(upstream: str) -> HfApi:
+    return HfApi(upstream, token=TOKEN)
+
+
+def look(hub: Watch, text: str, **settings: Any) -> Any:
+    return inspect(parse_source(text, **settings), endpoint=hub.url, token=TOKEN)
+
+
+def test_inspecting_downloads_no_weight(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    found = look(hub, "org/emoji-sd")
+    here = inspect(parse_source("demo"))
+    assert found.sha == api.model_info("org/emoji-sd").sha
+    assert (found.id, found.name) == ("org/emoji-sd", "emoji-sd")
+    assert (found.components, found.family, found.traits) == (here.components, here.family, here.traits)
+    assert (found.license.id, found.license.file) == ("apache-2.0", "LICENSE")
+    assert (found.prompts, found.steps, found.size) == (here.prompts, here.steps, here.size)
+    assert set(found.files) == {*here.files, "LICENSE"}
+    assert found.sizes["unet/config.json"] == (emoji_sd() / "unet/config.json").stat().st_size
+    assert not found.private and not found.gated
+    for path in found.component("unet").files:
+        calls = hub.of(path)
+        header = int.from_bytes((emoji_sd() / path).read_bytes()[:8], "little")
+        assert [(call.range, call.bytes, call.status) for call in calls] == [
+            ("bytes=0-7", 8, 206),
+            (f"bytes=8-{header + 7}", header, 206),
+        ]
+    assert sum(call.bytes for call in hub.calls) < 200_000
+    assert not hub.of(".bin") and not hub.of(".ckpt") and not hub.of("README.md")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_server_without_ranges_is_read_no_further_than_needed(hub: Watch) -> None:
+    hub.ignore_ranges = True
+    assert look(hub, "org/emoji-sd").component("unet").parameters == 16_717_060
+
+
+class Counted(Progress):
+    def __init__(self) -> None:
+        self.bytes = 0.0
+
+    def task(self, label: str, total: float | None = None, unit: str = "") -> Any:
+        from contextlib import nullcontext
+
+        outer = self
+
+        class Count(Task):
+            def advance(self, amount: float = 1.0) -> None:
+                outer.bytes += amount
+
+        return nullcontext(Count())
+
+
+def test_fetching_brings_exactly_the_files(hub: Watch, upstream: str) -> None:
+    found = look(hub, "org/emoji-sd")
+    progress = Counted()
+    folder = fetch(found, endpoint=upstream, token=TOKEN, progress=progress)
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert there == set(found.files)
+    weights = sum(size for path, size in found.sizes.items() if path.endswith(".safetensors"))
+    assert weights <= progress.bytes <= sum(found.sizes.values())
+    for path in there - {"LICENSE"}:
+        assert (folder / path).read_bytes() == (emoji_sd() / path).read_bytes()
+    again = inspect(Source("folder", str(folder)))
+    assert again.components == found.components
+
+
+def test_the_revision_is_pinned(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    first = upload(api, "org/pinned", skeleton(tmp_path / "a"))
+    before = look(hub, "org/pinned")
+    second = upload(api, "org/pinned", write(tmp_path / "b" / "vae" / "config.json", {"new": 1}).parents[1])
+    assert before.sha == first != second == look(hub, "org/pinned").sha
+    assert fingerprint(before) != fingerprint(look(hub, "org/pinned"))
+    assert fingerprint(before) == fingerprint(look(hub, f"org/pinned@{first}"))
+    folder = fetch(before, endpoint=hub.url, token=TOKEN)
+    assert "new" not in (folder / "vae" / "config.json").read_text()
+    api.create_tag("org/pinned", tag="v1", revision=first)
+    assert look(hub, "org/pinned@v1").sha == first
+
+
+def test_variant_and_shards(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    root = skeleton(tmp_path)
+    (root / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    write(root / "unet" / "a[1].safetensors", safetensors_bytes({"w": ("F16", (4,))}))
+    write(
+        root / "unet" / "diffusion_pytorch_model.safetensors.index.fp16.json",
+        {"weight_map": {"w": "a[1].safetensors"}},
+    )
+    upload(api, "org/sharded", root)
+    found = look(hub, "org/sharded")
+    assert found.component("unet").files == ("unet/a[1].safetensors",)
+    folder = fetch(found, endpoint=hub.url, token=TOKEN)
+    assert (folder / "unet" / "a[1].safetensors").is_file()
+
+
+def test_unsafe_repositories(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    root = skeleton(tmp_path / "pickle")
+    (root / "unet/diffusion_pytorch_model.safetensors").rename(root / "unet/diffusion_pytorch_model.bin")
+    upload(api, "org/pickle", root)
+    with pytest.raises(UnsafeError, match="pickle only"):
+        look(hub, "org/pickle")
+    root = skeleton(tmp_path / "pointer")
+    write(root / "unet/diffusion_pytorch_model.safetensors", b"\xff" * 100)
+    upload(api, "org/broken", root)
+    with pytest.raises(SourceError, match="100 MB"):
+        look(hub, "org/broken")
+
+
+def test_repositories_that_are_no_checkpoint(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    for name, file, hint in (
+        ("single", "model.safetensors", "name the file"),
+        ("lora", "pytorch_lora_weights.safetensors", "--lora"),
+        ("variant", "openvino_model.xml", "OpenVINO variant"),
+    ):
+        upload(api, f"org/{name}", write(tmp_path / name / file, "x").parent)
+        with pytest.raises(SourceError, match=r"no model_index\.json") as caught:
+            look(hub, f"org/{name}")
+        assert hint in caught.value.hint
+    upload(api, "org/kandinsky", skeleton(tmp_path / "k", "KandinskyPipeline"))
+    hub.calls.clear()
+    with pytest.raises(UnsupportedError, match="KandinskyPipeline"):
+        look(hub, "org/kandinsky")
+    assert not hub.of(".safetensors") and not hub.of("config.json")
+
+
+def test_loras_on_the_hub(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    content = safetensors_bytes(LORA)
+    sha = upload(api, "org/one-lora", write(tmp_path / "1" / "any.safetensors", content).parent)
+    found = look(hub, "demo", loras=["org/one-lora:0.7"])
+    (lora,) = found.loras
+    assert (lora.ref, lora.sha, lora.file, lora.scale, lora.bytes) == (
+        "org/one-lora",
+        sha,
+        "any.safetensors",
+        0.7,
+        len(content),
+    )
+    assert all(call.bytes < len(content) for call in hub.of("any.safetensors"))
+    fetch(found, endpoint=hub.url, token=TOKEN)
+    marks = {fingerprint(look(hub, "demo", loras=each)) for each in ([], ["org/one-lora:0.7"], ["org/one-lora"])}
+    assert len(marks) == 3
+    write(tmp_path / "2" / "a.safetensors", content)
+    upload(api, "org/two-loras", write(tmp_path / "2" / "b.safetensors", content).parent)
+    with pytest.raises(SourceError, match="has 2 files"):
+        look(hub, "demo", loras=["org/two-loras"])
+    upload(api, "org/pickled-lora", write(tmp_path / "3" / "pytorch_lora_weights.bin", b"\x80").parent)
+    with pytest.raises(UnsafeError, match="pickle"):
+        look(hub, "demo", loras=["org/pickled-lora"])
+
+
+def refused(hub: Watch, kind: type[Exception], said: str, hint: str, text: str = "org/emoji-sd") -> None:
+    with pytest.raises(kind, match=said) as caught:
+        look(hub, text)
+    error: Any = caught.value
+    assert hint in error.hint
+    assert (
+        error.message.isprintable() and TOKEN not in f"{error.message} {error.hint}" and "<b>" not in error.message
+    )
+
+
+def test_what_is_not_there(hub: Watch) -> None:
+    refused(hub, SourceError, "no model org/missing", "HF_TOKEN", "org/missing")
+    refused(hub, SourceError, "no such revision", "a branch", "org/emoji-sd@missing")
+    refused(hub, SourceError, "no such revision", "a branch", f"org/emoji-sd@{'0' * 40}")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "said", "hint"),
+    [
+        (401, "RepoNotFound", SourceError, "shows no model", "HF_TOKEN"),
+        (401, "", HubError, "does not let this token", "HF_TOKEN"),
+        (403, "", HubError, "does not let this token", "hf auth login"),
+        (403, "GatedRepo", HubError, "gated", "accept"),
+        (404, "RepoNotFound", SourceError, "shows no model", "spelling"),
+        (418, "", HubError, "answered 418", "later"),
+    ],
+)
+def test_answers_of_the_hub(
+    hub: Watch, status: int, code: str, kind: type[Exception], said: str, hint: str
+) -> None:
+    hub.answers["/api/models/org/emoji-sd"] = (status, code)
+    refused(hub, kind, said, hint)
+
+
+def test_files_of_a_gated_repository(hub: Watch) -> None:
+    hub.answers["/model_index.json"] = (403, "GatedRepo")
+    refused(hub, HubError, "gated", "accept them on the page of org/emoji-sd")
+    hub.answers.clear()
+    hub.answers["/unet/diffusion_pytorch_model.safetensors"] = (403, "GatedRepo")
+    refused(hub, HubError, "gated", "accept them on the page of org/emoji-sd")
+
+
+def test_no_hub_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(HubError, match="could not be reached") as caught:
+        inspect(parse_source("org/name"), endpoint="http://127.0.0.1:9", token=TOKEN)
+    assert TOKEN not in caught.value.message
+
+
+def test_private_repositories(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    upload(api, "org/private", skeleton(tmp_path), private=True)
+    assert look(hub, "org/private").private
+    with pytest.raises((SourceError, HubError)):
+        inspect(parse_source("org/private"), endpoint=hub.url, token="")
