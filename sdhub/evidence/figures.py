@@ -43,7 +43,8 @@ def contact_sheet(
     sheet = _Sheet(len(base), base[0].image.shape)
     picture = Image.new("RGB", (sheet.width, sheet.height), PAPER)
     canvas = ImageDraw.Draw(picture)
-    canvas.text((MARGIN, MARGIN), drawable(title), INK, font=_font(TITLE_SIZE))
+    for line in _wrap(drawable(title), sheet.width - 2 * MARGIN, _font(TITLE_SIZE), 1):
+        canvas.text((MARGIN, MARGIN), line, INK, font=_font(TITLE_SIZE))
     for number, (first, second, row) in enumerate(zip(base, variant, rows, strict=True)):
         left, top = sheet.place(number)
         if number % COLUMNS == 0:

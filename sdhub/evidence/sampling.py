@@ -64,10 +64,11 @@ def parse_sampling(document: Mapping[str, Any]) -> Sampling:
 def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int], None] | None = None) -> Sample:
     """One picture by any pipeline of diffusers' calling convention.
 
-    The initial latents are drawn in float32 by a CPU generator of the prompt's seed, whatever the pipeline computes
-    in, so that any two pipelines of one checkpoint start alike; a float32 pipeline that is given just such a
-    generator draws the same. `on_step` is called after every step with its number, from 0. Raises EvidenceError
-    where the picture is not finite or was blacked out by a safety checker.
+    The initial latents are drawn in float32 by a CPU generator of the prompt's seed, whatever the pipeline
+    computes in, so that any two pipelines of one checkpoint start alike; a float32 pipeline that is given just
+    such a generator draws the same. `on_step` is called after every step with its number, from 0.
+
+    Raises EvidenceError where the picture is not finite or was blacked out by a safety checker.
     """
     import numpy as np
     import torch
