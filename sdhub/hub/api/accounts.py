@@ -38,6 +38,7 @@ def whoami(call: Call) -> Response:
             "periodEnd": None,
             "avatarUrl": "",
             "orgs": [_org(name, role) for name in orgs],
+            "everyNamespace": caller.everything,
             "auth": {
                 "type": "access_token",
                 "accessToken": {"displayName": "token", "role": role, "createdAt": "2026-01-01T00:00:00.000Z"},

@@ -153,7 +153,7 @@ def _facts(data: dict[str, Any]) -> list[tuple[str, list[str]]]:
     rows = [
         ("Licence", licences),
         ("Base model", texts(data.get("base_model"))),
-        ("Made by", texts(data.get("base_model_relation"))),
+        ("Relation", texts(data.get("base_model_relation"))),
         ("Library", texts(data.get("library_name"))),
         ("Task", texts(data.get("pipeline_tag"))),
         ("Language", texts(data.get("language"))),

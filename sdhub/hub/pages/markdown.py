@@ -129,6 +129,8 @@ def _rewrite(tokens: Sequence[Token], place: Place | None) -> None:
     for index, token in enumerate(tokens):
         if token.type == "heading_open":
             token.attrSet("id", _anchor(tokens[index + 1].content, names))
+        if token.type in {"th_open", "td_open"} and token.attrGet("style"):
+            token.attrs = {"class": str(token.attrGet("style")).removeprefix("text-align:")}
         if token.children:
             token.children = [_inline(child, place) for child in token.children]
 

@@ -70,7 +70,8 @@ def open_discussion(
     )
     if pull:
         create_ref(connection, repo.id, Ref("pr", str(num), branch.oid))
-    add_comment(connection, repo, num, author, text)
+    if text.strip():
+        add_comment(connection, repo, num, author, text)
     return get_discussion(connection, repo, num)
 
 
