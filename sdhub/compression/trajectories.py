@@ -68,6 +68,7 @@ def trajectories(
 
 def spread(steps: int, count: int) -> tuple[int, ...]:
     """`count` step indices spread evenly over 0 to `steps` - 1, first and last among them (one: the middle)."""
+    count = min(count, steps)
     if count <= 1:
         return (steps // 2,)
-    return tuple(sorted({round(index * (steps - 1) / (count - 1)) for index in range(min(count, steps))}))
+    return tuple(round(index * (steps - 1) / (count - 1)) for index in range(count))
