@@ -272,10 +272,11 @@ def _searched(sums: _Sums, targets: Floats) -> Ints:
     """`searchsorted` row by row. Values lie in [-1, 1], so that rows lifted by 4 each are one sorted array."""
     rows, width = sums.values.shape
     if rows == 1:
-        return np.searchsorted(sums.values[0], targets[0])[None]
+        return np.asarray(np.searchsorted(sums.values[0], targets[0])[None], np.intp)
     lift = 4.0 * np.arange(rows)[:, None]
     found = np.searchsorted((sums.values + lift).ravel(), (targets + lift).ravel())
-    return np.asarray(found.reshape(targets.shape) - width * np.arange(rows)[:, None], dtype=np.intp)
+    below = width * np.arange(rows)[:, None]
+    return np.asarray(found.reshape(targets.shape) - below)
 
 
 def _sums(values: Floats, weights: Floats, counts: Ints) -> _Sums:

@@ -1,0 +1,195 @@
+"""Integer grids: weight = scale · (code - zero point), per tensor, per output channel, or per group of inputs.
+
+Weights are seen as (N, K): output channels times flattened inputs, as in ONNX's DequantizeLinear and in OpenVINO's
+compressed weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sdhub.errors import UsageError
+
+SMALLEST = 0.4  # of the range, the most that the search clips to
+REFITS = 2
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A weight of N output channels and K flattened inputs on integer grids.
+
+    `codes`: the weight's shape; int8 in [-2^(bits-1), 2^(bits-1) - 1] where symmetric, else uint8 in
+    [0, 2^bits - 1]. `scale`: float32 (N, K / `group_size`), or (1, 1) per tensor. `zero_point`: float32 of the
+    shape of `scale`, None where symmetric. `group_size`: inputs that share a scale, in the order of K.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    bits: int
+    group_size: int
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight that the grid stands for."""
+        grouped = _grouped(self.codes.float(), self.group_size)
+        zero = 0.0 if self.zero_point is None else self.zero_point[..., None]
+        return ((grouped - zero) * self.scale[..., None]).view(self.codes.shape).to(dtype)
+
+
+def quantize(
+    weight: Tensor,
+    bits: int,
+    *,
+    symmetric: bool = False,
+    per: Literal["tensor", "channel"] = "channel",
+    group_size: int | None = None,
+    integer_zero: bool = True,
+    search: int = 0,
+    importance: Tensor | None = None,
+) -> Grid:
+    """Round to the nearest point of integer grids.
+
+    `weight`: (N, ...), floating point. `bits`: 2 to 8. `per`: what has a scale of its own; with `group_size`, every
+    run of so many flattened inputs of every channel, a divisor of K. `symmetric`: the scale is the absmax divided
+    by 2^(bits-1) - 1; else the grid spans the least and the greatest weight and holds 0, with a whole zero point
+    among the codes (`integer_zero` False: any zero point, and 0 need not be on the grid). `search`: so many
+    narrower ranges are tried, down to 0.4 of the whole, and scales refitted; the one of least squared error is
+    kept. `importance`: not negative, of the weight's shape or (K,), weighs that error; without `search` it does
+    nothing.
+
+    Raises UsageError for a width or group that is not offered and for infinite or NaN weights.
+    """
+    size = _check(weight, bits, per, group_size)
+    flat = weight.detach().cpu().float().reshape(1 if per == "tensor" else weight.shape[0], -1)
+    values = _grouped(flat, size)
+    mass = None if importance is None else _grouped(_spread(importance, weight).reshape(flat.shape), size)
+    rule: Rule = _symmetric if symmetric else _integer if integer_zero else _free
+    span = code_range(bits, symmetric)
+    scale, zero = _searched(values, mass, span, rule, search) if search > 0 else rule(values, span, 1.0)
+    codes = _codes(values, scale, zero, span).view(weight.shape)
+    shape = (values.shape[0], values.shape[1])
+    return Grid(
+        codes.to(torch.int8 if symmetric else torch.uint8),
+        scale.view(shape),
+        None if symmetric else zero.view(shape),
+        bits,
+        weight[0].numel() if per == "tensor" and weight.shape[0] else size,
+    )
+
+
+def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
+    """The least and the greatest code."""
+    half = 1 << (bits - 1)
+    return (-half, half - 1) if symmetric else (0, 2 * half - 1)
+
+
+Span = tuple[int, int]
+Rule = Callable[[Tensor, Span, float], tuple[Tensor, Tensor]]
+
+
+def _symmetric(values: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
+    low, high = _range(values)
+    scale = _positive(torch.maximum(-low, high) * shrink / max(span[1], 1))
+    return scale, torch.zeros_like(scale)
+
+
+def _integer(values: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
+    low, high = _range(values)
+    low, high = low.clamp_max(0) * shrink, high.clamp_min(0) * shrink
+    scale = _positive((high - low) / span[1])
+    return scale, (-low / scale).round()
+
+
+def _free(values: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
+    low, high = _range(values)
+    middle, half = (low + high) / 2, (high - low) / 2 * shrink
+    scale = _positive(torch.where(half > 0, 2 * half, middle.abs()) / span[1])
+    # A constant group is its one value: the first or the last code.
+    constant = torch.where(middle < 0, float(span[1]), 0.0)
+    return scale, torch.where(half > 0, (half - middle) / scale, constant)
+
+
+def _searched(values: Tensor, mass: Tensor | None, span: Span, rule: Rule, steps: int) -> tuple[Tensor, Tensor]:
+    scale, zero = rule(values, span, 1.0)
+    error = _error(values, mass, scale, zero, span)
+    for step in range(steps + 1):
+        trial, trial_zero = rule(values, span, 1.0 - (1.0 - SMALLEST) * step / steps)
+        for _ in range(REFITS + 1):
+            trial_error = _error(values, mass, trial, trial_zero, span)
+            better = trial_error < error
+            scale, zero = torch.where(better, trial, scale), torch.where(better, trial_zero, zero)
+            error = torch.where(better, trial_error, error)
+            trial = _refitted(values, mass, trial, trial_zero, span)
+    return scale, zero
+
+
+def _refitted(values: Tensor, mass: Tensor | None, scale: Tensor, zero: Tensor, span: Span) -> Tensor:
+    """The scale of least squared error for the codes that `scale` gives."""
+    steps = _codes(values, scale, zero, span) - zero
+    weighted = steps if mass is None else steps * mass
+    energy = (weighted * steps).sum(-1, keepdim=True)
+    fitted = (weighted * values).sum(-1, keepdim=True) / energy
+    return torch.where((energy > 0) & (fitted > 0) & torch.isfinite(fitted), fitted, scale)
+
+
+def _error(values: Tensor, mass: Tensor | None, scale: Tensor, zero: Tensor, span: Span) -> Tensor:
+    off = ((_codes(values, scale, zero, span) - zero) * scale - values).square()
+    return (off if mass is None else off * mass).sum(-1, keepdim=True)
+
+
+def _codes(values: Tensor, scale: Tensor, zero: Tensor, span: Span) -> Tensor:
+    """Codes as float32."""
+    return (values / scale + zero).round().clamp(*span)
+
+
+def _positive(scale: Tensor) -> Tensor:
+    return torch.where(scale > 0, scale, 1.0)
+
+
+def _range(values: Tensor) -> tuple[Tensor, Tensor]:
+    if values.numel() == 0:
+        nothing = values.sum(-1, keepdim=True)
+        return nothing, nothing
+    return values.amin(dim=-1, keepdim=True), values.amax(dim=-1, keepdim=True)
+
+
+def _grouped(flat: Tensor, size: int) -> Tensor:
+    """(N, K / size, size) of (N, ...); per tensor, `size` is that of all."""
+    rows = flat.shape[0]
+    return flat.reshape(rows, -1, size) if flat.numel() else flat.reshape(rows, 0, size)
+
+
+def _spread(importance: Tensor, weight: Tensor) -> Tensor:
+    mass = importance.detach().cpu().float()
+    if weight.shape[0] and mass.ndim == 1 and mass.shape[0] == weight[0].numel():
+        mass = mass.expand(weight.shape[0], -1).reshape(weight.shape)
+    if mass.shape != weight.shape:
+        raise UsageError(f"importance of shape {tuple(importance.shape)} for a weight {tuple(weight.shape)}")
+    if not (bool(torch.isfinite(mass).all()) and bool((mass >= 0).all())):
+        raise UsageError("importance has negative, infinite or NaN values")
+    return mass
+
+
+def _check(weight: Tensor, bits: int, per: str, group_size: int | None) -> int:
+    """The group size in columns."""
+    if not weight.is_floating_point() or weight.ndim == 0:
+        raise UsageError(f"a weight of type {weight.dtype} and shape {tuple(weight.shape)} has no grid")
+    if not 2 <= bits <= 8:
+        raise UsageError(f"a grid of {bits} bits", hint="2 to 8")
+    wrong = weight.numel() - int(torch.isfinite(weight).sum())
+    if wrong:
+        raise UsageError(f"a weight of shape {tuple(weight.shape)} has {wrong} infinite or NaN values")
+    if per == "tensor":
+        if group_size is not None:
+            raise UsageError("groups of inputs with one scale per tensor", hint='per="channel"')
+        return max(weight.numel(), 1)
+    columns = int(weight[0].numel()) if weight.shape[0] else 0
+    size = max(columns, 1) if group_size is None else group_size
+    if size < 1 or columns % size:
+        raise UsageError(f"groups of {size} inputs in {columns}", hint="a divisor of the flattened inputs")
+    return size

@@ -1,0 +1,83 @@
+"""Gram matrices of layer inputs: H = Σ xxᵀ over rows x of K inputs, as diagonal blocks.
+
+A matrix is one block; a layer too wide for that has several, in order, which together are K wide, as
+`calibration.LayerStatistics.gram` gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from sdhub.errors import UsageError
+
+Gram: TypeAlias = "Tensor | Sequence[Tensor]"
+
+RAISES = 4  # times that a damping too small is raised tenfold
+
+
+def gram_of(rows: Tensor, block: int | None = None) -> tuple[Tensor, ...]:
+    """Blocks, at most `block` wide (None: one), of the Gram matrix of `rows` (T, K), float32."""
+    columns = rows.float().split(block or max(rows.shape[1], 1), dim=1)
+    return tuple(part.T @ part for part in columns)
+
+
+def blocks_of(gram: Gram, columns: int) -> tuple[Tensor, ...]:
+    """The blocks of `gram`. Raises UsageError if they are not square, finite and `columns` wide together."""
+    blocks = (gram,) if isinstance(gram, Tensor) else tuple(gram)
+    for block in blocks:
+        if block.ndim != 2 or block.shape[0] != block.shape[1]:
+            raise UsageError(f"a Gram matrix of shape {tuple(block.shape)} is not square")
+        if not bool(torch.isfinite(block.diagonal()).all()) or bool((block.diagonal() < 0).any()):
+            raise UsageError("a Gram matrix has a negative, infinite or NaN diagonal")
+    width = sum(block.shape[0] for block in blocks)
+    if width != columns:
+        raise UsageError(f"a Gram matrix {width} wide for a weight of {columns} flattened inputs")
+    return blocks
+
+
+def divided(gram: Gram, width: int) -> tuple[Tensor, ...]:
+    """Diagonal blocks at most `width` wide of each block of `gram`: faster, and blind to what lies outside."""
+    blocks = (gram,) if isinstance(gram, Tensor) else tuple(gram)
+    return tuple(
+        block[start : start + width, start : start + width]
+        for block in blocks
+        for start in range(0, block.shape[0], width)
+    )
+
+
+def damped(block: Tensor, damping: float) -> Tensor:
+    """A float32 copy with `damping` times the mean of its diagonal added to the diagonal; inputs that are always 0
+    get the mean itself, so that the matrix is positive definite.
+    """
+    result = block.detach().cpu().to(torch.float32, copy=True)
+    diagonal = result.diagonal()
+    mean = float(diagonal.double().mean()) if len(diagonal) else 0.0
+    if mean <= 0:
+        return result.fill_diagonal_(1.0)
+    diagonal.add_(torch.where(diagonal > 0, damping * mean, mean))
+    return result
+
+
+def factor(block: Tensor) -> Tensor:
+    """The Cholesky factor L of H = L Lᵀ, float32 lower triangular.
+
+    Where float32 is too coarse it is computed in float64, then with the diagonal raised by a millionth of its mean,
+    and up to four times tenfold that. Raises UsageError for a matrix that is not positive semidefinite.
+    """
+    lower, failed = torch.linalg.cholesky_ex(block)
+    if not int(failed):
+        return lower
+    exact = block.double()
+    step = 1e-6 * float(exact.diagonal().mean())
+    for attempt in range(RAISES + 1):
+        lower, failed = torch.linalg.cholesky_ex(exact)
+        if not int(failed):
+            return lower.float()
+        exact.diagonal().add_(step * 10**attempt)
+    raise UsageError(
+        f"a Gram matrix of width {block.shape[0]} is not positive semidefinite", hint="calibrate on more tokens"
+    )
