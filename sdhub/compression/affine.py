@@ -54,9 +54,9 @@ def quantize(
 ) -> Grid:
     """Round to the nearest point of integer grids.
 
-    `weight`: (N, ...), floating point. `bits`: 2 to 8. `per`: what has a scale of its own; with `group_size`, every
-    run of so many flattened inputs of every channel, a divisor of K. `symmetric`: the scale is the absmax divided
-    by 2^(bits-1) - 1; else the grid spans the least and the greatest weight and holds 0, with a whole zero point
+    `weight`: (N, ...), floating point. `bits`: 2 to 8. `per`: what has a scale of its own; with `group_size` each
+    run of so many flattened inputs of each channel, a divisor of K. `symmetric`: the scale is the absmax over
+    2^(bits-1) - 1; else the grid spans the least and the greatest weight and holds 0, with a whole zero point
     among the codes (`integer_zero` False: any zero point, and 0 need not be on the grid). `search`: so many
     narrower ranges are tried, down to 0.4 of the whole, and scales refitted; the one of least squared error is
     kept. `importance`: not negative, of the weight's shape or (K,), weighs that error; without `search` it does
@@ -187,7 +187,7 @@ def _check(weight: Tensor, bits: int, per: str, group_size: int | None) -> int:
     if per == "tensor":
         if group_size is not None:
             raise UsageError("groups of inputs with one scale per tensor", hint='per="channel"')
-        return max(weight.numel(), 1)
+        return max(int(weight.numel()), 1)
     columns = int(weight[0].numel()) if weight.shape[0] else 0
     size = max(columns, 1) if group_size is None else group_size
     if size < 1 or columns % size:

@@ -65,8 +65,8 @@ def damped(block: Tensor, damping: float) -> Tensor:
 def factor(block: Tensor) -> Tensor:
     """The Cholesky factor L of H = L Lᵀ, float32 lower triangular.
 
-    Where float32 is too coarse it is computed in float64, then with the diagonal raised by a millionth of its mean,
-    and up to four times tenfold that. Raises UsageError for a matrix that is not positive semidefinite.
+    Where float32 is too coarse it is computed in float64, then with the diagonal raised by a millionth of its
+    mean, and up to four times tenfold that. Raises UsageError for a matrix that is not positive semidefinite.
     """
     lower, failed = torch.linalg.cholesky_ex(block)
     if not int(failed):

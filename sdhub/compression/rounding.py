@@ -1,7 +1,8 @@
 """Error-compensated rounding to any palette or grid (GPTQ, Frantar et al. 2022).
 
 The weights of a row are chosen so that the layer's outputs change least, ‖X(Ŵ − W)ᵀ‖² = tr E H Eᵀ with E = W − Ŵ
-and the Gram matrix H = XᵀX: column after column, each on the target that makes up for errors made before. With H = L Lᵀ the target of column i is w_i + Σ_j>i (L_ji / L_ii) e_j when columns are taken from the last to the
+and the Gram matrix H = XᵀX: column after column, each on the target that makes up for errors made before.
+With H = L Lᵀ the target of column i is w_i + Σ_j>i (L_ji / L_ii) e_j when columns are taken from the last to the
 first. That is GPTQ as Babai's nearest plane (Chen et al. 2025): it needs one Cholesky factor and no inverse.
 Afterwards single weights may be chosen anew, given all others (coordinate descent).
 """
