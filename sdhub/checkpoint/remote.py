@@ -117,6 +117,7 @@ def telling(what: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     network: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2
+    xet: type[Exception] = getattr(errors, "XetDownloadError", TimeoutError)
     try:
         yield
     except errors.GatedRepoError:
@@ -142,7 +143,7 @@ def telling(what: str) -> Iterator[None]:
         raise SourceError(f"{what} is not on the Hub", hint="is the revision right?") from None
     except errors.HfHubHTTPError as error:
         raise _answer(what, error) from None
-    except (network, ConnectionError, TimeoutError) as error:
+    except (network, xet, ConnectionError, TimeoutError) as error:
         raise HubError(
             f"the Hub could not be reached for {what} ({type(error).__name__})", hint="is the network up?"
         ) from None

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sdhub.checkpoint import lora
 from sdhub.checkpoint.fetch import fetch, fingerprint
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.load import load
-from sdhub.checkpoint.source import parse_source
+from sdhub.checkpoint.remote import Hub
+from sdhub.checkpoint.source import parse_lora, parse_source
 from sdhub.errors import SourceError
-from sdhub.progress import Progress
+from sdhub.progress import SILENT, Progress
 
 torch = pytest.importorskip("torch")
 
@@ -65,13 +69,30 @@ class Notes(Progress):
         self.notes.append(text)
 
 
-def weights(loras: list[str] | None = None, progress: Progress | None = None) -> dict[str, Any]:
-    checkpoint = inspect(parse_source("demo", loras or []))
-    pipeline = load(checkpoint, fetch(checkpoint), progress=progress or Progress())
+@pytest.fixture(scope="module")
+def pipeline() -> Any:
+    checkpoint = inspect(parse_source("demo"))
+    return load(checkpoint, fetch(checkpoint))
+
+
+def state(pipeline: Any) -> dict[str, Any]:
     modules = {"unet": pipeline.unet, "text": pipeline.text_encoder}
     return {
         f"{part}.{key}": value for part, module in modules.items() for key, value in module.state_dict().items()
     }
+
+
+@pytest.fixture
+def weights(pipeline: Any) -> Callable[..., dict[str, Any]]:
+    """The weights of a copy of the demo after LoRAs were fused, as `load` does it."""
+
+    def fused(loras: list[str], progress: Progress = SILENT) -> dict[str, Any]:
+        pinned = [lora.pin(parse_lora(text), Hub()) for text in loras]
+        copied = copy.deepcopy(pipeline)
+        lora.fuse(copied, [(each, lora.local(each, Hub())) for each in pinned], progress)
+        return state(copied)
+
+    return fused
 
 
 def text_key(weights: dict[str, Any]) -> str:
@@ -79,8 +100,8 @@ def text_key(weights: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module")
-def base() -> dict[str, Any]:
-    return weights()
+def base(pipeline: Any) -> dict[str, Any]:
+    return {key: value.clone() for key, value in state(pipeline).items()}
 
 
 def changed(base: dict[str, Any], fused: dict[str, Any]) -> set[str]:
@@ -89,7 +110,8 @@ def changed(base: dict[str, Any], fused: dict[str, Any]) -> set[str]:
 
 
 def test_weights_become_w_plus_scale_times_up_down(base: dict[str, Any], tmp_path: Path) -> None:
-    fused = weights([f"{peft(tmp_path / 'x.safetensors')}:0.5"])
+    checkpoint = inspect(parse_source("demo", [f"{peft(tmp_path / 'x.safetensors')}:0.5"]))
+    fused = state(load(checkpoint, fetch(checkpoint)))
     assert changed(base, fused) == {f"unet.{UNET}.weight", text_key(base)}
     for key, module in ((f"unet.{UNET}.weight", UNET), (text_key(base), TEXT)):
         up, down = pair(module)
@@ -98,7 +120,9 @@ def test_weights_become_w_plus_scale_times_up_down(base: dict[str, Any], tmp_pat
         assert (fused[key] - base[key]).abs().max() > 1e-3
 
 
-def test_alpha_over_rank_scales_too(base: dict[str, Any], tmp_path: Path) -> None:
+def test_alpha_over_rank_scales_too(
+    weights: Callable[..., dict[str, Any]], base: dict[str, Any], tmp_path: Path
+) -> None:
     fused = weights([f"{kohya(tmp_path / 'x.safetensors', alpha=2.0)}:-1.5"])
     up, down = pair(UNET)
     key = f"unet.{UNET}.weight"
@@ -106,20 +130,20 @@ def test_alpha_over_rank_scales_too(base: dict[str, Any], tmp_path: Path) -> Non
     assert torch.allclose(fused[key], base[key] - 1.5 * (2.0 / RANK) * up @ down, rtol=0, atol=1e-6)
 
 
-def test_alpha_in_the_metadata_of_diffusers_is_used(base: dict[str, Any], tmp_path: Path) -> None:
+def test_alpha_in_the_metadata_of_diffusers_is_used(
+    weights: Callable[..., dict[str, Any]], pipeline: Any, base: dict[str, Any], tmp_path: Path
+) -> None:
     """A file as `save_lora_weights` writes it: the alpha is in the metadata only."""
     from diffusers import StableDiffusionPipeline
     from peft import LoraConfig, get_peft_model_state_dict
 
-    checkpoint = inspect(parse_source("demo"))
-    pipeline = load(checkpoint, fetch(checkpoint))
-    config = LoraConfig(r=RANK, lora_alpha=8, target_modules=[UNET], init_lora_weights=False)
-    pipeline.unet.add_adapter(config)
-    layers = get_peft_model_state_dict(pipeline.unet)
+    unet = copy.deepcopy(pipeline.unet)
+    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=8, target_modules=[UNET], init_lora_weights=False))
+    layers = get_peft_model_state_dict(unet)
     StableDiffusionPipeline.save_lora_weights(
         tmp_path,
         unet_lora_layers=layers,
-        unet_lora_adapter_metadata=pipeline.unet.peft_config["default"].to_dict(),
+        unet_lora_adapter_metadata=unet.peft_config["default"].to_dict(),
     )
     fused = weights([str(tmp_path / "pytorch_lora_weights.safetensors")])
     up, down = (layers[f"{UNET}.lora_{letter}.weight"] for letter in "BA")
@@ -128,7 +152,7 @@ def test_alpha_in_the_metadata_of_diffusers_is_used(base: dict[str, Any], tmp_pa
     assert torch.allclose(fused[key], base[key] + 8 / RANK * up @ down, rtol=0, atol=1e-5)
 
 
-def test_two_loras_add_up(base: dict[str, Any], tmp_path: Path) -> None:
+def test_two_loras_add_up(weights: Callable[..., dict[str, Any]], base: dict[str, Any], tmp_path: Path) -> None:
     loras = [f"{peft(tmp_path / 'a.safetensors', 1)}:0.5", f"{peft(tmp_path / 'b.safetensors', 2)}:2"]
     fused = weights(loras)
     (up, down), (up_2, down_2) = pair(UNET, 1), pair(UNET, 2)
@@ -136,27 +160,29 @@ def test_two_loras_add_up(base: dict[str, Any], tmp_path: Path) -> None:
     assert torch.allclose(fused[key], base[key] + 0.5 * up @ down + 2 * up_2 @ down_2, rtol=0, atol=2e-6)
 
 
-def test_a_lora_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
+def test_a_lora_that_matches_nothing_is_an_error(weights: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     up, down = pair(UNET)
     for name in ("unet.down_blocks.7.attentions.0.proj_in", "transformer.blocks.0.attn.to_q"):
-        lora = save(tmp_path / "x.safetensors", {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up})
+        file = save(tmp_path / "x.safetensors", {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up})
         with pytest.raises(SourceError, match=r"matches no layer|does not fit") as caught:
-            weights([lora])
+            weights([file])
         assert "another family" in caught.value.hint
 
 
-def test_a_lora_of_other_sizes_is_an_error(tmp_path: Path) -> None:
-    lora = save(
+def test_a_lora_of_other_sizes_is_an_error(weights: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    file = save(
         tmp_path / "x.safetensors",
         {f"unet.{UNET}.lora_A.weight": torch.zeros(4, 320), f"unet.{UNET}.lora_B.weight": torch.zeros(320, 4)},
     )
     with pytest.raises(SourceError, match="does not fit"):
-        weights([lora])
+        weights([file])
 
 
-def test_a_lora_that_matches_in_part_is_told(base: dict[str, Any], tmp_path: Path) -> None:
+def test_a_lora_that_matches_in_part_is_told(
+    weights: Callable[..., dict[str, Any]], base: dict[str, Any], tmp_path: Path
+) -> None:
     up, down = pair(UNET)
-    lora = save(
+    file = save(
         tmp_path / "x.safetensors",
         {
             f"unet.{UNET}.lora_A.weight": down,
@@ -166,7 +192,7 @@ def test_a_lora_that_matches_in_part_is_told(base: dict[str, Any], tmp_path: Pat
         },
     )
     notes = Notes()
-    fused = weights([lora], notes)
+    fused = weights([file], notes)
     assert changed(base, fused) == {f"unet.{UNET}.weight"}
     assert any("1 of its 2 layers" in note for note in notes.notes)
 
