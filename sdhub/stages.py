@@ -148,8 +148,10 @@ class VariantStages:
 
     def evidence(self) -> Path:
         """`evidence.json`, `contact_sheet.png`, and `base/` and `variant/` with a picture per prompt."""
-        folder, drawn, timed = self.build(), self.samples(), self.latency()
+        folder = self.build()
         reference = self.base.samples(self.versions)
+        drawn = self.samples()
+        timed = self.latency()
         key = {
             **self._measured,
             "timed": json.loads((timed / "latency.json").read_text()),

@@ -45,6 +45,7 @@ class Work:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._seen: set[Path] = set()
 
     def path(self, stage: str, key: Mapping[str, Any]) -> Path:
         """Where the result of `stage` for `key` lies, whether or not it is there yet."""
@@ -72,8 +73,9 @@ class Work:
 
         done = self.path(name, key)
         if done.is_dir():
-            if label:
+            if label and done not in self._seen:
                 progress.note(f"{label}: kept from an earlier run")
+            self._seen.add(done)
             return done
         done.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{done}.lock"):
@@ -82,6 +84,7 @@ class Work:
             if label:
                 progress.note(label)
             _make(done, key, make)
+        self._seen.add(done)
         return done
 
 
