@@ -22,6 +22,7 @@ README = "README.md"
 MAX_README = 2 * 2**20
 MAX_YAML = 256 * 2**10
 MAX_NODES = 50_000
+MAX_DEPTH = 64
 
 _FRONT = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 
@@ -40,6 +41,8 @@ def parse_front_matter(source: str) -> dict[str, Any]:
     """YAML as plain JSON data. Raises CardError."""
     if len(source) > MAX_YAML:
         raise CardError(f"the metadata has more than {MAX_YAML} characters")
+    if _brackets(source) > MAX_DEPTH:
+        raise CardError(f"the metadata is nested more than {MAX_DEPTH} deep")
     loader = yaml.SafeLoader(source)
     try:
         node = loader.get_single_node()
@@ -56,6 +59,18 @@ def parse_front_matter(source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CardError("the metadata is not a mapping")
     return value
+
+
+def _brackets(source: str) -> int:
+    """The most brackets open at once; many of them take the YAML scanner time in their square."""
+    depth = deepest = 0
+    for character in source:
+        if character in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "]}":
+            depth = max(0, depth - 1)
+    return deepest
 
 
 def _check_size(root: yaml.Node) -> None:

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,6 +134,7 @@ def _quiet_end() -> Iterator[None]:
 
 
 def _end_with_input() -> None:
-    while sys.stdin.buffer.read(4096):
+    # the raw descriptor: a thread in a buffered read would abort the interpreter's end
+    while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

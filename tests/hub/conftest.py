@@ -57,7 +57,10 @@ def file(path: str, content: bytes) -> dict[str, Any]:
 
 def lfs(path: str, content: bytes, **changes: Any) -> dict[str, Any]:
     oid = hashlib.sha256(content).hexdigest()
-    return {"key": "lfsFile", "value": {"path": path, "algo": "sha256", "oid": oid, "size": len(content), **changes}}
+    return {
+        "key": "lfsFile",
+        "value": {"path": path, "algo": "sha256", "oid": oid, "size": len(content), **changes},
+    }
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,9 @@ def main() -> None:
     again = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Nothing new")
     assert again.oid == first.oid
 
-    listed = {item.path: item for item in api.list_repo_tree(repo, recursive=True, expand=True) if hasattr(item, "size")}
+    listed = {
+        item.path: item for item in api.list_repo_tree(repo, recursive=True, expand=True) if hasattr(item, "size")
+    }
     assert listed.keys() == contents.keys() | {".gitattributes"}
     for path, content in contents.items():
         entry = listed[path]
@@ -120,7 +122,10 @@ def main() -> None:
     expect(RevisionNotFoundError, hf_hub_download, repo, "README.md", revision="absent", cache_dir=cache)
     assert api.file_exists(repo, "README.md")
     assert not api.file_exists(repo, "absent.txt")
-    assert [item.path for item in api.get_paths_info(repo, ["unet", "README.md", "absent"])] == ["unet", "README.md"]
+    assert [item.path for item in api.get_paths_info(repo, ["unet", "README.md", "absent"])] == [
+        "unet",
+        "README.md",
+    ]
 
     made = api.create_commit(
         repo,
@@ -176,7 +181,10 @@ def main() -> None:
     assert titles[-2:] == ["All of it", "initial commit"]
 
     system = HfFileSystem()
-    assert system.cat_file(f"{repo}/large.dat", start=5_000_000, end=5_000_100) == contents["large.dat"][5_000_000:5_000_100]
+    assert (
+        system.cat_file(f"{repo}/large.dat", start=5_000_000, end=5_000_100)
+        == contents["large.dat"][5_000_000:5_000_100]
+    )
     with system.open(f"{repo}/README.md", "r") as stream:
         assert stream.read() == CARD
     assert f"{repo}/unet/config.json" in system.find(repo)
@@ -202,7 +210,7 @@ def main() -> None:
     api.delete_repo(f"{repo}-moved")
     api.delete_repo(f"{repo}-moved", missing_ok=True)
     expect(RepositoryNotFoundError, api.model_info, repo)
-    print("round trip done")
+    sys.stdout.write("round trip done\n")
 
 
 main()

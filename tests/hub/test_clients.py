@@ -1,4 +1,4 @@
-"""Unmodified clients against the real server: huggingface_hub of this environment and 2.x, with and without Xet."""
+"""Unmodified clients: huggingface_hub of this environment and 2.x, each with and without Xet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ def test_round_trip(hub_url: str, tmp_path: Path, client: str, xet: str) -> None
         variables["HF_HUB_DISABLE_XET"] = "1"
     namespace = f"{client.replace('.', '-')}-{xet}"
     done = subprocess.run(
-        [str(python), str(SCRIPT), namespace], env=variables, capture_output=True, text=True, check=False, timeout=300
+        [str(python), str(SCRIPT), namespace],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "round trip done" in done.stdout

@@ -115,11 +115,14 @@ Handler = Callable[[Call], Response]
 AsyncHandler = Callable[[Call], Awaitable[Response]]
 
 
-def route(path: str, handler: Handler, *methods: str, types: str = "") -> Route:
-    """A route whose handler gets the body as JSON (or a form) of at most 10 MiB."""
+def route(path: str, handler: Handler, *methods: str, types: str = "", users: bool = True) -> Route:
+    """A route whose handler gets the body as JSON (or a form) of at most 10 MiB.
+
+    A token that nobody has is refused at once, unless the route is not for tokens of `users`.
+    """
 
     async def endpoint(request: Request) -> Response:
-        call = make_call(request, types)
+        call = make_call(request, types, users=users)
         if request.method not in {"GET", "HEAD"}:
             call.body = await read_body(request)
         return await run_in_threadpool(handler, call)
@@ -127,11 +130,11 @@ def route(path: str, handler: Handler, *methods: str, types: str = "") -> Route:
     return Route(path, endpoint, methods=list(methods) or ["GET"])
 
 
-def streaming(path: str, handler: AsyncHandler, *methods: str, types: str = "") -> Route:
+def streaming(path: str, handler: AsyncHandler, *methods: str, types: str = "", users: bool = True) -> Route:
     """A route whose handler reads the body itself."""
 
     async def endpoint(request: Request) -> Response:
-        return await handler(make_call(request, types))
+        return await handler(make_call(request, types, users=users))
 
     return Route(path, endpoint, methods=list(methods))
 
@@ -158,7 +161,7 @@ def site_routes(suffix: str, handler: Handler, *methods: str) -> list[BaseRoute]
     return [route(path, handler, *methods, types=types) for types, path in site_paths(suffix)]
 
 
-def make_call(request: Request, types: str = "") -> Call:
+def make_call(request: Request, types: str, *, users: bool) -> Call:
     """The call of a request; path parameters are still percent-encoded there, and decoded here."""
     try:
         params = {key: unquote(str(value), errors="strict") for key, value in request.path_params.items()}
@@ -166,7 +169,10 @@ def make_call(request: Request, types: str = "") -> Call:
         raise bad_request("The address is not UTF-8") from None
     if types:
         params["types"] = types
-    return Call(request, params)
+    call = Call(request, params)
+    if users:
+        call.hub.users.identify(request.headers.get("authorization"))
+    return call
 
 
 async def read_limited(request: Request, limit: int) -> bytes:

@@ -82,8 +82,8 @@ def _take_shard(call: Call, session: Session, data: bytes) -> None:
 
 ROUTES: list[BaseRoute] = [
     *api_routes("/xet-write-token/{rev}", write_token),
-    route("/xet/{session}/v1/chunks/{prefix}/{hash}", chunk),
-    streaming("/xet/{session}/v1/xorbs/{prefix}/{hash}", xorb, "POST"),
-    streaming("/xet/{session}/v1/shards", shard, "POST"),
-    streaming("/xet/{session}/shards", shard, "POST"),
+    route("/xet/{session}/v1/chunks/{prefix}/{hash}", chunk, users=False),
+    streaming("/xet/{session}/v1/xorbs/{prefix}/{hash}", xorb, "POST", users=False),
+    streaming("/xet/{session}/v1/shards", shard, "POST", users=False),
+    streaming("/xet/{session}/shards", shard, "POST", users=False),
 ]
