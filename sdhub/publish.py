@@ -29,7 +29,7 @@ from sdhub.publishing.privacy import target_private
 from sdhub.publishing.publication import Publication
 from sdhub.publishing.push import Pushed, push
 from sdhub.publishing.repository import assemble, read_manifest
-from sdhub.stages import Base, VariantStages
+from sdhub.stages import Base, VariantStages, license_file
 from sdhub.usage import usage
 from sdhub.work import Work, home
 
@@ -240,6 +240,7 @@ def _publication(
         recipe=planned.recipe.document(),
         evidence=json.loads((evidence / "evidence.json").read_text(encoding="utf-8")),
         versions=stages.versions,
+        license_file=license_file(base.checkpoint, job.license, endpoint(None)),
         contact_sheet=evidence / "contact_sheet.png",
         pictures=pictures,
         source_endpoint=endpoint(None).url,

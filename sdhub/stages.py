@@ -9,9 +9,8 @@ from typing import Any
 
 from sdhub import measure
 from sdhub.backends.base import Backend, backends
-from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.fetch import fetch
-from sdhub.checkpoint.load import load
+from sdhub.checkpoint.checkpoint import Checkpoint, License
+from sdhub.checkpoint.remote import Hub
 from sdhub.endpoint import Endpoint
 from sdhub.evidence import compare, figures, latency, samples
 from sdhub.evidence.sampling import Sampling
@@ -24,18 +23,20 @@ from sdhub.work import Work
 DRAWING = ("torch", "diffusers", "transformers")
 
 
-def load_base(checkpoint: Checkpoint, hub: Endpoint, progress: Progress) -> Any:
-    """The checkpoint as a float32 pipeline, downloaded where it is not yet there."""
-    path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
-    with progress.task(f"loading {checkpoint.name}"), quiet():
-        return load(checkpoint, path, endpoint=hub.url, token=hub.token)
+def license_file(checkpoint: Checkpoint, license: License, hub: Endpoint) -> Path | None:
+    """The licence text of the source on this machine, where it has one."""
+    if license.file is None:
+        return None
+    if checkpoint.source.kind == "folder":
+        return Path(checkpoint.source.ref) / license.file
+    return Hub(hub.url, hub.token).download(checkpoint.id, str(checkpoint.sha), license.file)
 
 
 def build(
     checkpoint: Checkpoint, hub: Endpoint, backend: str, recipe: Recipe, out: Path, progress: Progress
 ) -> None:
     """Build a variant into the empty folder `out`."""
-    pipeline = load_base(checkpoint, hub, progress)
+    pipeline = measure.load_base(checkpoint, hub, progress)
     backends()[backend].build(checkpoint, pipeline, recipe, out, progress)
 
 
@@ -64,7 +65,7 @@ class Base:
 
     def load(self) -> Any:
         """A fresh float32 pipeline."""
-        return load_base(self.checkpoint, self.hub, self.progress)
+        return measure.load_base(self.checkpoint, self.hub, self.progress)
 
     @property
     def pipeline(self) -> Any:
@@ -87,7 +88,7 @@ class Base:
         label = f"draw with {self.checkpoint.name}"
 
         def make(out: Path) -> None:
-            drawn = measure.draw_all(self.pipeline, self.sampling, self.progress, "drawing")
+            drawn = measure.draw_all(self.pipeline, self.sampling, self.progress)
             samples.save(out, drawn)
 
         return self.work.stage("base", key, make, progress=self.progress, label=label)
@@ -107,7 +108,8 @@ class VariantStages:
             "backend": [backend.name, backend.revision],
             "versions": self.versions,
         }
-        self._measured = {"variant": self.key, "sampling": base.sampling.document()}
+        self._drawn = {"variant": self.key, "sampling": base.sampling.document()}
+        self._pipeline: Any = None
 
     def build(self) -> Path:
         """The variant's folder."""
@@ -121,59 +123,79 @@ class VariantStages:
             "variant", self.key, make, progress=base.progress, label=f"build {self.recipe.name}"
         )
 
+    @property
+    def pipeline(self) -> Any:
+        """The variant, opened to draw with; kept until `release`."""
+        if self._pipeline is None:
+            with quiet():
+                self._pipeline = self.backend.open(self.build())
+        return self._pipeline
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._pipeline = None
+
     def samples(self) -> Path:
-        """What the variant draws, and its peak memory."""
+        """What the variant draws."""
         base = self.base
-        folder = self.build()
 
         def make(out: Path) -> None:
-            apart(measure.draw_variant, self.backend.name, folder, base.sampling, out, progress=base.progress)
+            samples.save(out, measure.draw_all(self.pipeline, base.sampling, base.progress))
 
         label = f"draw with {self.recipe.name}"
-        return base.work.stage("samples", self._measured, make, progress=base.progress, label=label)
+        return base.work.stage("samples", self._drawn, make, progress=base.progress, label=label)
 
-    def latency(self) -> Path:
-        """Seconds per sampling step of base and variant, timed in alternation on this machine."""
+    def measured(self) -> Path:
+        """`measured.json`: what differs from run to run and from machine to machine, speed and memory."""
         base = self.base
-        folder = self.build()
 
         def make(out: Path) -> None:
-            with quiet():
-                variant = self.backend.open(folder)
-            timed = latency.alternate(base.pipeline, variant, base.sampling, progress=base.progress)
-            (out / "latency.json").write_text(json.dumps(timed.document()))
+            timed = latency.alternate(base.pipeline, self.pipeline, base.sampling, progress=base.progress)
+            base.release()
+            self.release()
+            figures = {"latency": timed.document(), **self._peaks(out)}
+            (out / "measured.json").write_text(json.dumps(figures))
 
-        key = {**self._measured, "machine": compare.machine()}
-        return base.work.stage("latency", key, make, progress=base.progress, label="time both in alternation")
+        key = {**self._drawn, "machine": compare.machine()}
+        return base.work.stage("measured", key, make, progress=base.progress, label="measure speed and memory")
+
+    def _peaks(self, out: Path) -> dict[str, float | None]:
+        """Peak memory of both, in MiB, each in a process of its own."""
+        base, file = self.base, out / "peak"
+        peaks = {}
+        apart(measure.peak_of_base, base.checkpoint, base.hub, base.sampling, file, progress=base.progress)
+        peaks["base_peak_mib"] = json.loads(file.read_text())
+        apart(
+            measure.peak_of_variant, self.backend.name, self.build(), base.sampling, file, progress=base.progress
+        )
+        peaks["peak_mib"] = json.loads(file.read_text())
+        file.unlink()
+        return peaks
 
     def evidence(self) -> Path:
         """`evidence.json`, `contact_sheet.png`, and `base/` and `variant/` with a picture per prompt."""
         folder = self.build()
         reference = self.base.samples(self.versions)
         drawn = self.samples()
-        timed = self.latency()
-        key = {
-            **self._measured,
-            "timed": json.loads((timed / "latency.json").read_text()),
-            "peak": json.loads((drawn / "memory.json").read_text()),
-        }
+        measured = json.loads((self.measured() / "measured.json").read_text())
 
         def make(out: Path) -> None:
-            self._write_evidence(out, folder, drawn, reference, key)
+            self._write_evidence(out, folder, drawn, reference, measured)
 
-        return self.base.work.stage("evidence", key, make)
+        return self.base.work.stage("evidence", {**self._drawn, "measured": measured}, make)
 
     def _write_evidence(
-        self, out: Path, folder: Path, drawn: Path, reference: Path, key: Mapping[str, Any]
+        self, out: Path, folder: Path, drawn: Path, reference: Path, measured: Mapping[str, Any]
     ) -> None:
         base, variant = samples.load(reference), samples.load(drawn)
         fidelity = compare.compare(base, variant, self.base.sampling)
         evidence = compare.Evidence(
             fidelity=fidelity,
-            latency=latency.Latency(**key["timed"]),
+            latency=latency.Latency(**measured["latency"]),
             bytes=compare.folder_bytes(folder),
             base_bytes=self.base.checkpoint.bytes,
-            peak_mib=key["peak"]["peak_mib"],
+            peak_mib=measured["peak_mib"],
+            base_peak_mib=measured["base_peak_mib"],
             sampling=self.base.sampling,
             machine=compare.machine(),
             versions=self.versions,

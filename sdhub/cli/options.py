@@ -11,13 +11,18 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A Hub id (org/name, org/name@revision), a diffusers folder, a .safetensors file, or demo, the built-in checkpoint.",
+        help="A Hub id (org/name, org/name@revision), a diffusers folder, a .safetensors file, or demo, "
+        "the built-in checkpoint.",
         show_default=False,
     ),
 ]
 Loras = Annotated[
     list[str] | None,
-    typer.Option("--lora", metavar="ID_OR_FILE:SCALE", help="Fuse this LoRA first (the scale may be left away). May be repeated."),
+    typer.Option(
+        "--lora",
+        metavar="ID_OR_FILE:SCALE",
+        help="Fuse this LoRA first; the scale may be left away. May be repeated.",
+    ),
 ]
 Config = Annotated[
     str | None,

@@ -48,6 +48,7 @@ class Evidence:
     bytes: int
     base_bytes: int
     peak_mib: float | None
+    base_peak_mib: float | None
     sampling: Sampling
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -67,6 +68,7 @@ class Evidence:
             "bytes": self.bytes,
             "base_bytes": self.base_bytes,
             "peak_mib": self.peak_mib,
+            "base_peak_mib": self.base_peak_mib,
             "prompts": [
                 {
                     "text": each.text,

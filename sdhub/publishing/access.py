@@ -78,9 +78,9 @@ def speaking(doing: str, *, endpoint: str, token: str | None) -> Iterator[None]:
         status = status_of(error)
         said = _said(error, token)
         if status is None:
-            reached = isinstance(error, ValueError)
-            where = "" if reached else f" at {endpoint}"
-            hint = "" if reached else "check the network and the address, then run again"
+            here = isinstance(error, ValueError) or getattr(error, "filename", None) is not None
+            where = "" if here else f" at {endpoint}"
+            hint = "" if here else "check the network and the address, then run again"
             raise HubError(f"cannot {doing}{where}: {said}", hint=hint) from None
         hint = "the Hub is in trouble: run again later" if status >= 500 else _ADVICE.get(status, "")
         raise HubError(f"cannot {doing}: {status} {said}", hint=hint) from None

@@ -13,7 +13,7 @@ def front_matter(publication: Publication) -> str:
     from huggingface_hub import ModelCardData
 
     license = publication.license
-    base = publication.checkpoint.id if publication.source_url else None
+    base = publication.base_model
     data = ModelCardData(
         base_model=base,
         base_model_relation="quantized" if base else None,

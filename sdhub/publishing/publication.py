@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint, License
+from sdhub.demo import emoji_sd
 from sdhub.publishing.markdown import safe_url
 
 PUBLIC = "https://huggingface.co"
@@ -57,6 +58,13 @@ class Publication:
         if self.checkpoint.source.kind != "hub" or not _HUB_ID.fullmatch(self.checkpoint.id):
             return None
         return f"{self.source_endpoint.rstrip('/')}/{self.checkpoint.id}"
+
+    @property
+    def base_model(self) -> str | None:
+        """The source's id where others can look it up: on a Hub, or as the checkpoint that sdhub ships."""
+        source = self.checkpoint.source
+        known = self.source_url or (source.kind == "folder" and source.ref == str(emoji_sd()))
+        return self.checkpoint.id if known else None
 
     @property
     def source_commit_url(self) -> str | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +12,7 @@ from sdhub.progress import SILENT, Progress
 from sdhub.publishing.access import client, is_public_hub, speaking, status_of
 from sdhub.publishing.privacy import require_private
 from sdhub.publishing.remote import Difference, compare
+from sdhub.quiet import quiet
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -155,8 +154,8 @@ def _commit(
 
     with ExitStack() as stack:
         stack.enter_context(target.speaking("publish to"))
-        stack.enter_context(_without_xet_notice())
         task = stack.enter_context(progress.task(f"uploading {target.repo_id}", total=difference.bytes, unit="B"))
+        stack.enter_context(quiet())  # huggingface_hub draws bars of its own
         additions = _additions(target, difference, stack)
         small = difference.bytes
         for addition in sorted(additions, key=lambda each: each.path_in_repo):
@@ -197,18 +196,3 @@ def _additions(target: _Target, difference: Difference, stack: ExitStack) -> lis
         CommitOperationAdd(name, stack.enter_context(path.open("rb")) if plain_http else path)
         for name, path in difference.changed.items()
     ]
-
-
-@contextmanager
-def _without_xet_notice() -> Iterator[None]:
-    """Drop huggingface_hub's notice that file objects go over HTTP, which is what is meant here."""
-    logger = logging.getLogger("huggingface_hub._commit_api")
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return "binary IO buffer" not in record.getMessage()
-
-    logger.addFilter(wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(wanted)

@@ -32,6 +32,7 @@ def evidence(base: list[Sample], variant: list[Sample]) -> Evidence:
         bytes=10,
         base_bytes=40,
         peak_mib=123.4,
+        base_peak_mib=2100.0,
         sampling=drawn,
         machine=machine(),
         versions={"torch": "2.0"},

@@ -180,7 +180,7 @@ def test_every_figure_of_the_card_is_in_the_evidence(tmp_path):
         "5 alternating rounds on 2 threads",
         "An Example CPU",
         "2026.4.1",
-        "`pizza` | 0 | 31.2 dB | 0.970 | 28.5 dB",
+        "`pizza` | 0 | 31.2 dB | 0.9700 | 28.5 dB",
         "`a red heart` | 1 | 33.5 dB",
         "v-prediction",
         "no safety checker",

@@ -34,8 +34,8 @@ class OpenVINO(Backend):
         {name: each.summary for name, each in PRESETS.items() if each.backend == "openvino"}
     )
     usual = "openvino-int8"
-    tags = ("openvino", "nncf")
-    library = "openvino"
+    tags = ("openvino", "nncf", "sdhub")
+    library = "diffusers"  # the Hub knows no library openvino: that is a tag
     repository = "{model}-openvino-{treatment}"
     install = 'pip install "optimum-intel[openvino]" diffusers'
 

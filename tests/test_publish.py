@@ -1,0 +1,232 @@
+"""The main job end to end, as a user runs it: the built-in checkpoint, a real Hub server, the real clients."""
+
+import hashlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sdhub.demo import emoji_sd
+from tests.hubs import running_hub
+from tests.runs import environment, sdhub, sdhub_json
+
+REPO = "acme/emoji-sd-openvino-int8"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with running_hub(tmp_path_factory.mktemp("hub") / "data") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    """Fewer pictures than usual: the tests are of the journey."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.json"
+    path.write_text(json.dumps(["pizza", {"text": "red heart", "seed": 3}]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def wanted(hub, prompts):
+    return [
+        "publish",
+        "demo",
+        "--to",
+        "acme",
+        "--hub",
+        hub,
+        "--prompts",
+        str(prompts),
+        "--variant",
+        "openvino-int8",
+    ]
+
+
+@pytest.fixture(scope="module")
+def first(wanted, home):
+    return sdhub_json(*wanted, home=home)
+
+
+def download(hub, repo, folder):
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(repo, endpoint=hub, local_dir=folder, token=False)
+
+
+@pytest.fixture(scope="module")
+def published(first, hub, tmp_path_factory):
+    """The repository as a stranger downloads it."""
+    return Path(download(hub, REPO, tmp_path_factory.mktemp("download")))
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_report(first, hub):
+    source, (variant,) = first["source"], first["variants"]
+    assert source["id"] == "emoji-sd"
+    assert source["family"] == "sd1"
+    assert source["license"] == "apache-2.0"
+    assert len(source["sha"]) == 64
+    assert variant["name"] == "openvino-int8"
+    assert variant["repo"] == REPO
+    assert variant["url"] == f"{hub}/{REPO}"
+    assert variant["status"] == "published"
+    assert variant["bytes"] < 0.65 * variant["base_bytes"]
+    evidence = variant["evidence"]
+    assert set(evidence) == {"psnr_db", "ssim", "latent_psnr_db", "latency_ratio", "peak_mib"}
+    assert evidence["psnr_db"] > 40
+    assert evidence["ssim"] > 0.99
+    assert evidence["latency_ratio"] > 0
+    assert evidence["peak_mib"] > 100
+
+
+def test_every_hash_holds(published, first):
+    manifest = json.loads((published / "sdhub.json").read_text())
+    files = contents(published)
+    assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == {
+        name: found for name, found in files.items() if name not in {"sdhub.json", ".gitattributes"}
+    }
+    (package,) = first["variants"][0]["packages"]
+    assert files[package["path"]] == package["sha256"]
+    recipe = (published / "recipe.json").read_bytes()
+    assert hashlib.sha256(recipe).hexdigest() == first["variants"][0]["recipe_sha256"]
+
+
+def test_the_package_holds_the_variant(published):
+    with zipfile.ZipFile(published / "packages" / "emoji-sd-openvino-int8.zip") as package:
+        names = package.namelist()
+        assert {name.split("/")[0] for name in names} == {"emoji-sd-openvino-int8"}
+        inside = package.read("emoji-sd-openvino-int8/unet/openvino_model.bin")
+    assert inside == (published / "unet" / "openvino_model.bin").read_bytes()
+
+
+def test_the_card(published, first):
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(published / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.base_model == "emoji-sd"
+    assert card.data.base_model_relation == "quantized"
+    psnr = next(each.metric_value for each in card.data.eval_results if each.metric_type == "psnr")
+    assert psnr == first["variants"][0]["evidence"]["psnr_db"]
+    assert "from_pretrained('acme/emoji-sd-openvino-int8')" in card.text
+    assert str(emoji_sd()) not in card.content
+
+
+def test_the_picture_shows_its_subject(published):
+    """A red heart: red in the middle, white around it."""
+    import numpy as np
+    from PIL import Image
+
+    for side in ("base", "variant"):
+        picture = np.asarray(Image.open(published / "evidence" / f"{side}-01.png"), dtype=float) / 255
+        red, green, blue = picture[28:36, 28:36].reshape(-1, 3).mean(0)
+        assert red > 0.6
+        assert max(green, blue) < 0.4
+        assert picture[:6, :6].min() > 0.85
+
+
+def test_a_second_publish_uploads_nothing(first, wanted, home):
+    again = sdhub_json(*wanted, home=home)
+    (variant,) = again["variants"]
+    assert variant["status"] == "unchanged"
+    assert variant["uploaded_bytes"] == 0
+    assert variant["commit"] == first["variants"][0]["commit"]
+
+
+def test_generate_from_the_repository(first, hub, home, tmp_path):
+    from PIL import Image
+
+    picture = tmp_path / "pizza.png"
+    done = sdhub_json("generate", REPO, "pizza", "--hub", hub, "--seed", "1", "-o", str(picture), home=home)
+    assert (done["width"], done["height"], done["steps"], done["guidance"]) == (64, 64, 20, 4.0)
+    assert Image.open(picture).size == (64, 64)
+
+
+def test_a_dry_run_writes_nothing(first, wanted, hub, home):
+    from huggingface_hub import HfApi
+
+    plan = sdhub_json(*wanted, "--variant", "openvino-fp16", "--dry-run", home=home)
+    assert [each["name"] for each in plan["variants"]] == ["openvino-int8", "openvino-fp16"]
+    assert not HfApi(hub, token="any").repo_exists("acme/emoji-sd-openvino-fp16")
+
+
+def test_killed_at_random_moments_and_resumed_the_bytes_are_the_same(first, published, prompts, home, tmp_path):
+    """Speed and memory alone differ from run to run: their kept result is an input here, as of a resumed run."""
+    moments = random.Random(7)
+    other = tmp_path / "home"
+    (other / "work").mkdir(parents=True)
+    shutil.copytree(home / "work" / "measured", other / "work" / "measured")
+    with running_hub(tmp_path / "hub") as url:
+        command = ["publish", "demo", "--to", "acme", "--hub", url, "--prompts", str(prompts)]
+        for _ in range(3):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sdhub", *command, "--json"],
+                env=environment(other),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(moments.uniform(1, 40))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        (variant,) = sdhub_json(*command, home=other)["variants"]
+        assert variant["status"] in {"published", "unchanged"}
+        again = contents(Path(download(url, REPO, tmp_path / "download")))
+    assert again == contents(published)
+
+
+def checkpoint_with_card(folder, card):
+    shutil.copytree(emoji_sd(), folder)
+    (folder / "README.md").write_text(card)
+    return folder
+
+
+def test_an_unknown_licence_is_refused_unless_said(hub, home, tmp_path):
+    source = checkpoint_with_card(tmp_path / "nameless", "# no front matter\n")
+    done = sdhub("publish", str(source), "--to", "acme", "--hub", hub, "--dry-run", home=home, code=3)
+    assert "--license" in done.stderr
+    plan = sdhub_json("publish", str(source), "--hub", hub, "--license", "mit", "--dry-run", home=home)
+    assert plan["variants"]
+
+
+def test_a_private_source_is_not_published_into_a_public_repository(first, hub, home, prompts, tmp_path):
+    from huggingface_hub import HfApi
+
+    api = HfApi(hub, token="any")
+    api.create_repo("acme/secret", private=True)
+    api.upload_folder(repo_id="acme/secret", folder_path=emoji_sd())
+    api.create_repo("acme/secret-openvino-int8", private=False)
+    arguments = ["publish", "acme/secret", "--to", "acme", "--hub", hub, "--prompts", str(prompts)]
+    report = sdhub_json(*arguments, home=home, endpoint=hub, code=3)
+    (variant,) = report["variants"]
+    assert variant["status"] == "failed"
+    assert "private" in variant["reason"]
+    assert [each.rfilename for each in api.model_info("acme/secret-openvino-int8").siblings] in (
+        [],
+        [".gitattributes"],
+    )
+
+
+def test_a_missing_variant_and_a_bad_prompt_file_are_calls_gone_wrong(hub, home, tmp_path):
+    done = sdhub("publish", "demo", "--hub", hub, "--variant", "openvino-int3", home=home, code=2)
+    assert "openvino-int8" in done.stderr
+    bad = tmp_path / "bad.json"
+    bad.write_text('["fine", 7]')
+    done = sdhub("publish", "demo", "--hub", hub, "--prompts", str(bad), home=home, code=2)
+    assert "prompt 2" in done.stderr
