@@ -1,6 +1,6 @@
 """Low rank: randomized SVD beside `torch.linalg.svd`, and the alternating fit beside one SVD.
 
-Figures (see DESIGN.md, Benchmarks): for rank 32 of 3072 × 3072 and 12288 × 3072, how many times faster and how much
+Figures: for rank 32 of 3072 × 3072 and 12288 × 3072, how many times faster and how much
 more error than the exact truncation; on the transformer linears of the built-in checkpoint, the output error of
 low rank + 4-bit residual (groups of 64, asymmetric) over that of one SVD followed by rounding, on prompts, seeds
 and a step count that calibration did not see.

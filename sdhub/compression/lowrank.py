@@ -7,19 +7,14 @@ and 5.1, for the SVD; Li et al., "SVDQuant", arXiv 2411.05007, for a low-rank br
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from sdhub.compression.gram import Gram, blocks_of, factor
 from sdhub.errors import UsageError
-
-Gram: TypeAlias = "Tensor | Sequence[Tensor]"
-
-# Gives E[xxᵀ] an inverse where inputs leave directions out; a share of the mean of its diagonal.
-DAMPING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -114,6 +109,7 @@ def decompose(
     quantize: Callable[[Tensor], Tensor],
     *,
     gram: Gram | None = None,
+    damping: float = 0.01,
     iterations: int = 20,
     patience: int = 3,
     seed: int = 0,
@@ -122,9 +118,9 @@ def decompose(
 
     Alternates Q = quantize(W − L) and the closed form L = SVD_r((W − Q) D) D⁻¹, where D Dᵀ is `gram`: None for
     the identity, (K,) the mean squares of the inputs, (K, K) their Gram matrix, or a sequence of its diagonal
-    blocks, each with a little damping. (The Cholesky factor serves as D: any root of the Gram matrix gives the
-    same L, and this one costs a tenth of the symmetric root.) `quantize` takes and gives (N, K) float32,
-    dequantized.
+    blocks. (The Cholesky factor serves as D: any root of the Gram matrix gives the same L, and this one costs a
+    tenth of the symmetric root.) `damping`, a share of its mean diagonal, is added to the diagonal, so that
+    directions that calibration hardly saw keep a weight. `quantize` takes and gives (N, K) float32, dequantized.
 
     The first round starts from the plain SVD of W, so the result is never worse than that with its residual
     rounded. Each round is one product (N, K) by (K, K), one quantization and a warm-started SVD. Stops after
@@ -134,7 +130,7 @@ def decompose(
     """
     _check(weight, rank)
     weight = weight.to(torch.float32)
-    rounds = _rounds(weight, rank, quantize, _root(gram, weight), seed)
+    rounds = _rounds(weight, rank, quantize, _root(gram, weight, damping), seed)
     best = next(rounds)
     errors, stale = [best.error], 0
     while len(errors) < iterations and stale < patience:
@@ -197,31 +193,26 @@ def _divide(part: Tensor, block: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(block, part, upper=False, left=False)
 
 
-def _root(gram: Gram | None, weight: Tensor) -> _Root:
+def _root(gram: Gram | None, weight: Tensor, damping: float) -> _Root:
     columns = weight.shape[1]
     if gram is None:
         return _Root((torch.ones(columns, device=weight.device),))
-    blocks = (gram,) if isinstance(gram, Tensor) else tuple(gram)
-    shapes = [tuple(block.shape) for block in blocks]
-    if sum(shape[0] for shape in shapes) != columns or any(len(set(shape)) != 1 for shape in shapes):
-        raise UsageError(f"a Gram matrix of shape {shapes} does not fit a weight of {columns} columns")
+    if isinstance(gram, Tensor) and gram.shape == (columns,):
+        blocks: tuple[Tensor, ...] = (gram,)
+    else:
+        blocks = blocks_of(gram, columns)
+    blocks = tuple(block.to(weight.device, torch.float32) for block in blocks)
     if not all(bool(torch.isfinite(block).all()) for block in blocks):
         raise UsageError("the Gram matrix has values that are not finite")
-    blocks = tuple(block.to(weight.device, torch.float64) for block in blocks)
-    mean = float(torch.cat([_diagonal(block) for block in blocks]).mean())
-    return _Root(tuple(_block_root(block / (mean or 1.0)) for block in blocks))
+    mean = float(torch.cat([block if block.ndim == 1 else block.diagonal() for block in blocks]).double().mean())
+    return _Root(tuple(_block_root(block / (mean or 1.0), damping) for block in blocks))
 
 
-def _block_root(block: Tensor) -> Tensor:
+def _block_root(block: Tensor, damping: float) -> Tensor:
     """The square root of a damped diagonal (a vector), or the Cholesky factor of a damped block, float32."""
     if block.ndim == 1:
-        return (block + DAMPING).sqrt().float()
-    eye = torch.eye(block.shape[0], dtype=block.dtype, device=block.device)
-    return torch.linalg.cholesky(block + DAMPING * eye).float()
-
-
-def _diagonal(block: Tensor) -> Tensor:
-    return block if block.ndim == 1 else block.diagonal()
+        return (block + damping).sqrt()
+    return factor(block + damping * torch.eye(len(block), device=block.device))
 
 
 def _starting_subspace(matrix: Tensor, width: int, start: Tensor | None, seed: int) -> Tensor:

@@ -118,7 +118,7 @@ def output_error(weight, approximation, gram):
 
 def test_the_fit_is_the_closed_form_for_any_root_of_the_gram_matrix():
     weight, gram = gaussian(48, 64), correlated_gram(64)
-    result = decompose(weight, 6, lambda target: torch.zeros_like(target), gram=gram, iterations=1)
+    result = decompose(weight, 6, lambda target: torch.zeros_like(target), gram=gram, damping=1e-3, iterations=1)
     values, vectors = torch.linalg.eigh((gram / gram.diagonal().mean()).double() + 1e-3 * torch.eye(64))
     root = vectors * values.sqrt() @ vectors.T
     left, singular, right = torch.linalg.svd(weight.double() @ root)
@@ -136,13 +136,13 @@ def test_alternating_beats_one_svd_in_the_measure_it_is_given(form):
         "blocks": ((full[:64, :64], full[64:, 64:]), torch.block_diag(full[:64, :64], full[64:, 64:])),
     }[form]
     quantize = round_to(4)
-    result = decompose(weight, 8, quantize, gram=given)
+    result = decompose(weight, 8, quantize, gram=given, damping=1e-4)
     branch = randomized_svd(weight, 8).dense()
     once = output_error(weight, branch + quantize(weight - branch), measure)
     mine = output_error(weight, result.low_rank.dense() + result.residual, measure)
     assert mine < 0.95 * once
-    assert result.error == pytest.approx(mine, rel=0.05)
-    assert result.error == min(result.history) == decompose(weight, 8, quantize, gram=given).error
+    assert result.error == pytest.approx(mine, rel=0.01)
+    assert result.error == min(result.history) == decompose(weight, 8, quantize, gram=given, damping=1e-4).error
     assert torch.equal(quantize(result.target), result.residual)
 
 
@@ -166,7 +166,7 @@ def test_factors_are_balanced_under_uneven_inputs():
 
 @pytest.mark.parametrize("gram", [torch.ones(5), torch.ones(4, 5), (torch.eye(2), torch.eye(3))])
 def test_a_gram_matrix_of_other_shape_is_refused(gram):
-    with pytest.raises(UsageError, match="does not fit"):
+    with pytest.raises(UsageError, match="Gram matrix"):
         decompose(torch.eye(4), 1, round_to(4), gram=gram)
 
 
