@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test downstream lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/sdhub demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# In an environment of its own, as a user without sdhub has it.
+downstream: $(STAMP)
+	$(BIN)/python -m pytest -m downstream
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
