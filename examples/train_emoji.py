@@ -9,8 +9,8 @@ A text-to-image Stable Diffusion pipeline at 64 x 64 pixels: CLIP text encoder (
 KL autoencoder (0.6 M), DDIM. It learns emoji from their English names: the 1,363 pictures of Noto Color Emoji
 (SIL Open Font License 1.1) of one code point, then those that show one thing. Sample: 20 steps, guidance 4.
 
-The default 7,000 steps of 32 took about 100 minutes on two CPU cores with AVX-512 BF16, in 4 GiB of memory.
-A CPU without AVX-512 trains in float32 and takes longer. `--steps 700` is enough to see shapes and colours.
+The 7,000 steps of 32 that emoji-sd had took about 100 minutes on two CPU cores with AVX-512 BF16. A CPU without
+AVX-512 trains in float32, and takes longer.
 
 `--out` becomes a diffusers folder with float16 weights; what `--resume` needs lies in its `.training` folder until
 training ends. A resumed run draws the numbers that the uninterrupted one would have drawn. Two runs of one seed
