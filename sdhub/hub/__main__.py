@@ -20,9 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--users", type=Path, help="JSON list of users; without it any token may write")
     parser.add_argument("--ready-file", type=Path, help="written as JSON once connections are accepted")
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input does")
-    parser.add_argument("--quiet", action="store_true", help="say only warnings")
+    parser.add_argument("--quiet", action="store_true", help="do not say the address")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         serve(
             options.root,
@@ -31,11 +31,17 @@ def main(arguments: list[str] | None = None) -> int:
             users=options.users,
             ready_file=options.ready_file,
             exit_with_parent=options.exit_with_parent,
+            on_ready=None if options.quiet else _say,
         )
     except StartError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
+
+
+def _say(url: str) -> None:
+    sys.stderr.write(f"The Hub is at {url}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

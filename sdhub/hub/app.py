@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import sqlite3
 
 from starlette.applications import Starlette
@@ -21,6 +22,10 @@ from sdhub.hub.pages import handlers, view
 logger = logging.getLogger("sdhub.hub")
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+# Names without a namespace, as huggingface.co has a few: here there are none.
+_NO_NAMESPACE = re.compile(
+    r"/api/(?:models|datasets|spaces)/[^/]+(?:/revision/[^/]+)?|(?:/(?:datasets|spaces))?/[^/]+/resolve/.+"
+)
 _MACHINE_PATHS = ("/api/", "/xet/")
 
 
@@ -43,6 +48,10 @@ def make_app(hub: Hub) -> ASGIApp:
             Refusal: _on_refusal,
             HTTPException: _on_http_error,
             ClientDisconnect: _on_disconnect,
+            UnicodeEncodeError: _on_unfit_value,
+            OverflowError: _on_unfit_value,
+            OSError: _on_system_error,
+            sqlite3.OperationalError: _on_system_error,
             Exception: _on_error,
         },
     )
@@ -118,6 +127,8 @@ async def _on_refusal(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404 and _NO_NAMESPACE.fullmatch(request.url.path):
+        return await _on_refusal(request, Refusal(404, "Repository not found", code="RepoNotFound"))
     return await _on_refusal(request, Refusal(status, "Not found" if status == 404 else "Not allowed"))
 
 
@@ -125,10 +136,20 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
     return refused(Refusal(400, "The request ended early"))
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
+async def _on_unfit_value(request: Request, error: Exception) -> Response:
+    """Half a surrogate pair, or a number that no database holds."""
+    return await _on_refusal(request, Refusal(400, "The request has a text or number that cannot be kept"))
+
+
+async def _on_system_error(request: Request, error: Exception) -> Response:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return refused(Refusal(507, "The disk of this Hub is full"))
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return refused(Refusal(503, "The Hub is busy, try again"))
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return refused(Refusal(500, "Internal error"))
+
+
+async def _on_error(_request: Request, _error: Exception) -> Response:
+    """A mistake of ours; the server logs it."""
     return refused(Refusal(500, "Internal error"))

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Final
 
-from sdhub.hub.errors import bad_request
+from sdhub.hub.errors import Refusal, bad_request
 
 TYPES: Final = ("model", "dataset", "space")
 MAX_PATH_BYTES: Final = 1024
@@ -45,6 +45,15 @@ def check_name(name: object, what: str = "repository name") -> str:
     if name.lower() in RESERVED:
         raise bad_request(f"Invalid {what}: {name} is reserved")
     return name
+
+
+def is_name(name: str) -> bool:
+    """Whether `check_name` lets a name pass."""
+    try:
+        check_name(name)
+    except Refusal:
+        return False
+    return True
 
 
 def check_type(kind: object) -> str:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -30,12 +30,13 @@ def serve(
     users: Path | None = None,
     ready_file: Path | None = None,
     exit_with_parent: bool = False,
+    on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the Hub in `root` until SIGTERM or SIGINT; several servers may share one root.
 
     `port` 0 picks a free one. `users` is a users file (see `users.py`); without it any token may write.
-    `ready_file` is written, as JSON `{"url", "pid"}`, when connections are accepted. With `exit_with_parent`
-    the server ends when its standard input does.
+    When connections are accepted, `ready_file` is written, as JSON `{"url", "pid"}`, and `on_ready` called with
+    the address. With `exit_with_parent` the server ends when its standard input does.
 
     Raises StartError: the port is taken, the root cannot be written, the users file is broken.
     """
@@ -68,7 +69,8 @@ def serve(
             threading.Thread(target=_end_with_input, daemon=True).start()
         if ready_file is not None:
             _announce(ready_file, url)
-        logger.info("serving %s on %s", root, url)
+        if on_ready is not None:
+            on_ready(url)
         with _quiet_end():
             uvicorn.Server(config).run(sockets=[listener])
 

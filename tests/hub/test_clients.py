@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from environments import environment
+
+from tests.environments import environment
 
 SCRIPT = Path(__file__).with_name("roundtrip.py")
 

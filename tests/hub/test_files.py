@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from conftest import Browser, file, lfs
+
+from tests.hub.web import Browser, file, lfs
 
 CONTENT = bytes(range(256)) * 40
 
@@ -60,6 +61,8 @@ def test_headers(web: Browser, stored: str) -> None:
         ("/{repo}/resolve/refs%2Fpr%2F9/note.txt", 404, "RevisionNotFound"),
         ("/acme/absent/resolve/main/note.txt", 404, "RepoNotFound"),
         ("/api/models/acme/absent", 404, "RepoNotFound"),
+        ("/api/models/gpt2", 404, "RepoNotFound"),
+        ("/gpt2/resolve/main/config.json", 404, "RepoNotFound"),
         ("/api/models/{repo}/revision/" + "0" * 40, 404, "RevisionNotFound"),
         ("/api/models/{repo}/tree/main/absent", 404, "EntryNotFound"),
     ],

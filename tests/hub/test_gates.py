@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Browser, file
 
 from sdhub.hub.errors import StartError
 from sdhub.hub.users import load_users
+from tests.hub.web import Browser, file
 
 
 @pytest.fixture

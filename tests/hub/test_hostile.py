@@ -7,12 +7,12 @@ from html.parser import HTMLParser
 
 import httpx
 import pytest
-from conftest import Browser, file, lfs
 
 from sdhub.hub.cards import CardError, parse_front_matter, split_card
 from sdhub.hub.errors import Refusal
 from sdhub.hub.names import check_path, check_ref
 from sdhub.hub.pages.markdown import render
+from tests.hub.web import Browser, file, lfs
 
 BAD_PATHS = [
     "",
@@ -135,6 +135,27 @@ def test_broken_contents(web: Browser, repo: str) -> None:
         assert web.commit(repo, {"key": "file", "value": value}).status_code == 400
     assert web.commit(repo, {"key": "format-disk", "value": {"path": "a"}}).status_code == 400
     assert web.commit(repo, lfs("a", b"x", oid="../../x")).status_code == 400
+
+
+def test_values_that_cannot_be_kept(web: Browser, repo: str) -> None:
+    half = json.loads('"\\ud800"')
+    assert web.commit(repo, file("a", b"a"), summary=half).status_code == 400
+    assert web.commit(repo, {"key": "file", "value": {"path": "a", "content": half}}).status_code == 400
+    body = json.dumps({"title": half, "description": half}).encode()
+    assert web.http.post(f"/api/models/{repo}/discussions", content=body).status_code == 400
+    sleep = {
+        "name": "sleeper",
+        "organization": "acme",
+        "type": "space",
+        "sdk": "gradio",
+        "sleepTimeSeconds": 10**30,
+    }
+    assert web.http.post("/api/repos/create", json=sleep).status_code == 400
+    assert web.http.get("/api/spaces/acme/sleeper").status_code == 404
+    for query in ("limit=-1", "limit=x", "cursor=1e9", "limit=%C2%B2"):
+        assert web.http.get(f"/api/models?{query}").status_code == 400
+    objects = {"operation": "upload", "objects": [{"oid": "0" * 64, "size": 10**30}]}
+    assert "error" in web.http.post(f"/{repo}.git/info/lfs/objects/batch", json=objects).json()["objects"][0]
 
 
 def test_body_limits(web: Browser, repo: str) -> None:

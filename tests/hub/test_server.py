@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Browser, file
-from hubs import HubProcess
 
 from sdhub.hub.server import address, is_loopback, listen
+from tests.hub.web import Browser, file
+from tests.hubs import HubProcess
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Browser, file, lfs
-from hubs import HubProcess
 
 from sdhub.hub.store.trees import lfs_file, make_tree, regular_file
+from tests.hub.web import Browser, file, lfs
+from tests.hubs import HubProcess
 
 COMMITTER = """
 import base64, json, sys, httpx

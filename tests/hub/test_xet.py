@@ -8,12 +8,12 @@ import struct
 from pathlib import Path
 
 import pytest
-from conftest import Browser, lfs
 from hypothesis import given
 from hypothesis import strategies as some
 
 from sdhub.hub.xet.formats import Segment, XetError, Xorb, check_xorb, hash_text, parse_shard
 from sdhub.hub.xet.lz4 import Lz4Error, decompress_frame
+from tests.hub.web import Browser, lfs
 
 FRAME = struct.pack("<IBBB", 0x184D2204, 0x60, 0x40, 0x82)
 TAG = b"HFRepoMetaData" + bytes(

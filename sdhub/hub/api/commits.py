@@ -58,6 +58,7 @@ class CommitReader:
         self._line(self._rest)
         if self.header is None:
             raise bad_request("The commit has no header")
+        self._hub.blobs.sync([item.staged for item in self.operations if isinstance(item, AddFile)])
 
     def discard(self) -> None:
         """Remove what was staged and not kept."""
@@ -113,7 +114,7 @@ class CommitReader:
             raise bad_request(f"The content of {path} is not base64") from None
         with self._hub.blobs.stage() as file:
             file.write(data)
-            return AddFile(path, git_blob_oid(data), file.finish())
+            return AddFile(path, git_blob_oid(data), file.finish(sync=False))
 
 
 def _lfs(path: str, value: dict[str, Any]) -> AddLfs:

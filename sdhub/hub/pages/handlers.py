@@ -14,7 +14,7 @@ from sdhub.hub.api.files import IMAGES, list_folder
 from sdhub.hub.cards import README, card_data, card_text, derived_tags, read_text, split_card, texts
 from sdhub.hub.diffs import changes
 from sdhub.hub.errors import Refusal, no_entry
-from sdhub.hub.names import check_name
+from sdhub.hub.names import is_name
 from sdhub.hub.pages import view
 from sdhub.hub.pages.markdown import Place, render
 from sdhub.hub.store import discussions, repositories, revisions
@@ -34,7 +34,9 @@ def index(call: Call) -> Response:
     """The list of repositories, by type, namespace and search."""
     connection, text = call.hub.database.connection(), call.query("search")[:100].strip()
     types = [call.params["types"]] if "types" in call.params else ["models", "spaces", "datasets"]
-    author = check_name(call.params["namespace"], "namespace") if "namespace" in call.params else ""
+    author = call.params.get("namespace", "")
+    if author and not is_name(author):
+        raise no_entry("There is no such page")
     found = [
         repo
         for name in types

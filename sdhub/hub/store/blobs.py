@@ -11,7 +11,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from sqlite3 import Connection
@@ -23,6 +24,7 @@ from sdhub.hub.store.database import Database
 
 STALE_SECONDS = 6 * 3600.0
 RESERVE_BYTES = 256 * 2**20
+SYNC_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ class StagingFile:
         while view:
             view = view[self._file.write(view) :]
 
-    def finish(self) -> Staged:
-        """Sync to disk and close; the file stays until it is installed or discarded."""
-        os.fsync(self._file.fileno())
+    def finish(self, *, sync: bool = True) -> Staged:
+        """Close, synced to disk unless `Blobs.sync` will; the file stays until it is installed or discarded."""
+        if sync:
+            os.fsync(self._file.fileno())
         self._file.close()
         self._finished = True
         return Staged(self._path, self._hash.hexdigest(), self.size)
@@ -100,16 +103,24 @@ class Blobs:
         if shutil.disk_usage(self._staging).free < size + RESERVE_BYTES:
             raise Refusal(507, "There is not enough disk space on this Hub for the upload")
 
-    def install(self, connection: Connection, repo_id: int, staged: Staged) -> None:
-        """Make a staged file a blob that `repo_id` holds. Call inside a write transaction."""
-        target = self.path(staged.sha256)
-        if target.exists():
-            staged.discard()
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staged.path.replace(target)
-            _sync_folder(target.parent)
-        self.hold(connection, repo_id, staged.sha256, staged.size)
+    def sync(self, items: Sequence[Staged]) -> None:
+        """Sync files that were finished without it, many at once."""
+        _sync([item.path for item in items])
+
+    def install(self, connection: Connection, repo_id: int, *items: Staged) -> None:
+        """Make synced files blobs that `repo_id` holds. Call inside a write transaction."""
+        folders: dict[Path, None] = {}
+        for item in items:
+            target = self.path(item.sha256)
+            if target.exists():
+                item.discard()
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                item.path.replace(target)
+                folders[target.parent] = None
+            self.hold(connection, repo_id, item.sha256, item.size)
+        if os.name == "posix":
+            _sync(list(folders))
 
     def hold(self, connection: Connection, repo_id: int, sha256: str, size: int) -> None:
         """Note that a repository holds a blob."""
@@ -147,10 +158,19 @@ class Blobs:
                 yield path.name
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
+def _sync(paths: list[Path]) -> None:
+    """fsync files or folders. At the same time, because file systems then write their journal once for many."""
+    if len(paths) < 2:
+        for path in paths:
+            _sync_one(path)
         return
-    handle = os.open(folder, os.O_RDONLY)
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        for _ in pool.map(_sync_one, paths):
+            pass
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

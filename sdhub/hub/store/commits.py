@@ -96,9 +96,8 @@ def commit(
     tree = make_tree(files.values())
     if tree.key == head.tree:
         return head
-    for operation in operations:
-        if isinstance(operation, AddFile):
-            blobs.install(connection, repo.id, operation.staged)
+    staged = [operation.staged for operation in operations if isinstance(operation, AddFile)]
+    blobs.install(connection, repo.id, *staged)
     revision = record(connection, repo.id, head, tree, message.author, message.title, message.description)
     move_ref(connection, repo.id, ref, revision.oid)
     return revision
