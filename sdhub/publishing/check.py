@@ -9,6 +9,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sdhub.errors import CheckError
 from sdhub.progress import SILENT, Progress
@@ -108,11 +109,24 @@ def _download(
     if commit == main.sha:
         return commit, needs_token, False
     hub = cache / "hub"
-    snapshot = api.snapshot_download(repo_id, revision=commit, cache_dir=hub, ignore_patterns=["packages/*"])
+    snapshot = api.snapshot_download(
+        repo_id, revision=commit, cache_dir=hub, ignore_patterns=["packages/*"], tqdm_class=_silent_bar()
+    )
     refs = Path(snapshot).parents[1] / "refs"
     refs.mkdir(exist_ok=True)
     (refs / "main").write_text(commit)
     return commit, needs_token, True
+
+
+def _silent_bar() -> type[Any]:
+    """A progress bar for `snapshot_download` that is never drawn."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    def start(self: Any, *args: Any, **settings: Any) -> None:
+        settings.pop("name", None)
+        tqdm.__init__(self, *args, **{**settings, "disable": True})
+
+    return type("Silent", (tqdm,), {"__init__": start})
 
 
 def _card(repo_id: str, commit: str, cache: Path, endpoint: str, token: str | None) -> str:

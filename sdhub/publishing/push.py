@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sdhub.errors import HubError
+from sdhub.errors import HubError, SdhubError
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.access import client, is_public_hub, speaking, status_of
 from sdhub.publishing.privacy import require_private
@@ -55,9 +55,9 @@ def push(
     before = target.head
     try:
         return _push(target, folder, create_pr=create_pr, message=message, progress=progress)
-    except BaseException:
+    except BaseException as error:
         if created:
-            target.remove(unless_changed_from=before)
+            target.give_up(before, error)
         raise
 
 
@@ -98,10 +98,15 @@ class _Target:
         with self.speaking("read"):
             self.head = self.api.model_info(self.repo_id).sha
 
-    def remove(self, *, unless_changed_from: str | None) -> None:
-        with self.speaking("remove the empty repository"):
-            if self.api.model_info(self.repo_id).sha == unless_changed_from:
-                self.api.delete_repo(self.repo_id, missing_ok=True)
+    def give_up(self, before: str | None, error: BaseException) -> None:
+        """Remove the repository that this call created, unless something was committed to it since."""
+        try:
+            with self.speaking("remove"):
+                if self.api.model_info(self.repo_id).sha == before:
+                    self.api.delete_repo(self.repo_id, missing_ok=True)
+        except HubError:
+            if isinstance(error, SdhubError):
+                error.hint = "; ".join(filter(None, [error.hint, f"{self.repo_id} is left empty: remove it"]))
 
     def _create(self, *, private: bool) -> bool:
         from huggingface_hub.errors import HfHubHTTPError
@@ -158,9 +163,9 @@ def _commit(
         stack.enter_context(quiet())  # huggingface_hub draws bars of its own
         additions = _additions(target, difference, stack)
         small = difference.bytes
-        for addition in sorted(additions, key=lambda each: each.path_in_repo):
+        for addition in additions:
             size = addition.upload_info.size
-            if size >= LARGE:
+            if size >= LARGE or not is_public_hub(target.endpoint):  # one at a time, the client draws no bar
                 target.api.preupload_lfs_files(
                     target.repo_id, additions=[addition], create_pr=create_pr, free_memory=False
                 )

@@ -72,7 +72,7 @@ def test_psnr_against_another_picture(hub, published, tmp_path):
         check(repo_id, endpoint=hub, token=None, expect=picture(tmp_path / "large.png", side=32))
 
 
-def test_private_repositories_and_pull_requests(hub, published):
+def test_private_repositories_and_pull_requests(hub, published, capsys):
     repo_id, usage, expect, _ = published(private=True)
     assert check(repo_id, endpoint=hub, token=TOKEN, expect=expect, usage=usage).psnr_db == math.inf
     repo_id, usage, expect, pushed = published(create_pr=True)
@@ -81,6 +81,7 @@ def test_private_repositories_and_pull_requests(hub, published):
     for revision in (pushed.commit, f"refs/pr/{number}"):
         checked = check(repo_id, revision, endpoint=hub, token=TOKEN, expect=expect, usage=usage)
         assert checked.psnr_db == math.inf
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,17 @@ def test_a_first_commit_that_fails_leaves_no_repository(api, send, repo_id, monk
     assert not api.repo_exists(repo_id)
 
 
+def test_where_even_removing_fails_the_first_failure_is_told(send, monkeypatch):
+    def failing(*_, **__):
+        raise OSError("the line is dead")
+
+    monkeypatch.setattr(HfApi, "create_commit", failing)
+    monkeypatch.setattr(HfApi, "delete_repo", failing)
+    with pytest.raises(HubError, match="cannot publish to") as failed:
+        send()
+    assert "is left empty" in failed.value.hint
+
+
 def test_a_repository_that_was_there_stays_when_a_commit_fails(api, send, repo_id, monkeypatch):
     api.create_repo(repo_id)
     monkeypatch.setattr(HfApi, "create_commit", lambda *_, **__: (_ for _ in ()).throw(OSError("gone")))
@@ -208,9 +219,10 @@ def test_large_files_go_to_lfs_and_are_not_sent_again(api, send, folder, repo_id
     assert send().status == "unchanged"
 
 
-def test_no_notice_about_xet(send, caplog):
+def test_nothing_is_printed_about_xet_or_progress(send, caplog, capsys):
     with caplog.at_level(logging.WARNING):
         send()
+    assert capsys.readouterr() == ("", "")
     assert "Xet" not in caplog.text
     assert not logging.getLogger("huggingface_hub._commit_api").filters
 
