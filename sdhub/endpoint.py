@@ -60,27 +60,28 @@ def connect(hub: str | None) -> Iterator[Endpoint]:
 def embedded(root: Path, port: int = 0) -> Iterator[str]:
     """Run the embedded Hub in a process of its own; yields its address. Raises HubError."""
     with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready.json"
-        command = [sys.executable, "-m", "sdhub.hub", "--root", str(root), "--port", str(port)]
-        process = subprocess.Popen(  # noqa: S603 — our own program
-            [*command, "--ready-file", str(ready), "--exit-with-parent"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        ready, said = Path(folder) / "ready.json", Path(folder) / "said"
+        command = [sys.executable, "-m", "sdhub.hub", "--root", str(root), "--port", str(port), "--quiet"]
+        with said.open("wb") as errors:
+            process = subprocess.Popen(  # noqa: S603 — our own program
+                [*command, "--ready-file", str(ready), "--exit-with-parent"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
         try:
-            yield _await(process, ready)
+            yield _await(process, ready, said)
         finally:
             process.terminate()
             process.wait()
 
 
-def _await(process: subprocess.Popen[bytes], ready: Path) -> str:
+def _await(process: subprocess.Popen[bytes], ready: Path, said: Path) -> str:
     deadline = time.monotonic() + START_SECONDS
     while not ready.exists():
         if process.poll() is not None:
-            said = process.stderr.read().decode(errors="replace") if process.stderr else ""
-            raise HubError(f"the embedded Hub did not start: {' '.join(said.split())[-300:]}")
+            reason = " ".join(said.read_text(errors="replace").split())[-300:]
+            raise HubError(f"the embedded Hub did not start: {reason}")
         if time.monotonic() > deadline:
             raise HubError(f"the embedded Hub did not start within {START_SECONDS} s")
         time.sleep(0.02)
@@ -98,4 +99,4 @@ def _running() -> str | None:
             served = json.load(answer).get("root")
     except (URLError, OSError, ValueError):
         return None
-    return url if served == str(home() / "hub") else None
+    return url if served == str((home() / "hub").resolve()) else None

@@ -27,7 +27,7 @@ from sdhub.publishing.access import check_token
 from sdhub.publishing.check import check
 from sdhub.publishing.privacy import target_private
 from sdhub.publishing.publication import Publication
-from sdhub.publishing.push import Pushed, push
+from sdhub.publishing.push import Pushed, push, vet_target
 from sdhub.publishing.repository import assemble, read_manifest
 from sdhub.stages import Base, VariantStages, license_file
 from sdhub.usage import usage
@@ -172,6 +172,7 @@ def run(job: Job, progress: Progress = SILENT) -> Report:
 def _publish_variant(job: Job, base: Base, planned: PlannedVariant) -> Published:
     result = Published(planned.name, planned.repo_id, planned.recipe.sha256, status="failed")
     try:
+        vet_target(planned.repo_id, endpoint=job.hub.url, token=job.hub.token, private=job.private)
         stages = VariantStages(base, planned.backend, planned.recipe)
         folder = _repository(job, base, planned, stages)
         pushed = _push(job, planned, folder, base.progress)

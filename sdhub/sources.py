@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.inspect import inspect
@@ -13,7 +12,7 @@ from sdhub.endpoint import endpoint
 
 def resolve(source: str, loras: Sequence[str] | None = None, config: str | None = None) -> Checkpoint:
     """The checkpoint that a source names, seen through `HF_ENDPOINT` or huggingface.co. Raises SdhubError."""
-    parsed = replace(parse_source(source, loras or ()), config=config)
+    parsed = parse_source(source, loras or (), config)
     if parsed.kind == "folder" and not parsed.loras:
         return inspect(parsed)
     hub = endpoint(None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sdhub.cli.console import say
 from sdhub.cli.examples import examples
 from sdhub.endpoint import LOCAL_PORT
 
@@ -27,7 +29,18 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the embedded Hub until interrupted."""
+    from sdhub.errors import HubError
+    from sdhub.hub.errors import StartError
     from sdhub.hub.server import serve as run
     from sdhub.work import home
 
-    run(root or home() / "hub", host=host, port=port, users=users)
+    try:
+        run(root or home() / "hub", host=host, port=port, users=users, on_ready=_tell)
+    except StartError as error:
+        raise HubError(str(error), hint="another one may be running: choose a --port") from None
+
+
+def _tell(url: str) -> None:
+    say(f"The embedded Hub is at {url} (Ctrl-C ends it)")
+    say(f"For any Hub client: HF_ENDPOINT={url} HF_TOKEN=local")
+    sys.stdout.flush()

@@ -61,6 +61,21 @@ def push(
         raise
 
 
+def vet_target(repo_id: str, *, endpoint: str, token: str | None, private: bool) -> None:
+    """Look at a repository before any work: raises PrivacyError where it is public and may not be."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if not private:
+        return
+    target = _Target(client(endpoint, token), repo_id, endpoint, token)
+    with target.speaking("look at"):
+        try:
+            info = target.api.model_info(repo_id)
+        except RepositoryNotFoundError:
+            return
+    require_private(repo_id, is_private=bool(info.private))
+
+
 class _Target:
     """A repository on a Hub, and the head that was last looked at."""
 

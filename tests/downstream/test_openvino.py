@@ -31,8 +31,8 @@ def test_a_fresh_environment_draws_a_red_heart(tmp_path):
     python = environment("optimum-intel", ["optimum-intel[openvino]", "diffusers"])
     picture = tmp_path / "heart.png"
     with running_hub(tmp_path / "hub") as url:
-        (variant,) = sdhub_json("publish", "demo", "--to", "demo", "--hub", url, home=tmp_path / "home")["variants"]
-        assert variant["status"] == "published"
+        report = sdhub_json("publish", "demo", "--to", "demo", "--hub", url, home=tmp_path / "home")
+        assert report["variants"][0]["status"] == "published"
         environ = {"PATH": os.environ["PATH"], "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "cache")}
         script = textwrap.dedent(SCRIPT)
         subprocess.run([python, "-I", "-c", script, str(picture)], env=environ, cwd=tmp_path, check=True)

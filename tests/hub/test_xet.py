@@ -45,9 +45,9 @@ def shard(xorb: bytes, content: bytes, chunks: int, sha256: bytes | None = None)
 
 
 def test_lz4_by_hand() -> None:
-    # 4 literals "abcd", a match of 12 at offset 4 (overlapping), then 1 literal "!"
-    block = bytes([0x48]) + b"abcd" + b"\x04\x00" + bytes([0x10]) + b"!"
-    assert decompress_frame(frame((block, True)), 100) == b"abcd" * 4 + b"!"
+    # 4 literals "abcd", a match of 12 at offset 4 (overlapping), then the 12 literals that end a block
+    block = bytes([0x48]) + b"abcd" + b"\x04\x00" + bytes([0xC0]) + b"!" * 12
+    assert decompress_frame(frame((block, True)), 100) == b"abcd" * 4 + b"!" * 12
     # lengths over 15 continue in further bytes
     long = bytes([0xF0, 255, 30]) + b"x" * 300
     assert decompress_frame(frame((long, True), (b"raw", False)), 1000) == b"x" * 300 + b"raw"
