@@ -36,6 +36,8 @@ class Grid:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight that the grid stands for."""
+        if self.codes.numel() == 0:
+            return self.codes.to(dtype)
         grouped = _grouped(self.codes.float(), self.group_size)
         zero = 0.0 if self.zero_point is None else self.zero_point[..., None]
         return ((grouped - zero) * self.scale[..., None]).view(self.codes.shape).to(dtype)
@@ -65,7 +67,8 @@ def quantize(
     Raises UsageError for a width or group that is not offered and for infinite or NaN weights.
     """
     size = _check(weight, bits, per, group_size)
-    flat = weight.detach().cpu().float().reshape(1 if per == "tensor" else weight.shape[0], -1)
+    flat = weight.detach().cpu().float()
+    flat = flat.reshape(1, -1) if per == "tensor" else flat.reshape(weight.shape[0], weight.shape[1:].numel())
     values = _grouped(flat, size)
     mass = None if importance is None else _grouped(_spread(importance, weight).reshape(flat.shape), size)
     rule: Rule = _symmetric if symmetric else _integer if integer_zero else _free
@@ -161,7 +164,7 @@ def _range(values: Tensor) -> tuple[Tensor, Tensor]:
 def _grouped(flat: Tensor, size: int) -> Tensor:
     """(N, K / size, size) of (N, ...); per tensor, `size` is that of all."""
     rows = flat.shape[0]
-    return flat.reshape(rows, -1, size) if flat.numel() else flat.reshape(rows, 0, size)
+    return flat.reshape(rows, flat.shape[1:].numel() // size, size)
 
 
 def _spread(importance: Tensor, weight: Tensor) -> Tensor:

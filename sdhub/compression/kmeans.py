@@ -24,6 +24,8 @@ BATCH = 1 << 15  # gains at once: what fits a core's cache
 TINY = 1e-200  # in place of the weight of an empty cluster
 GROWING = 1e-2  # a level on the way ends when a round gains less than this share of the error
 ROUNDS = 40
+DENSE = 4096  # values up to which bands of all places are tried
+DENSE_GAINS = 1 << 20  # gains of such a band
 GRID = 128  # places of the first programme
 STARTING = 16  # clusters of the first programme
 
@@ -35,7 +37,8 @@ def _symmetric(*offsets: float) -> Floats:
 # Candidates of a boundary, in cells. Coarse steps find the density of clusters, fine ones their places.
 COARSE = _symmetric(*np.arange(9) / 8, 1.5, 2, 3, 4, 6)
 FINE = _symmetric(*np.arange(17) / 16, 2, 3, 4)
-POLISH = _symmetric(0, 1 / 48, 1 / 24, 1 / 16, 1 / 8, 1 / 5, 1, 2)
+POLISH = _symmetric(0, 1 / 96, 1 / 48, 1 / 24, 1 / 16, 1 / 8, 1 / 5, 1, 2)
+PLACE = _symmetric(*(2.0**-power for power in range(3, 13)), 0)
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,10 @@ def _solve(values: Floats, weights: Floats, counts: Ints, clusters: int) -> Floa
     bounds = _programme(sums, _grid(sums), min(clusters, STARTING))
     while bounds.shape[1] - 1 < clusters:
         bounds = _improved(sums, _doubled(sums, bounds), COARSE, GROWING)
-    for offsets, settled in ((COARSE, 1e-3), (FINE, 2e-4), (POLISH, 1e-4)):
+    for offsets, settled in ((COARSE, 1e-3), (FINE, 2e-4), (POLISH, 1e-4), (PLACE, 1e-4)):
         bounds = _improved(sums, bounds, offsets, settled)
+    if counts.max() <= DENSE:
+        bounds = _improved(sums, bounds, None, 1e-4)
     return sums.restored(_centroids(sums, bounds))
 
 
@@ -172,13 +177,17 @@ def _programme(sums: _Sums, places: Ints, clusters: int) -> Ints:
     return bounds
 
 
-def _improved(sums: _Sums, bounds: Ints, offsets: Floats, settled: float) -> Ints:
-    """Band programme and Lloyd step in turn, row by row until a round gains less than `settled` of the error."""
+def _improved(sums: _Sums, bounds: Ints, offsets: Floats | None, settled: float) -> Ints:
+    """Band programme and Lloyd step in turn, row by row until a round gains less than `settled` of the error.
+
+    `offsets` None: the band is all places near a boundary.
+    """
     bounds, going = bounds.copy(), np.arange(len(bounds))
     error = _errors(sums, bounds)
     for _ in range(ROUNDS):
         part = sums if len(going) == len(bounds) else sums.rows(going)
-        new = _lloyd(part, _band(part, bounds[going], offsets))
+        places = _all_places(bounds[going]) if offsets is None else _places(bounds[going], offsets)
+        new = _lloyd(part, _band(part, places))
         new_error = _errors(part, new)
         better, much = new_error < error[going], new_error < error[going] * (1 - settled)
         bounds[going[better]], error[going[better]] = new[better], new_error[better]
@@ -188,30 +197,28 @@ def _improved(sums: _Sums, bounds: Ints, offsets: Floats, settled: float) -> Int
     return bounds
 
 
-def _band(sums: _Sums, bounds: Ints, offsets: Floats) -> Ints:
-    """The best boundaries (G, k + 1) among the candidates at `offsets` cells from the ones given."""
-    rows, clusters = np.arange(len(bounds)), bounds.shape[1] - 1
-    places = _places(bounds, offsets)
+def _band(sums: _Sums, places: Ints) -> Ints:
+    """The best boundaries (G, k + 1) among the candidates (G, k + 1, W) of each."""
+    rows, clusters, width = np.arange(len(places)), places.shape[1] - 1, places.shape[2]
     mass, moment = sums.weights[rows[:, None, None], places], sums.moments[rows[:, None, None], places]
-    # Cells do not run backwards: candidate f of one boundary lies after t of the next if f > t + 1.
-    barrier = np.where(offsets[:, None] > offsets + 1, -np.inf, 0.0)
-    best = np.zeros((clusters + 1, len(bounds), len(offsets)))
-    gain = np.empty((len(bounds), clusters, *barrier.shape))
+    best = np.zeros((clusters + 1, len(rows), width))
+    gain = np.empty((len(rows), clusters, width, width))
     # A few clusters at a time stay in the cache.
-    few = max(1, BATCH // (len(bounds) * barrier.size))
-    scratch = np.empty((len(bounds), few, *barrier.shape))
+    few = max(1, BATCH // (len(rows) * width**2))
+    scratch = np.empty((len(rows), few, width, width))
     for start in range(0, clusters, few):
         stop = min(start + few, clusters)
         part, span = gain[:, start:stop], scratch[:, : stop - start]
         ends, starts = slice(start + 1, stop + 1), slice(start, stop)
         np.subtract(moment[:, ends, None, :], moment[:, starts, :, None], out=part)
         np.subtract(mass[:, ends, None, :], mass[:, starts, :, None], out=span)
-        np.add(_gains(span, part), barrier, out=part)
+        _gains(span, part)
+        part[places[:, starts, :, None] > places[:, ends, None, :]] = -np.inf
         for cluster in range(start, stop):
             total = np.add(gain[:, cluster], best[cluster][:, :, None], out=scratch[:, 0])
             np.maximum.reduce(total, axis=1, out=best[cluster + 1])
     chosen = best[clusters].argmax(axis=1)
-    result = np.zeros_like(bounds)
+    result = np.zeros(places.shape[:2], np.intp)
     for cluster in range(clusters, 0, -1):
         result[:, cluster] = places[rows, cluster, chosen]
         chosen = (best[cluster - 1] + gain[rows, cluster - 1, :, chosen]).argmax(axis=1)
@@ -225,6 +232,14 @@ def _places(bounds: Ints, offsets: Floats) -> Ints:
     cell = np.minimum(position.astype(np.intp), clusters - 1)
     low, high = bounds[:, cell], bounds[:, cell + 1]
     places = low + np.rint((position - cell) * (high - low)).astype(np.intp)
+    places[:, 0], places[:, -1] = 0, bounds[:, -1:]
+    return np.asarray(places)
+
+
+def _all_places(bounds: Ints) -> Ints:
+    """Candidate indices (G, k + 1, W): as many places around each boundary as there is room for."""
+    reach = int((DENSE_GAINS / bounds.shape[1]) ** 0.5) // 2
+    places = np.clip(bounds[:, :, None] + np.arange(-reach, reach + 1), 0, bounds[:, -1:, None])
     places[:, 0], places[:, -1] = 0, bounds[:, -1:]
     return np.asarray(places)
 

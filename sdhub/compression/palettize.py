@@ -56,7 +56,7 @@ class Palette:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight that the palette stands for, in the weight's shape."""
         rows, rest = self.indices.shape[0], self.indices.shape[1:]
-        flat = self.indices.reshape(rows, -1).long()
+        flat = self.indices.reshape(rows, rest.numel()).long()
         group = torch.arange(rows) * self.cluster_dim // max(self.group_size, 1)
         vectors = self.table.to(dtype)[group[:, None], flat]
         return vectors.movedim(-1, 1).reshape(rows * self.cluster_dim, *rest)
