@@ -50,16 +50,21 @@ def divided(gram: Gram, width: int) -> tuple[Tensor, ...]:
 
 
 def damped(block: Tensor, damping: float) -> Tensor:
-    """A float32 copy with `damping` times the mean of its diagonal added to the diagonal; inputs that are always 0
-    get the mean itself, so that the matrix is positive definite.
+    """A float32 copy of `block`, damped as by `damp_`."""
+    return damp_(block.detach().cpu().to(torch.float32, copy=True), damping)
+
+
+def damp_(block: Tensor, damping: float) -> Tensor:
+    """`block`, after `damping` times the mean of its diagonal is added to the diagonal.
+
+    Inputs that are always 0 get the mean itself, so that the matrix is positive definite.
     """
-    result = block.detach().cpu().to(torch.float32, copy=True)
-    diagonal = result.diagonal()
+    diagonal = block.diagonal()
     mean = float(diagonal.double().mean()) if len(diagonal) else 0.0
     if mean <= 0:
-        return result.fill_diagonal_(1.0)
+        return block.fill_diagonal_(1.0)
     diagonal.add_(torch.where(diagonal > 0, damping * mean, mean))
-    return result
+    return block
 
 
 def factor(block: Tensor) -> Tensor:

@@ -20,11 +20,11 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 
 EXACT_WORK = 1 << 22  # k n² up to which the quadratic programme is quick enough
-BATCH = 1 << 15  # gains at once: what fits a core's cache
+BATCH = 1 << 16  # gains at once: what fits a core's cache
 TINY = 1e-200  # in place of the weight of an empty cluster
 GROWING = 1e-2  # a level on the way ends when a round gains less than this share of the error
 ROUNDS = 40
-DENSE = 4096  # values up to which bands of all places are tried
+DENSE = 2048  # values up to which bands of all places are tried
 DENSE_GAINS = 1 << 20  # gains of such a band
 GRID = 128  # places of the first programme
 STARTING = 16  # clusters of the first programme
@@ -134,8 +134,8 @@ def _solve(values: Floats, weights: Floats, counts: Ints, clusters: int) -> Floa
         bounds = _improved(sums, _doubled(sums, bounds), COARSE, GROWING)
     for offsets, settled in ((COARSE, 1e-3), (FINE, 2e-4), (POLISH, 1e-4), (PLACE, 1e-4)):
         bounds = _improved(sums, bounds, offsets, settled)
-    if counts.max() <= DENSE:
-        bounds = _improved(sums, bounds, None, 1e-4)
+    for row in np.flatnonzero(counts <= DENSE):
+        bounds[[row]] = _improved(sums.rows(np.array([row])), bounds[[row]], None, 1e-4)
     return sums.restored(_centroids(sums, bounds))
 
 
@@ -199,29 +199,34 @@ def _improved(sums: _Sums, bounds: Ints, offsets: Floats | None, settled: float)
 
 def _band(sums: _Sums, places: Ints) -> Ints:
     """The best boundaries (G, k + 1) among the candidates (G, k + 1, W) of each."""
-    rows, clusters, width = np.arange(len(places)), places.shape[1] - 1, places.shape[2]
-    mass, moment = sums.weights[rows[:, None, None], places], sums.moments[rows[:, None, None], places]
-    best = np.zeros((clusters + 1, len(rows), width))
-    gain = np.empty((len(rows), clusters, width, width))
+    rows = np.arange(len(places))
+    # Rows of the batch go last, where they lie side by side in memory.
+    mass, moment, spots = (
+        np.ascontiguousarray(np.moveaxis(each, 0, -1))
+        for each in (sums.weights[rows[:, None, None], places], sums.moments[rows[:, None, None], places], places)
+    )
+    clusters, width = len(spots) - 1, spots.shape[1]
+    best = np.zeros((clusters + 1, width, len(rows)))
+    gain = np.empty((clusters, width, width, len(rows)))
     # A few clusters at a time stay in the cache.
-    few = max(1, BATCH // (len(rows) * width**2))
-    scratch = np.empty((len(rows), few, width, width))
+    few = max(1, BATCH // gain[0].size)
+    scratch = np.empty((few, *gain.shape[1:]))
     for start in range(0, clusters, few):
         stop = min(start + few, clusters)
-        part, span = gain[:, start:stop], scratch[:, : stop - start]
-        ends, starts = slice(start + 1, stop + 1), slice(start, stop)
-        np.subtract(moment[:, ends, None, :], moment[:, starts, :, None], out=part)
-        np.subtract(mass[:, ends, None, :], mass[:, starts, :, None], out=span)
+        part, span = gain[start:stop], scratch[: stop - start]
+        begin, end = (slice(start, stop), slice(None), None), (slice(start + 1, stop + 1), None)
+        np.subtract(moment[end], moment[begin], out=part)
+        np.subtract(mass[end], mass[begin], out=span)
         _gains(span, part)
-        part[places[:, starts, :, None] > places[:, ends, None, :]] = -np.inf
+        np.copyto(part, -np.inf, where=spots[begin] > spots[end])
         for cluster in range(start, stop):
-            total = np.add(gain[:, cluster], best[cluster][:, :, None], out=scratch[:, 0])
-            np.maximum.reduce(total, axis=1, out=best[cluster + 1])
-    chosen = best[clusters].argmax(axis=1)
+            total = np.add(gain[cluster], best[cluster][:, None], out=scratch[0])
+            np.maximum.reduce(total, axis=0, out=best[cluster + 1])
+    chosen = best[clusters].argmax(axis=0)
     result = np.zeros(places.shape[:2], np.intp)
     for cluster in range(clusters, 0, -1):
-        result[:, cluster] = places[rows, cluster, chosen]
-        chosen = (best[cluster - 1] + gain[rows, cluster - 1, :, chosen]).argmax(axis=1)
+        result[:, cluster] = spots[cluster, chosen, rows]
+        chosen = (best[cluster - 1].T + gain[cluster - 1, :, chosen, rows]).argmax(axis=1)
     return result
 
 

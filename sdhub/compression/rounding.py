@@ -18,7 +18,7 @@ from torch import Tensor
 from sdhub.compression.affine import Grid
 from sdhub.compression.columns import Picker, picker
 from sdhub.compression.formats import Levels
-from sdhub.compression.gram import Gram, blocks_of, damped, factor
+from sdhub.compression.gram import Gram, blocks_of, damp_, factor
 from sdhub.compression.palettize import Palette
 from sdhub.errors import UsageError
 
@@ -47,7 +47,7 @@ def compensate(
     columns between two updates of the rest; it changes the speed only.
 
     In the damped Gram matrix no row's error is greater than that of its codes in `codebook`. The work is about
-    N K² + K³ / 3 multiplications, and N K² for each pass; memory three times a block's matrix. Deterministic.
+    N K² + K³ / 3 multiplications, and N K² for each pass; memory, with the Gram matrix, three times a block's. Deterministic.
     Raises UsageError where shapes do not fit or something is not finite.
     """
     flat = _check(weight, codebook)
@@ -57,9 +57,8 @@ def compensate(
     first = 0
     for matrix in blocks_of(gram, flat.shape[1]):
         span = slice(first, first + matrix.shape[0])
-        _Block(flat[:, span], plain[:, span], pick, first, damped(matrix, damping), order, block).solve(
-            codes[:, span], passes
-        )
+        part = _Block(flat[:, span], plain[:, span], pick, first, matrix, damping, order, block)
+        part.solve(codes[:, span], passes)
         first = span.stop
     return _with_codes(codebook, codes.view(_codes(codebook).shape))
 
@@ -80,13 +79,21 @@ class _Block:
     """One diagonal block: columns from `first`, all N rows; columns first in memory, so (K, N)."""
 
     def __init__(
-        self, weight: Tensor, plain: Tensor, pick: Picker, first: int, matrix: Tensor, order: Order, block: int
+        self,
+        weight: Tensor,
+        plain: Tensor,
+        pick: Picker,
+        first: int,
+        matrix: Tensor,
+        damping: float,
+        order: Order,
+        block: int,
     ) -> None:
         # Columns are taken from the last to the first.
-        diagonal = matrix.diagonal()
+        diagonal = matrix.diagonal().cpu()
         natural = torch.arange(len(diagonal) - 1, -1, -1)
         self.order = diagonal.argsort(stable=True) if order == "energy" else natural
-        self.matrix = matrix[self.order][:, self.order]
+        self.matrix = damp_(matrix.detach().cpu()[self.order[:, None], self.order].float(), damping)
         self.target = weight.T[self.order].contiguous()
         self.plain = plain.T[self.order]
         self.columns = [first + int(column) for column in self.order]
@@ -95,13 +102,14 @@ class _Block:
 
     def solve(self, codes: Tensor, passes: int) -> None:
         """Write the codes of this block into `codes` (N / d, K)."""
-        lower = factor(self.matrix)
-        limit = _energy(lower, self.target - self.plain)
-        lower /= lower.diagonal().clone()
-        error, chosen = self._descend(lower)
+        ratio = factor(self.matrix)
+        pivots = ratio.diagonal().clone()
+        ratio /= pivots
+        error, chosen = self._descend(ratio)
         for _ in range(passes):
             self._improve(error, chosen)
-        energy = ((self.matrix @ error) * error).sum(dim=0)
+        limit = _energy(ratio, pivots, self.target - self.plain)
+        energy = _energy(ratio, pivots, error)
         better = self.pick.bundled(energy) < self.pick.bundled(limit)
         places = codes[:, self.order]
         codes[:, self.order] = torch.where(better[:, None], chosen.T, places)
@@ -142,9 +150,9 @@ class _Block:
         return [(max(stop - self.block, 0), stop) for stop in stops]
 
 
-def _energy(lower: Tensor, error: Tensor) -> Tensor:
-    """eᵀ H e for each column e of `error` (K, N)."""
-    return (lower.T @ error).square().sum(dim=0)
+def _energy(ratio: Tensor, pivots: Tensor, error: Tensor) -> Tensor:
+    """eᵀ H e for each column e of `error` (K, N), where H = L Lᵀ and L = `ratio` · diag(`pivots`)."""
+    return (ratio.T @ error).mul_(pivots[:, None]).square_().sum(dim=0)
 
 
 def _codes(codebook: Palette | Grid | Levels) -> Tensor:
