@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,7 @@ def connect(hub: str | None) -> Iterator[Endpoint]:
     if running:
         yield Endpoint(running, LOCAL_TOKEN)
         return
-    with embedded(root, LOCAL_PORT) as url:
+    with embedded(root, LOCAL_PORT if _free(LOCAL_PORT) else 0) as url:
         yield Endpoint(url, LOCAL_TOKEN)
 
 
@@ -86,6 +87,12 @@ def _await(process: subprocess.Popen[bytes], ready: Path, said: Path) -> str:
             raise HubError(f"the embedded Hub did not start within {START_SECONDS} s")
         time.sleep(0.02)
     return str(json.loads(ready.read_text())["url"])
+
+
+def _free(port: int) -> bool:
+    """Whether nothing listens there: the Hub of another home may."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _running() -> str | None:

@@ -35,13 +35,17 @@ class Source:
 
 @dataclass(frozen=True)
 class PinnedLora:
-    """A LoRA resolved: `file` lies in the Hub's `ref` at the commit `sha`, or is an absolute path (`sha` None)."""
+    """A LoRA resolved: `file` lies in the Hub's `ref` at the commit `sha`, or is an absolute path (`sha` None).
+
+    `restricted`: its repository is private or gated.
+    """
 
     ref: str
     scale: float
     file: str
     sha: str | None = None
     bytes: int = 0
+    restricted: bool = False
 
 
 @dataclass(frozen=True)

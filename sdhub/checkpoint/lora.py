@@ -36,7 +36,7 @@ def pin(lora: Lora, hub: Hub) -> PinnedLora:
     tree = hub.repository(repo_id, revision or None)
     name = _file(tree)
     _vet(tree.headers([name])[name], f"{shown(name)} of {repo_id}")
-    return PinnedLora(repo_id, lora.scale, name, tree.sha, tree.sizes[name])
+    return PinnedLora(repo_id, lora.scale, name, tree.sha, tree.sizes[name], tree.private or tree.gated)
 
 
 def local(lora: PinnedLora, hub: Hub) -> Path:

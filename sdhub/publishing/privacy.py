@@ -7,11 +7,12 @@ from sdhub.errors import PrivacyError
 
 
 def target_private(checkpoint: Checkpoint, *, private: bool = False, allow_public: bool = False) -> bool:
-    """Whether the target has to be private: asked for, or the source is private or gated.
+    """Whether the target has to be private: asked for, or the source or one of its LoRAs is private or gated.
 
     `allow_public` lifts the second reason.
     """
-    return private or ((checkpoint.private or checkpoint.gated) and not allow_public)
+    restricted = checkpoint.private or checkpoint.gated or any(lora.restricted for lora in checkpoint.loras)
+    return private or (restricted and not allow_public)
 
 
 def require_private(repo_id: str, *, is_private: bool) -> None:
