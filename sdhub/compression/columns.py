@@ -1,15 +1,23 @@
-"""The nearest points of a palette or grid, one column of a weight at a time, for compensated rounding."""
+"""The nearest points of a palette or grid, one column of a weight at a time, for compensated rounding.
+
+NumPy, on purpose: a column is a few thousand values, for which starting threads costs more than the work.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sdhub.compression.affine import Grid, code_range
-from sdhub.compression.formats import Levels, nearest_levels
+from sdhub.compression.formats import Levels
 from sdhub.compression.palettize import Palette
+
+Column = npt.NDArray[np.float32]
+Codes = npt.NDArray[Any]
 
 
 class Picker(Protocol):
@@ -18,12 +26,8 @@ class Picker(Protocol):
     codes: int
     dtype: torch.dtype
 
-    def nearest(self, column: int, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
         """Codes (`codes`,) and the values (N,) they stand for, nearest to `wanted` (N,) in `column` of K."""
-        ...
-
-    def rows(self, codes: Tensor) -> Tensor:
-        """Codes of the whole weight as (`codes`, K)."""
         ...
 
     def bundled(self, energy: Tensor) -> Tensor:
@@ -31,11 +35,11 @@ class Picker(Protocol):
         ...
 
 
-def picker(codebook: Palette | Grid | Levels, columns: int) -> Picker:
-    """The picker of `codebook` for a weight of `columns` flattened inputs."""
+def picker(codebook: Palette | Grid | Levels) -> Picker:
+    """The picker of `codebook`."""
     if isinstance(codebook, Palette):
         return _Vectors(codebook) if codebook.cluster_dim > 1 else _Scalars(codebook)
-    return _Grid(codebook, columns) if isinstance(codebook, Grid) else _Levels(codebook)
+    return _Grid(codebook) if isinstance(codebook, Grid) else _Levels(codebook)
 
 
 class _Rows:
@@ -45,77 +49,75 @@ class _Rows:
         self.codes = codes.shape[0]
         self.dtype = codes.dtype
 
-    def rows(self, codes: Tensor) -> Tensor:
-        return codes.flatten(1)
-
     def bundled(self, energy: Tensor) -> Tensor:
         return energy
 
 
 class _Scalars(_Rows):
+    """One sorted array finds the entries of all tables: table g is lifted by g times more than any table spans."""
+
     def __init__(self, palette: Palette) -> None:
         super().__init__(palette.indices)
-        self.table = palette.table[..., 0].contiguous()
-        self.middle = ((self.table[:, 1:] + self.table[:, :-1]) / 2).contiguous()
-        self.size = palette.group_size
-        self.padding = len(self.table) * self.size - self.codes
+        table = palette.table[..., 0].double().numpy()
+        group = np.arange(self.codes) // palette.group_size
+        self.reach = 2 * float(np.abs(table).max()) + 1e-30
+        lift = 4 * self.reach * np.arange(len(table))
+        self.middle = ((table[:, 1:] + table[:, :-1]) / 2 + lift[:, None]).ravel()
+        self.lift, self.below = lift[group], group * (table.shape[1] - 1)
+        self.first, self.values = group * table.shape[1], table.astype(np.float32).ravel()
 
-    def nearest(self, column: int, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        grouped = torch.nn.functional.pad(wanted, (0, self.padding)).view(-1, self.size)
-        if len(self.table) == 1:
-            index = torch.bucketize(grouped, self.middle[0])
-        else:
-            index = torch.searchsorted(self.middle, grouped)
-        value = self.table.gather(1, index).view(-1)[: self.codes]
-        return index.view(-1)[: self.codes].to(torch.uint8), value
+    def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
+        place = np.clip(wanted, -self.reach, self.reach) + self.lift
+        index = np.searchsorted(self.middle, place) - self.below
+        return index.astype(np.uint8), self.values[index + self.first]
 
 
 class _Vectors:
     def __init__(self, palette: Palette) -> None:
         self.codes = palette.indices.shape[0]
         self.dtype = palette.indices.dtype
-        self.table = palette.table
-        self.dim = palette.cluster_dim
-        self.size = palette.group_size // self.dim
-        self.padding = (len(self.table) * self.size - self.codes) * self.dim
-        self.offset = self.table.square().sum(dim=2)[:, None] / 2
-
-    def rows(self, codes: Tensor) -> Tensor:
-        return codes.flatten(1)
+        self.dim, self.size = palette.cluster_dim, palette.group_size
+        self.table = palette.table.numpy()
+        self.offset = np.square(self.table).sum(axis=2) / 2
 
     def bundled(self, energy: Tensor) -> Tensor:
         return energy.view(-1, self.dim).sum(dim=1)
 
-    def nearest(self, column: int, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        grouped = torch.nn.functional.pad(wanted, (0, self.padding)).view(len(self.table), self.size, self.dim)
-        index = (self.offset - grouped @ self.table.transpose(1, 2)).argmin(dim=2)
-        value = self.table.gather(1, index[..., None].expand(-1, -1, self.dim))
-        return index.view(-1)[: self.codes].to(torch.uint8), value.reshape(-1)[: self.codes * self.dim]
+    def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
+        codes, values = [], []
+        for group, table in enumerate(self.table):
+            vectors = wanted[group * self.size : (group + 1) * self.size].reshape(-1, self.dim)
+            index = np.argmin(self.offset[group] - vectors @ table.T, axis=1)
+            codes.append(index.astype(np.uint8))
+            values.append(table[index].ravel())
+        return np.concatenate(codes), np.concatenate(values)
 
 
 class _Grid(_Rows):
-    def __init__(self, grid: Grid, columns: int) -> None:
+    def __init__(self, grid: Grid) -> None:
         super().__init__(grid.codes)
         zero = torch.zeros_like(grid.scale) if grid.zero_point is None else grid.zero_point
         # Columns first, so that a group's scales lie together.
-        self.scale, self.zero = grid.scale.T.contiguous(), zero.T.contiguous()
+        self.scale, self.zero = grid.scale.T.contiguous().numpy(), zero.T.contiguous().numpy()
         self.size = grid.group_size
         self.span = code_range(grid.bits, grid.zero_point is None)
 
-    def nearest(self, column: int, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
         scale, zero = self.scale[column // self.size], self.zero[column // self.size]
-        code = (wanted / scale + zero).round_().clamp_(*self.span)
-        return code.to(self.dtype), (code - zero) * scale
+        code = np.clip(np.rint(wanted / scale + zero), *self.span)
+        return code, (code - zero) * scale
 
 
 class _Levels(_Rows):
     def __init__(self, grid: Levels) -> None:
         super().__init__(grid.codes)
-        self.levels = grid.levels
-        self.scale = grid.scale.T.contiguous()
+        levels, order = grid.levels.sort(stable=True)
+        self.levels, self.order = levels.numpy(), order.to(torch.uint8).numpy()
+        self.middle = (self.levels[1:] + self.levels[:-1]) / 2
+        self.scale = grid.scale.T.contiguous().numpy()
         self.size = grid.group_size
 
-    def nearest(self, column: int, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
         scale = self.scale[column // self.size]
-        code = nearest_levels(wanted / scale, self.levels)
-        return code, self.levels[code.long()] * scale
+        index = np.searchsorted(self.middle, wanted / scale)
+        return self.order[index], self.levels[index] * scale

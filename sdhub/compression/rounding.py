@@ -10,8 +10,9 @@ Afterwards single weights may be chosen anew, given all others (coordinate desce
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ Codebook = TypeVar("Codebook", Palette, Grid, Levels)
 Order = Literal["natural", "energy"]
 
 BLOCK = 128
+FEW = 16  # columns whose errors are handed on one by one
 
 
 def compensate(
@@ -47,13 +49,13 @@ def compensate(
     columns between two updates of the rest; it changes the speed only.
 
     In the damped Gram matrix no row's error is greater than that of its codes in `codebook`. The work is about
-    N K² + K³ / 3 multiplications, and N K² for each pass; memory, with the Gram matrix, three times a block's. Deterministic.
-    Raises UsageError where shapes do not fit or something is not finite.
+    N K² + K³ / 6 multiplications, and N K² more for each pass; memory, three times a block of the Gram matrix with
+    that itself. Deterministic. Raises UsageError where shapes do not fit or something is not finite.
     """
     flat = _check(weight, codebook)
-    pick = picker(codebook, flat.shape[1])
+    pick = picker(codebook)
     plain = codebook.dequantize().flatten(1)
-    codes = pick.rows(_codes(codebook)).clone()
+    codes = _codes(codebook).flatten(1).clone()
     first = 0
     for matrix in blocks_of(gram, flat.shape[1]):
         span = slice(first, first + matrix.shape[0])
@@ -115,39 +117,50 @@ class _Block:
         codes[:, self.order] = torch.where(better[:, None], chosen.T, places)
 
     def _descend(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
-        """Errors (K, N) and codes (K, N / d), every column compensating those after it."""
+        """Errors (K, N) and codes (K, N / d), every column compensating those before it."""
         error = torch.zeros_like(self.target)
         chosen = torch.empty(len(error), self.pick.codes, dtype=self.pick.dtype)
-        for start, stop in self._blocks():
-            target = self.target[start:stop].clone()
-            target.addmm_(ratio[stop:, start:stop].T, error[stop:])
-            local = ratio[start:stop, start:stop].T.contiguous()
-            for column in range(stop - 1, start - 1, -1):
-                here = column - start
-                wanted = target[here]
-                if column + 1 < stop:
-                    wanted = wanted + error[column + 1 : stop].T @ local[here, here + 1 :]
-                chosen[column], value = self.pick.nearest(self.columns[column], wanted)
-                torch.sub(self.target[column], value, out=error[column])
+        for start, stop in _spans(0, len(error), self.block):
+            wanted = torch.addmm(self.target[start:stop], ratio[stop:, start:stop].T, error[stop:])
+            for low, high in _spans(start, stop, FEW):
+                part = wanted[low - start : high - start]
+                part.addmm_(ratio[high:stop, low:high].T, error[high:stop])
+                local = ratio[low:high, low:high].T.numpy()
+                self._place(part.numpy(), local, error[low:high].numpy(), chosen[low:high].numpy(), low)
         return error, chosen
+
+    def _place(self, wanted: Any, local: Any, error: Any, chosen: Any, low: int) -> None:
+        """Few columns from `low` on; threads would cost more than they bring."""
+        target = self.target[low : low + len(error)].numpy()
+        for here in range(len(error) - 1, -1, -1):
+            after = slice(here + 1, len(error))
+            aim = wanted[here] + np.einsum("k,kn->n", local[here, after], error[after])
+            chosen[here], value = self.pick.nearest(self.columns[low + here], aim)
+            np.subtract(target[here], value, out=error[here])
 
     def _improve(self, error: Tensor, chosen: Tensor) -> None:
         """One pass of coordinate descent over all columns; never raises a row's error."""
-        diagonal = self.matrix.diagonal()
-        for start, stop in self._blocks():
+        for start, stop in _spans(0, len(error), self.block):
             slope = self.matrix[start:stop] @ error
-            local = self.matrix[start:stop, start:stop]
-            for column in range(stop - 1, start - 1, -1):
-                here = column - start
-                others = slope[here] / diagonal[column] - error[column]
-                chosen[column], value = self.pick.nearest(self.columns[column], self.target[column] + others)
-                change = self.target[column] - value - error[column]
-                error[column] += change
-                slope.addr_(local[here], change)
+            for low, high in _spans(start, stop, FEW):
+                part, before = slope[low - start : high - start], error[low:high].clone()
+                local = self.matrix[low:high, low:high].numpy()
+                self._replace(part.numpy(), local, error[low:high].numpy(), chosen[low:high].numpy(), low)
+                slope[: low - start].addmm_(self.matrix[start:low, low:high], error[low:high] - before)
 
-    def _blocks(self) -> list[tuple[int, int]]:
-        stops = range(len(self.target), 0, -self.block)
-        return [(max(stop - self.block, 0), stop) for stop in stops]
+    def _replace(self, slope: Any, local: Any, error: Any, chosen: Any, low: int) -> None:
+        target = self.target[low : low + len(error)].numpy()
+        for here in range(len(error) - 1, -1, -1):
+            aim = target[here] + slope[here] / local[here, here] - error[here]
+            chosen[here], value = self.pick.nearest(self.columns[low + here], aim)
+            change = target[here] - value - error[here]
+            error[here] += change
+            slope[:here] += local[:here, here, None] * change
+
+
+def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:
+    """Runs of at most `size`, the last first."""
+    return [(max(end - size, start), end) for end in range(stop, start, -size)]
 
 
 def _energy(ratio: Tensor, pivots: Tensor, error: Tensor) -> Tensor:
