@@ -22,6 +22,7 @@ PUBLIC = "https://huggingface.co"
 LOCAL_PORT = 8420
 LOCAL_TOKEN = "local"  # noqa: S105 — the embedded Hub takes any token for the user `local`
 START_SECONDS = 30
+END_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Endpoint:
 
     url: str
     token: str | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """What it is known by: the embedded Hub of this home may have another address each time."""
+        return "local" if self.token == LOCAL_TOKEN else self.url
 
 
 def endpoint(hub: str | None) -> Endpoint:
@@ -62,7 +68,7 @@ def embedded(root: Path, port: int = 0) -> Iterator[str]:
     """Run the embedded Hub in a process of its own; yields its address. Raises HubError."""
     with tempfile.TemporaryDirectory() as folder:
         ready, said = Path(folder) / "ready.json", Path(folder) / "said"
-        command = [sys.executable, "-m", "sdhub.hub", "--root", str(root), "--port", str(port), "--quiet"]
+        command = [sys.executable, "-I", "-m", "sdhub.hub", "--root", str(root), "--port", str(port), "--quiet"]
         with said.open("wb") as errors:
             process = subprocess.Popen(  # noqa: S603 — our own program
                 [*command, "--ready-file", str(ready), "--exit-with-parent"],
@@ -73,8 +79,19 @@ def embedded(root: Path, port: int = 0) -> Iterator[str]:
         try:
             yield _await(process, ready, said)
         finally:
-            process.terminate()
-            process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the Hub; a request to end that comes while it starts may be lost, and its store stands a kill."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin:
+        process.stdin.close()
 
 
 def _await(process: subprocess.Popen[bytes], ready: Path, said: Path) -> str:
@@ -97,13 +114,14 @@ def _free(port: int) -> bool:
 
 def _running() -> str | None:
     """The address of an embedded Hub that serves this home on the usual port, if one does."""
-    from urllib.error import URLError
-    from urllib.request import urlopen
+    from http.client import HTTPException
+    from urllib.request import ProxyHandler, build_opener
 
     url = f"http://127.0.0.1:{LOCAL_PORT}"
     try:
-        with urlopen(f"{url}/api/embedded", timeout=2) as answer:  # noqa: S310 — loopback
-            served = json.load(answer).get("root")
-    except (URLError, OSError, ValueError):
+        with build_opener(ProxyHandler({})).open(f"{url}/api/embedded", timeout=2) as answer:
+            found = json.load(answer)
+    except (OSError, HTTPException, ValueError):
         return None
-    return url if served == str((home() / "hub").resolve()) else None
+    lasting = isinstance(found, dict) and found.get("lasting") is True
+    return url if lasting and found.get("root") == str((home() / "hub").resolve()) else None

@@ -23,6 +23,8 @@ from sdhub import errors
 from sdhub.errors import SdhubError
 from sdhub.progress import Progress, Task
 
+# -I: a stranger's folder may be the current one, and is not searched for modules.
+COMMAND = [sys.executable, "-I", "-m", "sdhub.isolate"]
 LENGTH = struct.Struct("<Q")
 
 
@@ -32,8 +34,8 @@ def apart(function: Callable[..., None], *arguments: Any, progress: Progress) ->
     Raises the SdhubError that it raises, and SdhubError with the last line it said where it dies otherwise.
     """
     call = pickle.dumps((function.__module__, function.__qualname__, arguments))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdhub.isolate"],
+    process = subprocess.Popen(  # noqa: S603 — our own program
+        COMMAND,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -88,10 +90,10 @@ def _follow(process: subprocess.Popen[bytes], progress: Progress) -> SdhubError 
                 stack = ExitStack()
                 tasks[event[1]] = (stack.enter_context(progress.task(*event[2:])), stack)
             elif event[0] == "advance":
-                tasks[event[1]][0].advance(event[2])
+                _task(tasks, event[1]).advance(event[2])
             elif event[0] == "total":
-                tasks[event[1]][0].total(event[2])
-            elif event[0] == "end":
+                _task(tasks, event[1]).total(event[2])
+            elif event[0] == "end" and event[1] in tasks:
                 tasks.pop(event[1])[1].close()
             elif event[0] == "error":
                 failure = _error(*event[1:])
@@ -99,6 +101,11 @@ def _follow(process: subprocess.Popen[bytes], progress: Progress) -> SdhubError 
         for _, stack in reversed(tasks.values()):
             stack.close()
     return failure
+
+
+def _task(tasks: dict[int, tuple[Task, ExitStack]], number: int) -> Task:
+    """The task, or a silent one where a library's unfinished line swallowed its beginning."""
+    return tasks[number][0] if number in tasks else Task()
 
 
 def _event(line: bytes) -> list[Any]:

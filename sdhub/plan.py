@@ -9,7 +9,7 @@ from typing import Any
 
 from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.errors import UnsupportedError
+from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
 from sdhub.recipes.recipe import Recipe, load_recipe
 
@@ -93,7 +93,13 @@ def choose(checkpoint: Checkpoint, names: Sequence[str], recipe: Path | None) ->
             raise UnsupportedError(
                 f"{recipe}: no backend is called {document.backend}", hint=", ".join(backends())
             )
-        return [(_fit(checkpoint, backend, document.name), document)]
+        _fit(checkpoint, backend, document.name)
+        if document.name in backend.variants and document != backend.recipe(checkpoint, document.name):
+            raise RecipeError(
+                f"{recipe} is called {document.name} and is not that preset",
+                hint=f"give it a name of its own, such as {document.name}-mine",
+            )
+        return [(backend, document)]
     wanted = list(dict.fromkeys(names)) or _usual(checkpoint)
     chosen = []
     for name in wanted:
@@ -111,7 +117,7 @@ def make_plan(
     recipe: Path | None = None,
 ) -> Plan:
     """The plan for a checkpoint. Raises what `choose` raises."""
-    from sdhub.publishing.names import repository_name
+    from sdhub.publishing.names import repository_id, repository_name
 
     planned = []
     for backend, each in choose(checkpoint, variants, recipe):
@@ -119,7 +125,7 @@ def make_plan(
         treatment = each.name.removeprefix(f"{backend.name}-")
         name = repository_name(backend.repository, model=checkpoint.name, treatment=treatment)
         forecast = backend.forecast(checkpoint, each)
-        planned.append(PlannedVariant(each.name, backend, each, f"{namespace}/{name}", forecast))
+        planned.append(PlannedVariant(each.name, backend, each, repository_id(namespace, name), forecast))
     return Plan(checkpoint, tuple(planned), sampling)
 
 

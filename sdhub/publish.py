@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint, License
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.endpoint import Endpoint, connect, endpoint
-from sdhub.errors import SdhubError
+from sdhub.errors import EvidenceError, SdhubError
 from sdhub.evidence.sampling import Sampling
 from sdhub.plan import Plan, PlannedVariant, make_plan, sampling_for
 from sdhub.progress import SILENT, Progress
@@ -172,28 +172,43 @@ def run(job: Job, progress: Progress = SILENT) -> Report:
 def _publish_variant(job: Job, base: Base, planned: PlannedVariant) -> Published:
     result = Published(planned.name, planned.repo_id, planned.recipe.sha256, status="failed")
     try:
-        vet_target(planned.repo_id, endpoint=job.hub.url, token=job.hub.token, private=job.private)
-        stages = VariantStages(base, planned.backend, planned.recipe)
-        folder = _repository(job, base, planned, stages)
-        pushed = _push(job, planned, folder, base.progress)
-        _check(job, base, planned, folder, pushed)
+        return _go_through(job, base, planned, result)
     except SdhubError as error:
-        return Published(**{**vars(result), "reason": error.message, "error": error})
+        return replace(result, reason=error.message, error=error)
+    except (OSError, RuntimeError, ValueError) as error:  # of libraries: other variants go on
+        failure = EvidenceError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return replace(result, reason=failure.message, error=failure)
     finally:
         base.release()
-    return Published(
-        **{
-            **vars(result),
-            "status": pushed.status,
-            "url": pushed.url,
-            "commit": pushed.commit,
-            "pull_request": pushed.pull_request_url,
-            "uploaded_bytes": pushed.uploaded_bytes,
-            "evidence": json.loads((folder / "evidence" / "evidence.json").read_text(encoding="utf-8")),
-            "packages": _packages(folder),
-            "folder": folder,
-        }
+
+
+def _go_through(job: Job, base: Base, planned: PlannedVariant, result: Published) -> Published:
+    """Every stage of one variant. What was pushed is told even where the check fails."""
+    vet_target(
+        planned.repo_id,
+        endpoint=job.hub.url,
+        token=job.hub.token,
+        private=job.private,
     )
+    stages = VariantStages(base, planned.backend, planned.recipe)
+    folder = _repository(job, base, planned, stages)
+    pushed = _push(job, planned, folder, base.progress)
+    done = replace(
+        result,
+        status=pushed.status,
+        url=pushed.url,
+        commit=pushed.commit,
+        pull_request=pushed.pull_request_url,
+        uploaded_bytes=pushed.uploaded_bytes,
+        evidence=json.loads((folder / "evidence" / "evidence.json").read_text(encoding="utf-8")),
+        packages=_packages(folder),
+        folder=folder,
+    )
+    try:
+        _check(job, base, planned, folder, pushed)
+    except SdhubError as error:
+        return replace(done, status="failed", reason=error.message, error=error)
+    return done
 
 
 def _repository(job: Job, base: Base, planned: PlannedVariant, stages: VariantStages) -> Path:
@@ -205,6 +220,8 @@ def _repository(job: Job, base: Base, planned: PlannedVariant, stages: VariantSt
         "evidence": evidence.name,
         "repository": planned.repo_id,
         "license": vars(job.license),
+        "source": [base.checkpoint.id, publication.base_model, publication.source_url],
+        "loras": [[lora.name, lora.sha] for lora in base.checkpoint.loras],
         "usage": publication.usage,
         "summary": publication.description,
     }
@@ -232,7 +249,7 @@ def _publication(
         identity=base.checkpoint.sha or base.identity,
         license=job.license,
         variant=planned.name,
-        description=backend.variants.get(planned.name, "made by a recipe of its own"),
+        description=backend.variants.get(planned.name, "made by a recipe of its own (recipe.json)"),
         folder=variant,
         library=backend.library,
         tags=backend.tags,
@@ -263,7 +280,7 @@ def _push(job: Job, planned: PlannedVariant, folder: Path, progress: Progress) -
 
 def _check(job: Job, base: Base, planned: PlannedVariant, folder: Path, pushed: Pushed) -> None:
     """Download what was published into an empty cache and run the card's lines; once per commit."""
-    key = {"repository": planned.repo_id, "commit": pushed.commit, "hub": job.hub.url}
+    key = {"repository": planned.repo_id, "commit": pushed.commit, "hub": job.hub.name}
 
     def make(out: Path) -> None:
         check(

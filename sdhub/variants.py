@@ -9,9 +9,10 @@ from typing import Any
 
 from sdhub.backends.base import Backend, backends
 from sdhub.endpoint import connect
-from sdhub.errors import BuildError, HubError, SourceError
-from sdhub.evidence.sampling import Prompt, Sampling, draw
+from sdhub.errors import BuildError, SourceError
+from sdhub.evidence.sampling import Prompt, Sampling, draw, parse_sampling
 from sdhub.progress import SILENT, Progress
+from sdhub.publishing.access import speaking
 from sdhub.quiet import quiet
 
 STEPS, GUIDANCE = 20, 7.5
@@ -39,21 +40,9 @@ def locate(variant: str | Path, *, hub: str | None = None) -> Path:
             f"{text}: no such folder", hint="name a variant's folder, or its repository as NAMESPACE/NAME"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-    with connect(hub) as at:
-        try:
-            found = snapshot_download(
-                text, endpoint=at.url, token=at.token or False, ignore_patterns=["packages/*"]
-            )
-        except HFValidationError:
-            raise SourceError(f"{text} is neither a folder nor a repository id") from None
-        except RepositoryNotFoundError:
-            raise HubError(
-                f"{at.url} has no repository {text}", hint="is it private? log in with: hf auth login"
-            ) from None
-        except (HfHubHTTPError, OSError) as error:
-            raise HubError(f"{text} could not be downloaded from {at.url}: {type(error).__name__}") from None
+    with connect(hub) as at, speaking(f"download {text}", endpoint=at.url, token=at.token):
+        found = snapshot_download(text, endpoint=at.url, token=at.token or False, ignore_patterns=["packages/*"])
     return Path(found)
 
 
@@ -96,6 +85,8 @@ def draw_picture(
         raise SourceError("the prompt is empty", hint="say what to draw")
     if not output.absolute().parent.is_dir():
         raise SourceError(f"{output}: its folder does not exist")
+    if output.is_dir():
+        raise SourceError(f"{output} is a folder", hint="name a file, such as picture.png")
     folder = locate(variant, hub=hub)
     with progress.task("loading"), quiet():
         pipe = backend_of_folder(folder).open(folder)
@@ -122,7 +113,6 @@ def draw_picture(
 def _evidence_sampling(folder: Path) -> dict[str, Any]:
     path = folder / "evidence" / "evidence.json"
     try:
-        sampling = json.loads(path.read_text(encoding="utf-8"))["sampling"]
+        return dict(parse_sampling(json.loads(path.read_text(encoding="utf-8"))["sampling"]).document())
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return sampling if isinstance(sampling, dict) else {}

@@ -223,6 +223,23 @@ def test_a_private_source_is_not_published_into_a_public_repository(first, hub, 
     )
 
 
+def test_an_edited_preset_needs_a_name_of_its_own(hub, home, tmp_path):
+    recipe = json.loads(sdhub("recipe", "show", "openvino-int8", "demo", home=home).stdout)
+    recipe["components"]["unet"]["default"] = {"scheme": "float", "dtype": "float16"}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(recipe))
+    done = sdhub("plan", "demo", "--recipe", str(path), home=home, code=2)
+    assert "openvino-int8-mine" in done.stderr
+    path.write_text(json.dumps({**recipe, "name": "openvino-int8-mine"}))
+    (planned,) = sdhub_json("plan", "demo", "--recipe", str(path), "--to", "acme", home=home)["variants"]
+    assert planned["repo"] == "acme/emoji-sd-openvino-int8-mine"
+
+
+def test_a_namespace_that_is_none_is_refused_before_work(home):
+    done = sdhub("plan", "demo", "--to", "a/b c", home=home, code=2)
+    assert "no repository name" in done.stderr
+
+
 def test_a_missing_variant_and_a_bad_prompt_file_are_calls_gone_wrong(hub, home, tmp_path):
     done = sdhub("publish", "demo", "--hub", hub, "--variant", "openvino-int3", home=home, code=2)
     assert "openvino-int8" in done.stderr

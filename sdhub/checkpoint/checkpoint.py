@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, Literal
 
 from sdhub.checkpoint.families import Family
@@ -46,6 +47,11 @@ class PinnedLora:
     sha: str | None = None
     bytes: int = 0
     restricted: bool = False
+
+    @property
+    def name(self) -> str:
+        """What may be published of it: the Hub id, or the file's name without its folder."""
+        return self.ref if self.sha else PurePath(self.file).name
 
 
 @dataclass(frozen=True)

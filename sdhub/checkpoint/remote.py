@@ -13,7 +13,7 @@ from typing import Any
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import LENGTH_BYTES, Header, header_length, parse_header
 from sdhub.checkpoint.tree import MAX_VOCABULARY, Tree, check_path
-from sdhub.errors import HubError, SourceError
+from sdhub.errors import HubError, RefusedError, SourceError
 
 WORKERS = 8
 TIMEOUT = 30.0
@@ -122,7 +122,7 @@ def telling(what: str) -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         repo = what.rpartition(" of ")[2].partition("@")[0]
-        raise HubError(
+        raise RefusedError(
             f"{what} is gated, and its terms are not accepted yet",
             hint=f"accept them on the page of {repo}, then set HF_TOKEN or run: hf auth login",
         ) from None

@@ -62,3 +62,6 @@ def main() -> None:
         # Python flushes standard output at exit, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+        sys.exit(1)

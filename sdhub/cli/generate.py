@@ -23,7 +23,7 @@ def generate(
     ],
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG to write.")] = Path("out.png"),
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial latents.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial latents.")] = 0,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     hub: options.Hub = None,

@@ -46,7 +46,7 @@ def push(
     from sdhub.publishing.push import push as run
 
     with connect(hub) as at:
-        check_token(at.url, at.token, repo.partition("/")[0])
+        check_token(at.url, at.token, repo.partition("/")[0], propose=create_pr)
         pushed = run(
             folder,
             repo,

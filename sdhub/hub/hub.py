@@ -18,7 +18,7 @@ from sdhub.hub.users import Caller, Users
 
 @dataclass(frozen=True, eq=False)
 class Hub:
-    """All that a request needs. `loopback`: bound to this machine only."""
+    """All that a request needs. `loopback`: bound to this machine only; `lasting`: not ending with a parent."""
 
     root: Path
     database: Database
@@ -27,6 +27,7 @@ class Hub:
     secret: bytes
     store_id: str
     loopback: bool
+    lasting: bool = True
 
     def sign(self, *parts: object) -> str:
         """A signature over `parts` that only this store can make (hex)."""
@@ -75,7 +76,7 @@ def no_repository(caller: Caller) -> Refusal:
     return Refusal(404, "Repository not found", code="RepoNotFound")
 
 
-def open_hub(root: Path, users: Users, *, loopback: bool) -> Hub:
+def open_hub(root: Path, users: Users, *, loopback: bool, lasting: bool = True) -> Hub:
     """Open (or begin) the store in `root`, and sweep away what killed processes left. Raises OSError."""
     root.mkdir(parents=True, exist_ok=True)
     database = Database(root / "hub.sqlite3")
@@ -83,7 +84,7 @@ def open_hub(root: Path, users: Users, *, loopback: bool) -> Hub:
     secret = _meta(database, "secret", secrets.token_hex(32))
     store_id = _meta(database, "store", secrets.token_hex(8))
     blobs.sweep()
-    return Hub(root, database, blobs, users, bytes.fromhex(secret), store_id, loopback)
+    return Hub(root, database, blobs, users, bytes.fromhex(secret), store_id, loopback, lasting)
 
 
 def _meta(database: Database, key: str, default: str) -> str:

@@ -51,7 +51,7 @@ def serve(
     listener = listen(host, port)
     with listener:
         try:
-            hub = open_hub(root.resolve(), accounts, loopback=loopback)
+            hub = open_hub(root.resolve(), accounts, loopback=loopback, lasting=not exit_with_parent)
         except OSError as error:
             raise StartError(f"the Hub cannot keep its data in {root}: {error.strerror}") from None
         if not loopback:

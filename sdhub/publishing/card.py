@@ -179,7 +179,7 @@ def _provenance(publication: Publication) -> dict[str, Any]:
         if pinned
         else markdown.cell(publication.identity),
         "family": checkpoint.family.title,
-        "loras": checkpoint.source.loras,
+        "loras": checkpoint.loras,
         "versions": _pairs(publication.versions),
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sdhub.checkpoint.checkpoint import License
-from sdhub.errors import LicenseError
+from sdhub.errors import LicenseError, UsageError
 
 _ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd(-|$)|no-?deriv", re.IGNORECASE)
@@ -61,13 +61,14 @@ def _override(stated: License | None, chosen: str, source: str) -> License:
     if chosen not in ids() or chosen == "unknown":
         near = difflib.get_close_matches(chosen, sorted(ids() - {"unknown"}), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"see {_DOCS}"
-        raise LicenseError(f"--license {chosen[:80]!r} is no licence id of the Hub", hint=hint)
-    if stated is None or stated.id.lower() in {"unknown", "other", chosen}:
-        if stated is not None and forbids_derivatives(stated):
-            return stated
-        return replace(stated, id=chosen) if stated else License(chosen)
-    if not _ID.fullmatch(stated.id.lower()):
-        return replace(stated, id=chosen)
+        raise UsageError(f"--license {chosen[:80]!r} is no licence id of the Hub", hint=hint)
+    if stated is None or stated.id.lower() == chosen:
+        return stated or License(chosen)
+    if forbids_derivatives(stated):
+        return stated
+    nameless = stated.id.lower() == "other" and not (stated.name and _reachable(stated))
+    if nameless or stated.id.lower() == "unknown" or not _ID.fullmatch(stated.id.lower()):
+        return License(chosen, file=stated.file)
     raise LicenseError(
         f"{source} is licensed under {stated.id[:80]}, --license {chosen} contradicts it",
         hint="leave --license away, or correct the card of the source",

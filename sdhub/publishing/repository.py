@@ -103,7 +103,7 @@ def _manifest(publication: Publication, packages: tuple[Package, ...], out: Path
             "identity": publication.identity,
             "family": checkpoint.family.name,
             "license": publication.license.id,
-            "loras": [{"ref": lora.ref, "scale": lora.scale} for lora in checkpoint.source.loras],
+            "loras": [{"ref": lora.name, "sha": lora.sha, "scale": lora.scale} for lora in checkpoint.loras],
         },
         "recipe_sha256": digest(publication.recipe),
         "versions": dict(publication.versions),

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from sdhub import stages
 from sdhub.backends.base import backend_of, backends
-from sdhub.backends.openvino.export import MODEL, compress
+from sdhub.backends.openvino.export import MODEL, vet_layers
 from sdhub.endpoint import endpoint
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.isolate import apart
@@ -101,10 +102,13 @@ def test_the_same_inputs_give_the_same_bytes(backend, checkpoint, recipe, int8, 
     assert hashes(build(backend, checkpoint, recipe, tmp_path / "again")) == hashes(int8)
 
 
-def test_a_layer_that_is_not_there_is_named(int8):
-    component = Component(default=Affine(bits=8), layers={"no.such.layer": Float()})
-    with pytest.raises(RecipeError, match=r"text_encoder has no layer no\.such\.layer"):
-        compress(int8 / "text_encoder", component)
+def test_a_layer_that_is_not_there_is_named(recipe):
+    import torch
+
+    unet = torch.nn.Module()
+    unet.conv_out = torch.nn.Conv2d(1, 1, 1)
+    with pytest.raises(RecipeError, match=r"unet has no layer mid_block\.resnets\.0\.conv1"):
+        vet_layers(SimpleNamespace(unet=unet), recipe)
 
 
 @pytest.mark.parametrize(

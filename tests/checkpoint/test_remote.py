@@ -16,7 +16,7 @@ from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_source
 from sdhub.demo import emoji_sd
 from sdhub.endpoint import embedded
-from sdhub.errors import HubError, SourceError, UnsafeError, UnsupportedError
+from sdhub.errors import HubError, RefusedError, SourceError, UnsafeError, UnsupportedError
 from sdhub.progress import Progress, Task
 from tests.checkpoint.tiny import safetensors_bytes, skeleton, write
 from tests.checkpoint.watching import Watch, watching
@@ -224,7 +224,7 @@ def test_what_is_not_there(hub: Watch) -> None:
         (401, "RepoNotFound", SourceError, "shows no model", "HF_TOKEN"),
         (401, "", HubError, "does not let this token", "HF_TOKEN"),
         (403, "", HubError, "does not let this token", "hf auth login"),
-        (403, "GatedRepo", HubError, "gated", "accept"),
+        (403, "GatedRepo", RefusedError, "gated", "accept"),
         (404, "RepoNotFound", SourceError, "shows no model", "spelling"),
         (418, "", HubError, "answered 418", "later"),
     ],
@@ -238,10 +238,10 @@ def test_answers_of_the_hub(
 
 def test_files_of_a_gated_repository(hub: Watch) -> None:
     hub.answers["/model_index.json"] = (403, "GatedRepo")
-    refused(hub, HubError, "gated", "accept them on the page of org/emoji-sd")
+    refused(hub, RefusedError, "gated", "accept them on the page of org/emoji-sd")
     hub.answers.clear()
     hub.answers["/unet/diffusion_pytorch_model.safetensors"] = (403, "GatedRepo")
-    refused(hub, HubError, "gated", "accept them on the page of org/emoji-sd")
+    refused(hub, RefusedError, "gated", "accept them on the page of org/emoji-sd")
 
 
 def test_no_hub_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sdhub.checkpoint.checkpoint import License
-from sdhub.errors import LicenseError
+from sdhub.errors import LicenseError, UsageError
 from sdhub.publishing.license import ids, settle
 from sdhub.publishing.privacy import target_private
 from tests.publishing.publications import checkpoint
@@ -61,12 +61,21 @@ def test_override_fills_in_but_does_not_contradict():
     assert settle(License("mit"), "mit") == License("mit")
     with pytest.raises(LicenseError, match="contradicts"):
         settle(License("agpl-3.0"), "mit")
-    with pytest.raises(LicenseError) as refused:
+    with pytest.raises(UsageError) as refused:
         settle(None, "apache2.0")
     assert "apache-2.0" in refused.value.hint
     for wrong in ("", "unknown", "cc-by-nd-4.0", "x\n---\nevil: 1"):
-        with pytest.raises(LicenseError):
+        with pytest.raises((LicenseError, UsageError)):
             settle(None, wrong)
+
+
+def test_terms_of_an_other_licence_that_are_stated_stand():
+    own = License("other", name="stabilityai-ai-community", link="https://example.org/license")
+    with pytest.raises(LicenseError, match="contradicts"):
+        settle(own, "mit")
+    nameless = settle(License("other", name="terms without a link", file="LICENSE"), "other")
+    assert nameless.name == "terms without a link"
+    assert settle(License("other", link="https://example.org"), "mit") == License("mit")
 
 
 def test_the_list_has_the_ids_of_diffusion_checkpoints():

@@ -27,6 +27,7 @@ def export(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, pro
         except ImportError as error:
             raise MissingExtraError("openvino", error.name or "optimum-intel") from None
 
+    vet_layers(pipeline, recipe)
     # A safety_checker/ folder breaks loading from the Hub: optimum-intel leaves safetensors files out.
     pipeline.register_modules(safety_checker=None)
     pipeline.register_to_config(requires_safety_checker=False)
@@ -49,8 +50,18 @@ def export(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, pro
         write_bpe_files(tokenizer)
 
 
+def vet_layers(pipeline: Any, recipe: Recipe) -> None:
+    """Raises RecipeError for a layer that the checkpoint does not have."""
+    for name, component in recipe.components.items():
+        for layer in component.layers:
+            try:
+                getattr(pipeline, name).get_submodule(layer)
+            except AttributeError:
+                raise RecipeError(f"{recipe.name}: {name} has no layer {layer}") from None
+
+
 def compress(folder: Path, component: Component) -> None:
-    """Compress the weights of one exported model in place. Raises RecipeError for a layer it does not have."""
+    """Compress the weights of one exported model in place; layers of the other half of a VAE are not its own."""
     if isinstance(component.default, Float):
         return
     import nncf
@@ -59,10 +70,11 @@ def compress(folder: Path, component: Component) -> None:
     with quiet():
         model = openvino.Core().read_model(folder / MODEL)
         names = [operation.get_friendly_name() for operation in model.get_ops()]
-        patterns = [rf".*__module\.{re.escape(layer)}/.*" for layer in component.layers]
-        for layer, pattern in zip(component.layers, patterns, strict=True):
-            if not any(re.fullmatch(pattern, name) for name in names):
-                raise RecipeError(f"{folder.name} has no layer {layer}")
+        patterns = [
+            pattern
+            for layer in component.layers
+            if any(re.fullmatch(pattern := rf".*__module\.{re.escape(layer)}/.*", name) for name in names)
+        ]
         compressed = nncf.compress_weights(
             model, mode=_mode(component.default), ignored_scope=nncf.IgnoredScope(patterns=patterns)
         )

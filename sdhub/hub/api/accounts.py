@@ -98,7 +98,8 @@ def embedded(call: Call) -> Response:
     """`/api/embedded`: says to programs on this machine that this is an embedded Hub, and of which folder."""
     if not call.hub.loopback:
         raise Refusal(404, "Not found")
-    return answer({"embedded": True, "root": str(call.hub.root), "store": call.hub.store_id})
+    hub = call.hub
+    return answer({"embedded": True, "root": str(hub.root), "store": hub.store_id, "lasting": hub.lasting})
 
 
 ROUTES: list[BaseRoute] = [
