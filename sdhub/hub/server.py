@@ -12,8 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdhub.hub.errors import StartError
+
+if TYPE_CHECKING:
+    import uvicorn
 
 PORT = 8420
 BACKLOG = 2048
@@ -71,8 +75,9 @@ def serve(
             _announce(ready_file, url)
         if on_ready is not None:
             on_ready(url)
-        with _quiet_end():
-            uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        with _quiet_end(server):
+            server.run(sockets=[listener])
 
 
 def _warning(is_open: bool) -> str:
@@ -122,12 +127,19 @@ def _announce(path: Path, url: str) -> None:
 
 
 @contextmanager
-def _quiet_end() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more when it is done: that one is ignored."""
+def _quiet_end(server: uvicorn.Server) -> Iterator[None]:
+    """End the server on a signal that comes before uvicorn listens for them.
+
+    uvicorn raises the signal that ended it once more when it is done: that one does nothing more.
+    """
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

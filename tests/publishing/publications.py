@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdhub.checkpoint.checkpoint import Checkpoint, Component, License, Lora, Source
+from sdhub.checkpoint.checkpoint import Checkpoint, Component, License, Lora, PinnedLora, Source
 from sdhub.checkpoint.families import Family
 from sdhub.publishing.publication import Publication
 
@@ -27,6 +27,7 @@ Image.open(path).save("picture.png")
 def checkpoint(**changes: Any) -> Checkpoint:
     made = Checkpoint(
         source=Source("hub", "someone/emoji-sd", loras=(Lora("someone/style@main", 0.8),)),
+        loras=(PinnedLora("someone/style", 0.8, "style.safetensors", SHA),),
         id="someone/emoji-sd",
         name="emoji-sd",
         sha=SHA,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from sdhub.checkpoint.checkpoint import License, Lora, Source
+from sdhub.checkpoint.checkpoint import License, PinnedLora, Source
 from sdhub.errors import CheckError
 from sdhub.publishing import markdown, words
 from sdhub.publishing.card import card, extract_usage
@@ -72,10 +72,10 @@ def _hostile_publication(tmp_path, string: str):
     figures["machine"] = {"cpu": string, "cores": 2, "system": string, "architecture": string}
     document, name = recipe(), string.encode("utf-8", "replace").decode() or "x"
     document["components"] = {name: {"default": {"scheme": name, "bits": name}, "layers": {"a": {"scheme": name}}}}
-    source = Source("folder", "/x", loras=(Lora(string, 0.8),))
+    source, loras = Source("folder", "/x"), (PinnedLora(string, 0.8, string, SHA),)
     return publication(
         tmp_path,
-        checkpoint=checkpoint(source=source, id=string, sha=None, license=License("other")),
+        checkpoint=checkpoint(source=source, loras=loras, id=string, sha=None, license=License("other")),
         identity=string,
         license=License("other", name=string or "x", link="" if string.startswith("https://") else string),
         description=string,
@@ -184,7 +184,7 @@ def test_every_figure_of_the_card_is_in_the_evidence(tmp_path):
         "`a red heart` | 1 | 33.5 dB",
         "v-prediction",
         "no safety checker",
-        "`someone/style@main` at scale 0.8",
+        f"`someone/style` (commit `{SHA}`) at scale 0.8",
         SHA,
     ):
         assert said in text

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from sdhub.checkpoint.checkpoint import PinnedLora
 from sdhub.errors import BuildError, UnsafeError
 from sdhub.publishing.package import regular_files
 from sdhub.publishing.repository import assemble, read_manifest
 from sdhub.work import digest
-from tests.publishing.publications import SHA, publication, recipe
+from tests.publishing.publications import SHA, checkpoint, publication, recipe
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_the_manifest_lists_every_other_file(assembled):
     }
     assert manifest["files"] == files
     assert manifest["source"]["sha"] == SHA
-    assert manifest["source"]["loras"] == [{"ref": "someone/style@main", "scale": 0.8}]
+    assert manifest["source"]["loras"] == [{"ref": "someone/style", "sha": SHA, "scale": 0.8}]
     assert manifest["packages"] == [vars(each) for each in packages]
 
 
@@ -127,3 +128,14 @@ def test_links_and_strange_pictures_are_refused(tmp_path):
     (made.folder / "link").symlink_to("/etc/hostname")
     with pytest.raises(UnsafeError):
         assemble(made, tmp_path / "out")
+
+
+def test_the_path_of_a_local_lora_is_not_published(tmp_path):
+    lora = PinnedLora("/home/someone/clients/style.safetensors", 1.0, "/home/someone/clients/style.safetensors")
+    out = tmp_path / "out"
+    out.mkdir()
+    assemble(publication(tmp_path, checkpoint=checkpoint(loras=(lora,))), out)
+    for name in ("README.md", "sdhub.json"):
+        text = (out / name).read_text()
+        assert "style.safetensors" in text
+        assert "/home/someone" not in text
