@@ -1,6 +1,6 @@
 """The journey's figures: how fast the program answers, what a second publish costs, and twenty kills.
 
-python benchmarks/journey.py [--quick] [--json FILE]
+python benchmarks/journey.py [--quick] [--kills N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ SHORT = ("--steps", "4")  # the stages are those of any publish, and so are the 
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 kills instead of 20")
+    parser.add_argument("--quick", action="store_true", help="3 kills")
+    parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), kills=3 if chosen.quick else 20)
+        figures = measure(Path(folder), kills=3 if chosen.quick else chosen.kills)
     for each in figures:
         print(
             f"{each['figure']:48} {each['ours']:>10.4g} {each['unit']:6} target {each['target']} met {each['met']}"
