@@ -35,8 +35,8 @@ def _symmetric(*offsets: float) -> Floats:
 
 
 # Candidates of a boundary, in cells. Coarse steps find the density of clusters, fine ones their places.
-COARSE = _symmetric(*np.arange(9) / 8, 1.5, 2, 3, 4, 6)
-FINE = _symmetric(*np.arange(17) / 16, 2, 3, 4)
+COARSE = _symmetric(*np.arange(9) / 8, 1.5, 2, 4)
+FINE = _symmetric(*np.arange(9) / 16, 5 / 8, 3 / 4, 7 / 8, 1, 2)
 POLISH = _symmetric(0, 1 / 96, 1 / 48, 1 / 24, 1 / 16, 1 / 8, 1 / 5, 1, 2)
 PLACE = _symmetric(*(2.0**-power for power in range(3, 13)), 0)
 
@@ -131,7 +131,9 @@ def _solve(values: Floats, weights: Floats, counts: Ints, clusters: int) -> Floa
     sums = _sums(values, weights, counts)
     bounds = _programme(sums, _grid(sums), min(clusters, STARTING))
     while bounds.shape[1] - 1 < clusters:
-        bounds = _improved(sums, _doubled(sums, bounds), COARSE, GROWING)
+        bounds = _doubled(sums, bounds)
+        if bounds.shape[1] - 1 < clusters:
+            bounds = _improved(sums, bounds, COARSE, GROWING)
     for offsets, settled in ((COARSE, 1e-3), (FINE, 2e-4), (POLISH, 1e-4), (PLACE, 1e-4)):
         bounds = _improved(sums, bounds, offsets, settled)
     for row in np.flatnonzero(counts <= DENSE):
@@ -187,7 +189,7 @@ def _improved(sums: _Sums, bounds: Ints, offsets: Floats | None, settled: float)
     for _ in range(ROUNDS):
         part = sums if len(going) == len(bounds) else sums.rows(going)
         places = _all_places(bounds[going]) if offsets is None else _places(bounds[going], offsets)
-        new = _lloyd(part, _band(part, places))
+        new = _lloyd(part, _band(part, places, offsets))
         new_error = _errors(part, new)
         better, much = new_error < error[going], new_error < error[going] * (1 - settled)
         bounds[going[better]], error[going[better]] = new[better], new_error[better]
@@ -197,8 +199,8 @@ def _improved(sums: _Sums, bounds: Ints, offsets: Floats | None, settled: float)
     return bounds
 
 
-def _band(sums: _Sums, places: Ints) -> Ints:
-    """The best boundaries (G, k + 1) among the candidates (G, k + 1, W) of each."""
+def _band(sums: _Sums, places: Ints, offsets: Floats | None) -> Ints:
+    """The best boundaries (G, k + 1) among the candidates (G, k + 1, W) of each, at `offsets` (W,) if given."""
     rows = np.arange(len(places))
     # Rows of the batch go last, where they lie side by side in memory.
     mass, moment, spots = (
@@ -218,7 +220,12 @@ def _band(sums: _Sums, places: Ints) -> Ints:
         np.subtract(moment[end], moment[begin], out=part)
         np.subtract(mass[end], mass[begin], out=span)
         _gains(span, part)
-        np.copyto(part, -np.inf, where=spots[begin] > spots[end])
+        # Cells do not run backwards.
+        if offsets is None:
+            np.copyto(part, -np.inf, where=spots[begin] > spots[end])
+        else:
+            for place, behind in enumerate(np.searchsorted(offsets, offsets - 1)):
+                part[:, place, :behind] = -np.inf
         for cluster in range(start, stop):
             total = np.add(gain[cluster], best[cluster][:, None], out=scratch[0])
             np.maximum.reduce(total, axis=0, out=best[cluster + 1])

@@ -7,6 +7,7 @@ output channels per entry, as Core ML does (`vectors.py`).
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from sdhub.compression.vectors import cluster_vectors, nearest_vectors
 from sdhub.errors import UsageError
 
 BITS = (1, 2, 3, 4, 6, 8)
+THREADS = 4  # at most, and no more than torch's: each takes up to 150 MB
 TABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 
 
@@ -118,15 +120,19 @@ def nearest(weight: Tensor, palette: Palette) -> Tensor:
 def _scalar_tables(weight: Tensor, clusters: int, size: int, importance: Tensor | None) -> Tensor:
     parts = weight.split(size)
     weights = [None] * len(parts) if importance is None else importance.split(size)
-    tables = []
-    for start in range(0, len(parts), batch_size()):
+
+    def solved(start: int) -> Floats:
         chosen = slice(start, start + batch_size())
         found = [_histogram(part, mass) for part, mass in zip(parts[chosen], weights[chosen], strict=True)]
         counts = np.array([len(values) for values, _ in found])
         values, masses = np.zeros((2, len(found), counts.max()))
         for row, (value, mass) in enumerate(found):
             values[row, : len(value)], masses[row, : len(value)] = value, mass
-        tables.append(kmeans(values, masses, clusters, counts))
+        return kmeans(values, masses, clusters, counts)
+
+    # NumPy lets other threads run while it works on large arrays.
+    with ThreadPoolExecutor(min(THREADS, torch.get_num_threads())) as pool:
+        tables = list(pool.map(solved, range(0, len(parts), batch_size())))
     return torch.from_numpy(np.concatenate(tables)).float()[..., None]
 
 
