@@ -24,6 +24,11 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+Rounding = Literal["nearest", "compensated"]
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
+Attention = Literal["original", "split_einsum", "split_einsum_v2"]
+
+
 class Float(_Strict):
     """Kept in floating point."""
 
@@ -32,35 +37,103 @@ class Float(_Strict):
 
 
 class Affine(_Strict):
-    """Integer grid with a scale, and with a zero point where it is not symmetric; activations stay float.
+    """Integer grid with a scale, and with a zero point where it is not symmetric.
 
-    `group_size` input channels share a scale; 0 means one scale per output channel.
+    `group_size` input channels share a scale; 0 means one scale per output channel. `activations` "int8": the
+    layer's inputs are rounded too, and it computes in integers; "float": they stay as they are. `rounding`
+    "compensated" chooses the codes by the inputs' Gram matrix (GPTQ) and needs a calibration.
     """
 
     scheme: Literal["affine"] = "affine"
     bits: Annotated[int, Field(ge=2, le=8)]
     symmetric: bool = False
     group_size: Annotated[int, Field(ge=0, le=65536)] = 0
+    activations: Literal["float", "int8"] = "float"
+    rounding: Rounding = "nearest"
 
 
-Treatment = Annotated[Float | Affine, Field(discriminator="scheme")]
+class Palette(_Strict):
+    """Indices into a table of 2^`bits` values found by k-means.
+
+    `group_size` output channels share a table; 0 means one table for the whole weight.
+    """
+
+    scheme: Literal["palette"] = "palette"
+    bits: Literal[1, 2, 3, 4, 6, 8]
+    group_size: Annotated[int, Field(ge=0, le=65536)] = 0
+    rounding: Rounding = "nearest"
+
+
+class LowRank(_Strict):
+    """A 16-bit branch of rank `rank` beside a residual in few bits (SVDQuant).
+
+    `residual`: the residual's type, `group_size` inputs of it share a scale (0: an output channel does).
+    `activations`: what the residual's inputs are rounded to, token by token; "float" leaves them. `smoothing`:
+    whether outliers of the inputs are first moved into the weights.
+    """
+
+    scheme: Literal["low_rank"] = "low_rank"
+    rank: Annotated[int, Field(ge=0, le=1024)]
+    residual: Literal["int4", "uint4", "int8", "uint8", "nvfp4"]
+    group_size: Annotated[int, Field(ge=0, le=65536)] = 0
+    activations: Literal["float", "int4", "int8", "nvfp4"] = "float"
+    smoothing: bool = False
+    rounding: Rounding = "nearest"
+
+
+Treatment = Annotated[Float | Affine | Palette | LowRank, Field(discriminator="scheme")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}$")]
+Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
 
 
 class Component(_Strict):
-    """One component: the treatment of its weights, and of single layers (by module path) where it differs."""
+    """One component: the treatment of its weights, and of single layers (by module path) where it differs.
+
+    `token_merging`: the share of tokens that self-attention at the highest resolution merges.
+    """
 
     default: Treatment
     layers: Annotated[dict[Name, Treatment], Field(max_length=100_000)] = {}
+    token_merging: Annotated[float, Field(ge=0, lt=0.75)] = 0.0
+
+    @property
+    def treatments(self) -> dict[str, Treatment]:
+        """All of them, by layer, "default" first."""
+        return {"default": self.default, **self.layers}
+
+
+class Calibration(_Strict):
+    """What the denoiser is run on to see its layers' inputs: prompt n starts from the noise of `seed` + n.
+
+    Of the `steps` of each trajectory `recorded` are looked at, evenly spread; of the rows of a call at most `rows`
+    enter the Gram matrices, whose diagonal blocks are at most `block` wide. `width` and `height` in pixels.
+    """
+
+    prompts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=512)]
+    seed: Annotated[int, Field(ge=0, lt=2**62)]
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    recorded: Annotated[int, Field(ge=1, le=1000)]
+    guidance: Annotated[float, Field(ge=0, le=100)]
+    width: Side
+    height: Side
+    rows: Annotated[int, Field(ge=1, le=65536)] = 1024
+    block: Annotated[int, Field(ge=64, le=65536)] = 4096
 
 
 class Recipe(_Strict):
-    """What makes a variant of a checkpoint."""
+    """What makes a variant of a checkpoint.
+
+    `calibration` None: nothing is calibrated. `sizes`: (width, height) in pixels, for backends whose graphs have
+    fixed shapes; empty: the checkpoint's own. `attention`: implementations, for backends that have a choice.
+    """
 
     version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9.]+)+$", max_length=64)]
     backend: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
     components: Annotated[dict[Name, Component], Field(min_length=1, max_length=64)]
+    calibration: Calibration | None = None
+    sizes: Annotated[tuple[tuple[Side, Side], ...], Field(max_length=16)] = ()
+    attention: Annotated[tuple[Attention, ...], Field(max_length=3)] = ()
 
     def document(self) -> dict[str, Any]:
         """The JSON form, every field present."""

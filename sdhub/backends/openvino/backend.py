@@ -105,6 +105,8 @@ def _accept(name: str, component: Component) -> None:
         if isinstance(treatment, Float):
             if treatment.dtype != "float16":
                 raise UnsupportedError(f"{name}.{where}: OpenVINO files keep float weights in float16")
+        elif not isinstance(treatment, Affine):
+            raise UnsupportedError(f"{name}.{where}: OpenVINO has no weights of scheme {treatment.scheme}")
         elif treatment.bits != 8 or treatment.group_size:
             raise UnsupportedError(f"{name}.{where}: OpenVINO weights are made in 8 bits per output channel")
         elif where != "default":

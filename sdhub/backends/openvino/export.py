@@ -12,7 +12,7 @@ from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.errors import BuildError, MissingExtraError, RecipeError
 from sdhub.progress import Progress
 from sdhub.quiet import quiet
-from sdhub.recipes.recipe import Affine, Component, Float, Recipe
+from sdhub.recipes.recipe import Affine, Component, Recipe
 
 MODEL = "openvino_model.xml"
 
@@ -62,7 +62,7 @@ def vet_layers(pipeline: Any, recipe: Recipe) -> None:
 
 def compress(folder: Path, component: Component) -> None:
     """Compress the weights of one exported model in place; layers of the other half of a VAE are not its own."""
-    if isinstance(component.default, Float):
+    if not isinstance(component.default, Affine):
         return
     import nncf
     import openvino
