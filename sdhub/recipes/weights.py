@@ -1,0 +1,90 @@
+"""A component's weights as its recipe says: palettes and grids, rounded to compensate where it was calibrated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+from sdhub.progress import SILENT, Progress
+from sdhub.recipes.recipe import Affine, Component, Palette, Treatment
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdhub.compression import affine, palettize
+    from sdhub.compression.calibration import LayerStatistics
+
+    Codebook: TypeAlias = palettize.Palette | affine.Grid
+
+LEAST = 2048  # weights; smaller layers save nothing
+MEMORY = 2 * 2**30
+PASS_WIDTH, PASSES = 2304, 2  # of coordinate descent, where inputs are few enough for it to be cheap
+
+
+def treatments(weights: Mapping[str, torch.Tensor], component: Component) -> dict[str, Treatment]:
+    """What is done to each weight that is changed: those the recipe names, and by default all matrices with enough
+    weights to gain."""
+    chosen = {
+        name: component.layers.get(name, component.default)
+        for name, weight in weights.items()
+        if name in component.layers or (weight.ndim > 1 and weight.numel() >= LEAST)
+    }
+    return {name: each for name, each in chosen.items() if isinstance(each, (Palette, Affine))}
+
+
+def compress(
+    weights: Mapping[str, torch.Tensor],
+    component: Component,
+    statistics: Mapping[str, LayerStatistics] | None = None,
+    *,
+    memory: int = MEMORY,
+    progress: Progress = SILENT,
+) -> Iterator[tuple[str, Codebook]]:
+    """Layer after layer, in the order of `weights` (output channels first), its palette or grid.
+
+    Tables are float16, as all formats that hold palettes store them. "compensated" layers without a Gram matrix
+    in `statistics` are rounded to the nearest. Several layers are worked on at once, within `memory` bytes (see
+    `sdhub.compression.layers.each_layer`). Raises UsageError, naming the layer, for weights that are not finite.
+    """
+    from sdhub.compression.layers import each_layer
+
+    chosen = treatments(weights, component)
+    grams = {name: each.gram for name, each in (statistics or {}).items() if each.gram is not None}
+
+    def work(name: str) -> Codebook:
+        return _compressed(weights[name], chosen[name], grams.get(name))
+
+    def cost(name: str) -> int:
+        widest = max((int(block.numel()) for block in grams.get(name, ())), default=0)
+        return 4 * (4 * int(weights[name].numel()) + 3 * widest)
+
+    total = sum(weights[name].numel() for name in chosen)
+    with progress.task("compressing weights", total=total / 1e6, unit="M weights") as task:
+        for name, found in each_layer(chosen, work, cost=cost, memory=memory):
+            yield name, found
+            task.advance(weights[name].numel() / 1e6)
+
+
+def _compressed(weight: torch.Tensor, treatment: Treatment, gram: tuple[torch.Tensor, ...] | None) -> Codebook:
+    import torch
+
+    from sdhub.compression.affine import quantize
+    from sdhub.compression.palettize import palettize
+    from sdhub.compression.rounding import compensate
+
+    if isinstance(treatment, Palette):
+        palette = palettize(
+            weight.half(), treatment.bits, group_size=treatment.group_size or None, lut_dtype=torch.float16
+        )
+        if treatment.rounding == "nearest" or gram is None:
+            return palette
+        return compensate(weight, palette, gram, passes=_passes(weight))
+    assert isinstance(treatment, Affine)
+    grid = quantize(weight, treatment.bits, symmetric=treatment.symmetric, group_size=treatment.group_size or None)
+    if treatment.rounding == "nearest" or gram is None:
+        return grid
+    return compensate(weight, grid, gram, passes=_passes(weight))
+
+
+def _passes(weight: torch.Tensor) -> int:
+    return PASSES if weight[0].numel() <= PASS_WIDTH else 0
