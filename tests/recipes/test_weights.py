@@ -58,5 +58,5 @@ def test_without_a_calibration_the_nearest_value_is_taken() -> None:
 
 def test_a_weight_that_is_not_finite_is_refused_by_name() -> None:
     broken = {**WEIGHTS, "b": torch.full((128, 64), torch.nan)}
-    with pytest.raises(UsageError, match="^b: "):
+    with pytest.raises(UsageError, match=r"^b: "):
         dict(compress(broken, Component(default=Palette(bits=3))))
