@@ -86,7 +86,7 @@ class Published:
         """The JSON form."""
         evidence = self.evidence
         shown = {name: evidence.get(name) for name in ("psnr_db", "ssim", "latent_psnr_db")}
-        shown["latency_ratio"] = evidence.get("latency", {}).get("ratio")
+        shown["latency_ratio"] = (evidence.get("latency") or {}).get("ratio")
         shown["peak_mib"] = evidence.get("peak_mib")
         return {
             "name": self.name,
@@ -224,6 +224,9 @@ def _repository(job: Job, base: Base, planned: PlannedVariant, stages: VariantSt
         "loras": [[lora.name, lora.sha] for lora in base.checkpoint.loras],
         "usage": publication.usage,
         "summary": publication.description,
+        "notes": publication.notes,
+        "bundles": sorted(publication.bundles),
+        "checks": publication.checks,
     }
 
     def make(out: Path) -> None:
@@ -262,6 +265,9 @@ def _publication(
         contact_sheet=evidence / "contact_sheet.png",
         pictures=pictures,
         source_endpoint=endpoint(None).url,
+        notes=tuple(backend.notes(base.checkpoint, planned.recipe)),
+        bundles=backend.bundles(variant, planned.repo_id.rpartition("/")[2]),
+        checks=backend.checks,
     )
 
 
@@ -291,6 +297,7 @@ def _check(job: Job, base: Base, planned: PlannedVariant, folder: Path, pushed: 
             folder_for_picture=out,
             expect=folder / "evidence" / "variant-00.png",
             usage=usage(planned.backend.usage(base.checkpoint.pipeline, planned.repo_id), base.sampling),
+            draws=planned.backend.checks,
             progress=base.progress,
         )
 

@@ -42,7 +42,7 @@ def locate(variant: str | Path, *, hub: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     with connect(hub) as at, speaking(f"download {text}", endpoint=at.url, token=at.token):
-        found = snapshot_download(text, endpoint=at.url, token=at.token or False, ignore_patterns=["packages/*"])
+        found = snapshot_download(text, endpoint=at.url, token=at.token or False, ignore_patterns=["*.zip"])
     return Path(found)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import MissingExtraError, UnsupportedError
@@ -35,6 +35,9 @@ class Backend(ABC):
     the bytes of a variant, `variants` the treatments with one sentence each, `usual` the one that is made where
     none is asked for, `tags` what cards carry,
     `repository` the template of repository names, `install` the line that a downstream user needs.
+    `checks` says how what was published is checked, and whether it can be timed: "usage" runs the card's lines
+    without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
+    them by other means to compare pictures, and says that the lines were not run and speed was not measured.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Backend(ABC):
     repository: str
     install: str
     revision: int = 1
+    checks: Literal["usage", "sdhub"] = "usage"
 
     @abstractmethod
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
@@ -82,6 +86,17 @@ class Backend(ABC):
     @abstractmethod
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
         """Python lines that import what is needed and load the variant as `pipe`, without sdhub."""
+
+    def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
+        """Limits of the variant for its card, a plain sentence each: least system version, what is missing."""
+        return ()
+
+    def bundles(self, folder: Path, repo_name: str) -> Mapping[str, Path]:
+        """Zips that apps expect at the top of the repository: file name to the folder in the built variant.
+
+        The one top folder of a zip is named as the zip's stem.
+        """
+        return {}
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that decide the bytes of a variant. Raises MissingExtraError."""

@@ -41,10 +41,13 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was measured of one variant; `bytes` are of its files, `base_bytes` of the base's weights."""
+    """All that was measured of one variant; `bytes` are of its files, `base_bytes` of the base's weights.
+
+    `latency` None: the variant's own runtime is not on this machine.
+    """
 
     fidelity: Fidelity
-    latency: Latency
+    latency: Latency | None
     bytes: int
     base_bytes: int
     peak_mib: float | None
@@ -64,7 +67,9 @@ class Evidence:
             "latency": {
                 name: float(f"{value:.4g}") if isinstance(value, float) else value
                 for name, value in self.latency.document().items()
-            },
+            }
+            if self.latency
+            else None,
             "bytes": self.bytes,
             "base_bytes": self.base_bytes,
             "peak_mib": self.peak_mib,

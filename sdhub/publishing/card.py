@@ -49,9 +49,9 @@ MEASURED = {
 }
 
 
-def card(publication: Publication, packages: Sequence[Package] = ()) -> str:
-    """The whole README.md."""
-    context, environment = _context(publication, packages), _environment()
+def card(publication: Publication, packages: Sequence[Package] = (), bundles: Sequence[Package] = ()) -> str:
+    """The whole README.md; `packages` lie in `packages/`, `bundles` at the top."""
+    context, environment = _context(publication, packages, bundles), _environment()
     parts = [f"---\n{front_matter(publication)}\n---"]
     for title, template in SECTIONS.items():
         body = environment.get_template(f"card/{template}.md.j2").render(context).strip()
@@ -77,7 +77,7 @@ def extract_usage(card_text: str) -> str:
     raise CheckError('the card has no Python lines under "Use it"')
 
 
-def _context(publication: Publication, packages: Sequence[Package]) -> dict[str, Any]:
+def _context(publication: Publication, packages: Sequence[Package], bundles: Sequence[Package]) -> dict[str, Any]:
     checkpoint, evidence = publication.checkpoint, _figures(publication.evidence)
     latency = _figures(evidence["latency"])
     return {
@@ -100,6 +100,9 @@ def _context(publication: Publication, packages: Sequence[Package]) -> dict[str,
         "recipe_sha256": digest(publication.recipe),
         **_provenance(publication),
         "packages": packages,
+        "bundles": bundles,
+        "stand_in": publication.checks == "sdhub",
+        "notes": publication.notes,
         "safety_checker": (publication.folder / "safety_checker").is_dir(),
         "prediction_type": checkpoint.prediction_type,
         "traits": checkpoint.traits,

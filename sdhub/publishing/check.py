@@ -1,7 +1,11 @@
-"""The check after publishing: download the repository afresh and run its card's lines without sdhub."""
+"""The check after publishing: download the repository afresh, and draw.
+
+Usually with its card's lines and without sdhub; where those need another machine, with sdhub.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +13,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sdhub.errors import CheckError
 from sdhub.progress import SILENT, Progress
@@ -28,7 +32,7 @@ INHERITED = (
 )
 
 # Runs as `python -I -c`: neither the current folder nor the user's packages are importable, and sdhub is not.
-RUNNER = """
+FOLLOW = """
 import os, sys, threading
 
 def follow():
@@ -37,7 +41,8 @@ def follow():
     os._exit(1)
 
 threading.Thread(target=follow, daemon=True).start()
-
+"""
+RUNNER = f"""{FOLLOW}
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "sdhub":
@@ -46,9 +51,14 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 with open(sys.argv[1], encoding="utf-8") as stream:
     lines = compile(stream.read(), "usage.py", "exec")
-exec(lines, {"__name__": "__main__"})
+exec(lines, {{"__name__": "__main__"}})
 if "sdhub" in sys.modules:
     raise SystemExit("the published variant must not need sdhub")
+"""
+STAND_IN = f"""{FOLLOW}
+from sdhub.cli import main
+
+main()
 """
 
 
@@ -75,6 +85,7 @@ def check(
     folder_for_picture: Path | None = None,
     expect: Path | None = None,
     usage: str | None = None,
+    draws: Literal["usage", "sdhub"] = "usage",
     time_limit: float = TIME_LIMIT,
     progress: Progress = SILENT,
 ) -> Checked:
@@ -82,8 +93,9 @@ def check(
 
     The cache is empty, so everything comes from the Hub. `revision` is the commit or pull request to check;
     one that is not the head of `main` is put into the cache as `main` first. `usage`, if given, is what the
-    card must say, so that nothing but our own lines is run. `expect` is the evidence's picture of the same
-    prompt and seed. The picture is kept in `folder_for_picture` as `downloaded.png`. Raises CheckError.
+    card must say, so that nothing but our own lines is run. `draws` "sdhub": the lines need another machine, so
+    sdhub opens the download and draws the first prompt of its evidence instead. `expect` is the evidence's
+    picture of the same prompt and seed. The picture is kept in `folder_for_picture` as `downloaded.png`. Raises CheckError.
     """
     with (
         tempfile.TemporaryDirectory(prefix="sdhub-check-", ignore_cleanup_errors=True) as temporary,
@@ -96,8 +108,16 @@ def check(
         lines = extract_usage(card)
         if usage is not None and lines.strip() != usage.strip():
             raise CheckError(f"the card of {repo_id} has other lines than were published")
+        if draws == "sdhub":
+            with speaking(f"download {repo_id}", endpoint=endpoint, token=token):
+                snapshot = _snapshot(repo_id, commit, home / "hf" / "hub", endpoint, token)
+            command, what = [STAND_IN, *_generate(repo_id, snapshot)], f"sdhub's drawing with {repo_id}"
+            needs_token, offline = False, True
+        else:
+            (home / "usage.py").write_text(lines, encoding="utf-8")
+            command, what = [RUNNER, str(home / "usage.py")], f"the card's lines of {repo_id}"
         environment = _environment(home, endpoint, token if needs_token else None, offline=offline)
-        picture = _run(repo_id, lines, home, environment, time_limit, token)
+        picture = _run(what, command, home, environment, time_limit, token)
         width, height = _sound(repo_id, picture)
         psnr = _psnr(repo_id, expect, picture) if expect else None
         if psnr is not None and psnr < ALIKE_DB:
@@ -118,14 +138,30 @@ def _download(
         raise CheckError(f"{repo_id} is empty")
     if commit == main.sha:
         return commit, needs_token, False
-    hub = cache / "hub"
-    snapshot = api.snapshot_download(
-        repo_id, revision=commit, cache_dir=hub, ignore_patterns=["packages/*"], tqdm_class=_silent_bar()
-    )
-    refs = Path(snapshot).parents[1] / "refs"
+    refs = _snapshot(repo_id, commit, cache / "hub", endpoint, token).parents[1] / "refs"
     refs.mkdir(exist_ok=True)
     (refs / "main").write_text(commit)
     return commit, needs_token, True
+
+
+def _snapshot(repo_id: str, commit: str, cache: Path, endpoint: str, token: str | None) -> Path:
+    """The commit's files but its zips, downloaded."""
+    path = client(endpoint, token).snapshot_download(
+        repo_id, revision=commit, cache_dir=cache, ignore_patterns=["*.zip"], tqdm_class=_silent_bar()
+    )
+    return Path(path)
+
+
+def _generate(repo_id: str, snapshot: Path) -> list[str]:
+    """Arguments of sdhub that draw the first picture of a downloaded variant's evidence."""
+    from sdhub.evidence.sampling import parse_sampling
+
+    try:
+        evidence = json.loads((snapshot / "evidence" / "evidence.json").read_text(encoding="utf-8"))
+        prompt = parse_sampling(evidence["sampling"]).prompts[0]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckError(f"the evidence of {repo_id} cannot be read: {plain(error)}") from None
+    return ["generate", str(snapshot), "--seed", str(prompt.seed), "-o", "picture.png", "--", prompt.text]
 
 
 def _silent_bar() -> type[Any]:
@@ -162,14 +198,14 @@ def _environment(home: Path, endpoint: str, token: str | None, *, offline: bool)
 
 
 def _run(
-    repo_id: str, lines: str, home: Path, environment: dict[str, str], time_limit: float, token: str | None
+    what: str, command: list[str], home: Path, environment: dict[str, str], time_limit: float, token: str | None
 ) -> Path:
-    script, folder, said = home / "usage.py", home / "run", home / "said.txt"
-    script.write_text(lines, encoding="utf-8")
+    """Run Python code with arguments in a folder of its own; the one PNG that it leaves there."""
+    folder, said = home / "run", home / "said.txt"
     folder.mkdir()
     with said.open("wb") as stderr:
         process = subprocess.Popen(  # noqa: S603 — this interpreter, with the lines that were published
-            [sys.executable, "-I", "-c", RUNNER, str(script)],
+            [sys.executable, "-I", "-c", *command],
             cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,  # closed when this process ends, whatever ends it
@@ -180,17 +216,17 @@ def _run(
         try:
             code = process.wait(time_limit)
         except subprocess.TimeoutExpired:
-            raise CheckError(f"the card's lines of {repo_id} did not end within {time_limit:g} s") from None
+            raise CheckError(f"{what} did not end within {time_limit:g} s") from None
         finally:
             _end(process)
     if code != 0:
         raise CheckError(
-            f"the card's lines of {repo_id} fail: {_last(said, token)}",
+            f"{what} failed: {_last(said, token)}",
             hint="the repository is there, but does not load as its card says",
         )
     pictures = sorted(folder.glob("*.png"))
     if len(pictures) != 1:
-        raise CheckError(f"the card's lines of {repo_id} saved {len(pictures)} PNG pictures, not one")
+        raise CheckError(f"{what} saved {len(pictures)} PNG pictures, not one")
     return pictures[0]
 
 

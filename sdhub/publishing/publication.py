@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from sdhub.checkpoint.checkpoint import Checkpoint, License
 from sdhub.demo import emoji_sd
@@ -25,7 +25,9 @@ class Publication:
     `description` one sentence about its treatment; `folder` holds its files. `library` is the card's
     library_name, `install` the shell line and `usage` the exact Python lines for users, which must save one
     PNG in the current folder. `evidence` is the document of `sdhub.evidence.compare`, `pictures` maps names
-    ("base-0.png") to files. `source_endpoint` is the Hub that the source came from.
+    ("base-0.png") to files. `source_endpoint` is the Hub that the source came from. `notes` are limits of the
+    variant, a sentence each; `bundles` maps names of further zips to folders below `folder`; `checks` says who
+    draws after publishing: the card's own lines ("usage"), or sdhub where they need another machine ("sdhub").
     """
 
     repo_id: str
@@ -46,6 +48,9 @@ class Publication:
     contact_sheet: Path | None = None
     pictures: Mapping[str, Path] = field(default_factory=dict)
     source_endpoint: str = PUBLIC
+    notes: tuple[str, ...] = ()
+    bundles: Mapping[str, Path] = field(default_factory=dict)
+    checks: Literal["usage", "sdhub"] = "usage"
 
     @property
     def name(self) -> str:

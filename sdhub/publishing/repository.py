@@ -19,6 +19,7 @@ from sdhub.work import canonical, digest
 
 MANIFEST = "sdhub.json"
 _RESERVED = {"readme.md", "recipe.json", MANIFEST, "evidence", "packages", ".gitattributes", ".git"}
+_BUNDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.zip")
 _PICTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.png")
 
 
@@ -26,9 +27,10 @@ def assemble(publication: Publication, out: Path, *, progress: Progress = SILENT
     """Fill the empty folder `out` with the whole repository and return its packages.
 
     Layout: the variant's files, `recipe.json` (canonical JSON: its SHA-256 is the recipe's), the licence text,
-    `evidence/` (evidence.json, contact_sheet.png, pictures), `packages/` (a zip and SHA256SUMS), `README.md`
-    and `sdhub.json`. The same publication gives the same bytes. Variant files are hard links where the file
-    system allows it. Raises BuildError for a file that would be overwritten, UnsafeError for a link.
+    `evidence/` (evidence.json, contact_sheet.png, pictures), `packages/` (a zip and SHA256SUMS), the
+    zips of `bundles`, `README.md` and `sdhub.json`. The same publication gives the same bytes. Variant files are
+    hard links where the file system allows it. Raises BuildError for a file that would be overwritten,
+    UnsafeError for a link.
     """
     if any(out.iterdir()):
         raise BuildError(f"{out} is not empty")
@@ -37,9 +39,10 @@ def assemble(publication: Publication, out: Path, *, progress: Progress = SILENT
     if publication.license_file and publication.license_target:
         shutil.copyfile(publication.license_file, out / publication.license_target)
     packages = (_package(publication, out, progress),)
+    bundles = _bundle(publication, out, progress)
     _place_evidence(publication, out / "evidence")
-    (out / "README.md").write_text(card(publication, packages), encoding="utf-8", newline="\n")
-    (out / MANIFEST).write_bytes(pretty(_manifest(publication, packages, out)))
+    (out / "README.md").write_text(card(publication, packages, bundles), encoding="utf-8", newline="\n")
+    (out / MANIFEST).write_bytes(pretty(_manifest(publication, packages, bundles, out)))
     return packages
 
 
@@ -91,7 +94,21 @@ def _package(publication: Publication, out: Path, progress: Progress) -> Package
     return package
 
 
-def _manifest(publication: Publication, packages: tuple[Package, ...], out: Path) -> Mapping[str, Any]:
+def _bundle(publication: Publication, out: Path, progress: Progress) -> tuple[Package, ...]:
+    """The zips that apps look for at the top of the repository."""
+    packed = []
+    for name, folder in sorted(publication.bundles.items()):
+        if not _BUNDLE.fullmatch(name) or (out / name).exists():
+            raise BuildError(f"{name[:80]!r} is no name for a zip", hint="letters, digits and .zip")
+        if not folder.resolve().is_relative_to(publication.folder.resolve()) or not folder.is_dir():
+            raise BuildError(f"{folder} is no folder of the variant, so that {name} cannot be made")
+        packed.append(pack(folder, out / name, progress=progress))
+    return tuple(packed)
+
+
+def _manifest(
+    publication: Publication, packages: tuple[Package, ...], bundles: tuple[Package, ...], out: Path
+) -> Mapping[str, Any]:
     checkpoint = publication.checkpoint
     return {
         "version": 1,
@@ -107,7 +124,8 @@ def _manifest(publication: Publication, packages: tuple[Package, ...], out: Path
         },
         "recipe_sha256": digest(publication.recipe),
         "versions": dict(publication.versions),
-        "packages": [{"name": each.name, "bytes": each.bytes, "sha256": each.sha256} for each in packages],
+        "packages": [vars(each) for each in packages],
+        "bundles": [vars(each) for each in bundles],
         "files": {
             name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for name, path in regular_files(out).items()

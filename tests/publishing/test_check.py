@@ -137,3 +137,12 @@ def test_lines_that_do_not_end_are_ended(hub, published):
 def test_what_is_not_there_cannot_be_checked(hub):
     with pytest.raises(HubError, match="cannot download local/nothing"):
         check("local/nothing", endpoint=hub, token=TOKEN)
+
+
+def test_where_lines_need_another_machine_sdhub_draws_instead(hub, published, tmp_path):
+    """The lines are not run; sdhub is, on the download: these files are no network."""
+    mark = tmp_path / "ran"
+    repo_id, usage, expect, pushed = published(f"open({str(mark)!r}, 'w')\n")
+    with pytest.raises(CheckError, match=r"sdhub's drawing with .*read the model"):
+        check(repo_id, pushed.commit, endpoint=hub, token=TOKEN, expect=expect, usage=usage, draws="sdhub")
+    assert not mark.exists()

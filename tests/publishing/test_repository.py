@@ -139,3 +139,32 @@ def test_the_path_of_a_local_lora_is_not_published(tmp_path):
         text = (out / name).read_text()
         assert "style.safetensors" in text
         assert "/home/someone" not in text
+
+
+def test_bundles_lie_at_the_top_with_one_folder_named_as_their_stem(tmp_path):
+    made = publication(tmp_path)
+    name = "emoji-sd_original_packages.zip"
+    made = replace(made, bundles={name: made.folder / "unet"})
+    out = tmp_path / "out"
+    out.mkdir()
+    assemble(made, out)
+    with zipfile.ZipFile(out / name) as zipped:
+        assert sorted(zipped.namelist()) == [
+            "emoji-sd_original_packages/openvino_model.bin",
+            "emoji-sd_original_packages/openvino_model.xml",
+        ]
+    with zipfile.ZipFile(out / "packages" / f"{made.name}.zip") as package:
+        assert not [each for each in package.namelist() if each.endswith(".zip")]
+    (bundle,) = read_manifest(out)["bundles"]
+    assert bundle["sha256"] == hashlib.sha256((out / name).read_bytes()).hexdigest()
+    assert bundle["sha256"] in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["../x.zip", "a/b.zip", "x.txt", ".zip", "recipe.json"])
+def test_bundles_of_other_names_and_folders_are_refused(tmp_path, name):
+    made = publication(tmp_path)
+    for bundles in ({name: made.folder / "unet"}, {"fine.zip": tmp_path}, {"fine.zip": made.folder / "none"}):
+        out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
+        out.mkdir()
+        with pytest.raises(BuildError):
+            assemble(replace(made, bundles=bundles), out)
