@@ -13,6 +13,7 @@ from sdhub.recipes.recipe import Calibration
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
+    from sdhub.compression.trajectories import Drive
 
 SEED = 100_000  # far from the seeds of evidence
 LARGE = 200e6  # parameters of a denoiser whose calls take seconds
@@ -49,32 +50,24 @@ def calibration_for(checkpoint: Checkpoint) -> Calibration:
 def calibrate(
     pipeline: Any,
     calibration: Calibration,
+    component: str = "unet",
     layers: Collection[str] | Callable[[str, Any], bool] | None = None,
     *,
-    denoiser: str = "unet",
     gram: bool | Callable[[str, Any], bool] = True,
     tokens: int = 0,
     progress: Progress = SILENT,
 ) -> dict[str, LayerStatistics]:
-    """Statistics of the inputs of the denoiser's layers, as `sdhub.compression.calibration.collect` gives them."""
-    from sdhub.compression.calibration import collect, spread, trajectories
+    """Statistics of the inputs of a component's layers, as `sdhub.compression.calibration.collect` gives them.
 
-    kept = spread(calibration.steps, calibration.recorded)
-    count = len(calibration.prompts)
-    with progress.task("calibrating", total=count * (max(kept) + 1), unit="steps") as task:
-        drive = trajectories(
-            pipeline,
-            calibration.prompts,
-            range(calibration.seed, calibration.seed + count),
-            steps=calibration.steps,
-            guidance=calibration.guidance,
-            keep=kept,
-            size=(calibration.width, calibration.height),
-            on_step=lambda *_: task.advance(),
-        )
+    The denoiser is run along the trajectories of all prompts, a text encoder over their texts.
+    """
+    from sdhub.compression.calibration import collect
+
+    drive = _texts(pipeline, calibration) if component.startswith("text_encoder") else None
+    with progress.task("calibrating", total=_steps(calibration) if drive is None else None, unit="steps") as task:
         return collect(
-            getattr(pipeline, denoiser),
-            drive,
+            getattr(pipeline, component),
+            drive or _trajectories(pipeline, calibration, lambda *_: task.advance()),
             layers,
             gram=gram,
             gram_rows=calibration.rows,
@@ -82,3 +75,34 @@ def calibrate(
             tokens=tokens,
             seed=calibration.seed,
         )
+
+
+def _steps(calibration: Calibration) -> int:
+    from sdhub.compression.calibration import spread
+
+    return len(calibration.prompts) * (max(spread(calibration.steps, calibration.recorded)) + 1)
+
+
+def _trajectories(pipeline: Any, calibration: Calibration, on_step: Callable[[int, int], None]) -> Drive:
+    from sdhub.compression.calibration import spread, trajectories
+
+    return trajectories(
+        pipeline,
+        calibration.prompts,
+        range(calibration.seed, calibration.seed + len(calibration.prompts)),
+        steps=calibration.steps,
+        guidance=calibration.guidance,
+        keep=spread(calibration.steps, calibration.recorded),
+        size=(calibration.width, calibration.height),
+        on_step=on_step,
+    )
+
+
+def _texts(pipeline: Any, calibration: Calibration) -> Drive:
+    def drive(_: Any) -> None:
+        for prompt in calibration.prompts:
+            pipeline.encode_prompt(
+                prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=calibration.guidance > 1
+            )
+
+    return drive

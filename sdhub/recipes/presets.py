@@ -4,33 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sdhub.errors import RecipeError
-from sdhub.recipes.recipe import Affine, Component, Float, Recipe, Treatment
+from sdhub.recipes.recipe import Affine, Component, Float, Palette, Recipe, Treatment
+
+FLOAT = Float()
 
 
 @dataclass(frozen=True)
 class Preset:
-    """`vae` is set apart: its weights are few and its errors go straight into the picture."""
+    """`vae` is set apart: its weights are few and its errors go straight into the picture.
+
+    `encoders`: of text encoders, where they are treated otherwise than the denoiser.
+    """
 
     backend: str
     summary: str
     weights: Treatment
-    vae: Treatment
+    vae: Treatment = FLOAT
+    encoders: Treatment | None = None
 
+    def component(self, name: str) -> Component:
+        """What is done to the component called `name`."""
+        if name == "vae":
+            return Component(default=self.vae)
+        encoder = self.encoders if name.startswith("text_encoder") else None
+        return Component(default=encoder or self.weights)
+
+
+_COMPENSATED: Any = {"rounding": "compensated"}
 
 PRESETS = {
+    "coreml-fp16": Preset("coreml", "16-bit weights; as good as the original", weights=Float()),
+    "coreml-8bit": Preset("coreml", "palettes of 256 values", weights=Palette(bits=8, **_COMPENSATED)),
+    "coreml-6bit": Preset(
+        "coreml",
+        "palettes of 64 values, rounded to compensate; the VAE in 16 bit",
+        weights=Palette(bits=6, **_COMPENSATED),
+    ),
+    "coreml-4bit": Preset(
+        "coreml",
+        "palettes of 16 values, rounded to compensate; text encoders in 6 bit, the VAE in 16 bit",
+        weights=Palette(bits=4, **_COMPENSATED),
+        encoders=Palette(bits=6, **_COMPENSATED),
+    ),
+    "coreml-4bit-grouped": Preset(
+        "coreml",
+        "palettes of 16 values for every 16 output channels, rounded to compensate; text encoders in 6 bit, "
+        "the VAE in 16 bit",
+        weights=Palette(bits=4, group_size=16, **_COMPENSATED),
+        encoders=Palette(bits=6, **_COMPENSATED),
+    ),
     "openvino-fp16": Preset(
         "openvino",
         "16-bit weights; as good as the original, half the size of 32 bits",
         weights=Float(),
-        vae=Float(),
     ),
     "openvino-int8": Preset(
         "openvino",
         "8-bit weights, a scale and zero point per output channel; float activations; the VAE in 16 bit",
         weights=Affine(bits=8),
-        vae=Float(),
     ),
 }
 
@@ -43,5 +77,5 @@ def preset(variant: str, components: Sequence[str]) -> Recipe:
     return Recipe(
         name=variant,
         backend=known.backend,
-        components={name: Component(default=known.vae if name == "vae" else known.weights) for name in components},
+        components={name: known.component(name) for name in components},
     )
