@@ -182,14 +182,31 @@ class VariantStages:
         reference = self.base.samples(self.versions)
         drawn = self.samples()
         measured = json.loads((self.measured() / "measured.json").read_text())
+        twin = self._twin()
+        nearest = twin.samples() if twin else None
 
         def make(out: Path) -> None:
-            self._write_evidence(out, folder, drawn, reference, measured)
+            self._write_evidence(out, folder, drawn, reference, measured, nearest)
 
-        return self.base.work.stage("evidence", {**self._drawn, "measured": measured}, make)
+        key = {**self._drawn, "measured": measured, "nearest": twin.key if twin else None}
+        return self.base.work.stage("evidence", key, make)
+
+    def _twin(self) -> VariantStages | None:
+        """The same formats without calibration, where the backend's cards show both."""
+        nearest = self.recipe.nearest()
+        if not self.backend.shows_nearest or nearest == self.recipe:
+            return None
+        self.release()
+        return VariantStages(self.base, self.backend, nearest)
 
     def _write_evidence(
-        self, out: Path, folder: Path, drawn: Path, reference: Path, measured: Mapping[str, Any]
+        self,
+        out: Path,
+        folder: Path,
+        drawn: Path,
+        reference: Path,
+        measured: Mapping[str, Any],
+        nearest: Path | None,
     ) -> None:
         base, variant = samples.load(reference), samples.load(drawn)
         fidelity = compare.compare(base, variant, self.base.sampling)
@@ -203,6 +220,7 @@ class VariantStages:
             sampling=self.base.sampling,
             machine=compare.machine(),
             versions=self.versions,
+            nearest=compare.compare(base, samples.load(nearest), self.base.sampling) if nearest else None,
         )
         document = json.dumps(evidence.document(), indent=2, ensure_ascii=False, allow_nan=False)
         (out / "evidence.json").write_text(document + "\n", encoding="utf-8")

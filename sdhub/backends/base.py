@@ -38,6 +38,7 @@ class Backend(ABC):
     `checks` says how what was published is checked, and whether it can be timed: "usage" runs the card's lines
     without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
     them by other means to compare pictures, and says that the lines were not run and speed was not measured.
+    `shows_nearest`: a calibrated variant is also built without calibration, so that the evidence has both.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Backend(ABC):
     install: str
     revision: int = 1
     checks: Literal["usage", "sdhub"] = "usage"
+    shows_nearest: bool = False
 
     @abstractmethod
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:

@@ -43,7 +43,8 @@ class Fidelity:
 class Evidence:
     """All that was measured of one variant; `bytes` are of its files, `base_bytes` of the base's weights.
 
-    `latency` None: the variant's own runtime is not on this machine.
+    `latency` None: the variant's own runtime is not on this machine. `nearest`: of the same formats without
+    calibration, every weight rounded to the nearest value, where that was made for comparison.
     """
 
     fidelity: Fidelity
@@ -55,15 +56,14 @@ class Evidence:
     sampling: Sampling
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
+    nearest: Fidelity | None = None
 
     def document(self) -> dict[str, Any]:
         """The JSON form; an infinite PSNR is null."""
         fidelity = self.fidelity
         return {
-            "identical": math.isinf(fidelity.psnr_db),
-            "psnr_db": _finite(fidelity.psnr_db),
-            "ssim": round(fidelity.ssim, 5),
-            "latent_psnr_db": _finite(fidelity.latent_psnr_db),
+            **_figures(fidelity),
+            "nearest": _figures(self.nearest) if self.nearest else None,
             "latency": {
                 name: float(f"{value:.4g}") if isinstance(value, float) else value
                 for name, value in self.latency.document().items()
@@ -74,17 +74,7 @@ class Evidence:
             "base_bytes": self.base_bytes,
             "peak_mib": self.peak_mib,
             "base_peak_mib": self.base_peak_mib,
-            "prompts": [
-                {
-                    "text": each.text,
-                    "seed": each.seed,
-                    "identical": math.isinf(each.psnr_db),
-                    "psnr_db": _finite(each.psnr_db),
-                    "ssim": round(each.ssim, 5),
-                    "latent_psnr_db": _finite(each.latent_psnr_db),
-                }
-                for each in fidelity.prompts
-            ],
+            "prompts": [{"text": each.text, "seed": each.seed, **_figures(each)} for each in fidelity.prompts],
             "sampling": self.sampling.document(),
             "machine": dict(self.machine),
             "versions": dict(self.versions),
@@ -143,6 +133,15 @@ def machine() -> dict[str, Any]:
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below the folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _figures(fidelity: Fidelity | PromptFidelity) -> dict[str, Any]:
+    return {
+        "identical": math.isinf(fidelity.psnr_db),
+        "psnr_db": _finite(fidelity.psnr_db),
+        "ssim": round(fidelity.ssim, 5),
+        "latent_psnr_db": _finite(fidelity.latent_psnr_db),
+    }
 
 
 def _finite(value: float) -> float | None:

@@ -135,6 +135,26 @@ class Recipe(_Strict):
     sizes: Annotated[tuple[tuple[Side, Side], ...], Field(max_length=16)] = ()
     attention: Annotated[tuple[Attention, ...], Field(max_length=3)] = ()
 
+    def nearest(self) -> Recipe:
+        """The same formats without calibration: everything rounded to the nearest value."""
+
+        def plain(treatment: Treatment) -> Treatment:
+            return (
+                treatment if isinstance(treatment, Float) else treatment.model_copy(update={"rounding": "nearest"})
+            )
+
+        components = {
+            name: each.model_copy(
+                update={
+                    "default": plain(each.default),
+                    "layers": {layer: plain(treatment) for layer, treatment in each.layers.items()},
+                }
+            )
+            for name, each in self.components.items()
+        }
+        update = {"name": f"{self.name}-fast", "components": components, "calibration": None}
+        return self if components == self.components else self.model_copy(update=update)
+
     def document(self) -> dict[str, Any]:
         """The JSON form, every field present."""
         return self.model_dump(mode="json")
