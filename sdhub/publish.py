@@ -279,6 +279,7 @@ def _push(job: Job, planned: PlannedVariant, folder: Path, progress: Progress) -
         token=job.hub.token,
         private=job.private,
         create_pr=job.options.create_pr,
+        known={name: entry["sha256"] for name, entry in read_manifest(folder)["files"].items()},
         message=f"{planned.name} of {job.plan.checkpoint.id}, recipe {planned.recipe.sha256[:12]}",
         progress=progress,
     )

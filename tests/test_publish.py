@@ -150,6 +150,35 @@ def test_a_second_publish_uploads_nothing(first, wanted, home):
     assert variant["commit"] == first["variants"][0]["commit"]
 
 
+def test_a_second_publish_reads_no_large_file_again(first, wanted, home, hub, monkeypatch):
+    from sdhub.publishing import remote
+    from sdhub.publishing.push import push
+    from sdhub.publishing.repository import read_manifest
+
+    (folder,) = (home / "work" / "repository").glob("*/")
+    known = {name: entry["sha256"] for name, entry in read_manifest(folder)["files"].items()}
+    monkeypatch.setattr(remote, "sha256_of", lambda path: pytest.fail(f"{path} is read again"))
+    assert push(folder, REPO, endpoint=hub, token="any", message="x", known=known).status == "unchanged"
+
+
+def test_verify_downloads_checks_and_draws_again(first, hub, home, tmp_path):
+    done = sdhub_json("verify", REPO, "--hub", hub, home=home)
+    assert done["sound"]
+    assert done["commit"] == first["variants"][0]["commit"]
+    assert {each["name"]: each["status"] for each in done["checks"]} == dict.fromkeys(
+        ["files", "recipe", "packages", "figures", "code", "drawing"], "passed"
+    )
+    folder = Path(download(hub, REPO, tmp_path / "copy"))
+    shutil.rmtree(folder / ".cache")
+    weights = folder / "unet" / "openvino_model.bin"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    done = sdhub("verify", str(folder), home=home, code=1)
+    assert "altered: unet/openvino_model.bin" in done.stdout
+    assert "is not what it says it is" in done.stderr
+
+
 def test_generate_from_the_repository(first, hub, home, tmp_path):
     from PIL import Image
 

@@ -13,12 +13,13 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sdhub.errors import CheckError
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.access import client, redact, speaking
 from sdhub.publishing.card import extract_usage
+from sdhub.publishing.download import silent_bar
 from sdhub.publishing.markdown import plain
 
 TIME_LIMIT = 1800.0
@@ -95,7 +96,8 @@ def check(
     one that is not the head of `main` is put into the cache as `main` first. `usage`, if given, is what the
     card must say, so that nothing but our own lines is run. `draws` "sdhub": the lines need another machine, so
     sdhub opens the download and draws the first prompt of its evidence instead. `expect` is the evidence's
-    picture of the same prompt and seed. The picture is kept in `folder_for_picture` as `downloaded.png`. Raises CheckError.
+    picture of the same prompt and seed. The picture is kept in `folder_for_picture` as `downloaded.png`. Raises
+    CheckError.
     """
     with (
         tempfile.TemporaryDirectory(prefix="sdhub-check-", ignore_cleanup_errors=True) as temporary,
@@ -119,7 +121,7 @@ def check(
         environment = _environment(home, endpoint, token if needs_token else None, offline=offline)
         picture = _run(what, command, home, environment, time_limit, token)
         width, height = _sound(repo_id, picture)
-        psnr = _psnr(repo_id, expect, picture) if expect else None
+        psnr = likeness(repo_id, expect, picture) if expect else None
         if psnr is not None and psnr < ALIKE_DB:
             raise CheckError(f"{repo_id} draws another picture than its evidence shows (PSNR {psnr:.1f} dB)")
         kept = _keep(picture, folder_for_picture) if folder_for_picture else None
@@ -147,7 +149,7 @@ def _download(
 def _snapshot(repo_id: str, commit: str, cache: Path, endpoint: str, token: str | None) -> Path:
     """The commit's files but its zips, downloaded."""
     path = client(endpoint, token).snapshot_download(
-        repo_id, revision=commit, cache_dir=cache, ignore_patterns=["*.zip"], tqdm_class=_silent_bar()
+        repo_id, revision=commit, cache_dir=cache, ignore_patterns=["*.zip"], tqdm_class=silent_bar()
     )
     return Path(path)
 
@@ -162,17 +164,6 @@ def _generate(repo_id: str, snapshot: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckError(f"the evidence of {repo_id} cannot be read: {plain(error)}") from None
     return ["generate", str(snapshot), "--seed", str(prompt.seed), "-o", "picture.png", "--", prompt.text]
-
-
-def _silent_bar() -> type[Any]:
-    """A progress bar for `snapshot_download` that is never drawn."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    def start(self: Any, *args: Any, **settings: Any) -> None:
-        settings.pop("name", None)
-        tqdm.__init__(self, *args, **{**settings, "disable": True})
-
-    return type("Silent", (tqdm,), {"__init__": start})
 
 
 def _card(repo_id: str, commit: str, cache: Path, endpoint: str, token: str | None) -> str:
@@ -264,7 +255,8 @@ def _sound(repo_id: str, picture: Path) -> tuple[int, int]:
     return pixels.shape[1], pixels.shape[0]
 
 
-def _psnr(repo_id: str, expect: Path, picture: Path) -> float:
+def likeness(repo_id: str, expect: Path, picture: Path) -> float:
+    """PSNR in dB of two PNGs (8 bit, peak 255). Raises CheckError where their sizes differ."""
     import numpy as np
     from PIL import Image
 

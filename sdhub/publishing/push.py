@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,20 +42,22 @@ def push(
     private: bool = False,
     create_pr: bool = False,
     message: str,
+    known: Mapping[str, str] | None = None,
     progress: Progress = SILENT,
 ) -> Pushed:
     """Make the repository hold `folder` with one commit (or pull request) of what differs.
 
     The repository is created if there is none, and removed again if its first commit fails. Files that sdhub
     published before and that the folder no longer has are deleted; files of others stay. A commit of someone
-    else in between is noticed, and the comparison made again. Raises PrivacyError where `private` is asked for
+    else in between is noticed, and the comparison made again. `known` are SHA-256 of the folder's files, by path,
+    that are known for sure. Raises PrivacyError where `private` is asked for
     and the repository is public, HubError for all that the Hub refuses.
     """
     target = _Target(client(endpoint, token), repo_id, endpoint, token)
     created = target.prepare(private=private)
     before = target.head
     try:
-        return _push(target, folder, create_pr=create_pr, message=message, progress=progress)
+        return _push(target, folder, known or {}, create_pr=create_pr, message=message, progress=progress)
     except BaseException as error:
         if created:
             target.give_up(before, error)
@@ -135,13 +138,21 @@ class _Target:
         return True
 
 
-def _push(target: _Target, folder: Path, *, create_pr: bool, message: str, progress: Progress) -> Pushed:
+def _push(
+    target: _Target,
+    folder: Path,
+    known: Mapping[str, str],
+    *,
+    create_pr: bool,
+    message: str,
+    progress: Progress,
+) -> Pushed:
     for _ in range(ATTEMPTS):
         with target.speaking("compare with"):
-            difference = compare(target.api, target.repo_id, target.head, folder)
+            difference = compare(target.api, target.repo_id, target.head, folder, known)
         if not difference:
             return Pushed("unchanged", target.head, target.url, 0)
-        proposed = _proposed(target, folder, message) if create_pr else None
+        proposed = _proposed(target, folder, known, message) if create_pr else None
         if proposed:
             return proposed
         pushed = _commit(target, difference, create_pr=create_pr, message=message, progress=progress)
@@ -153,13 +164,13 @@ def _push(target: _Target, folder: Path, *, create_pr: bool, message: str, progr
     )
 
 
-def _proposed(target: _Target, folder: Path, message: str) -> Pushed | None:
+def _proposed(target: _Target, folder: Path, known: Mapping[str, str], message: str) -> Pushed | None:
     """An open pull request of the same title that already holds the folder."""
     with target.speaking("read the pull requests of"):
         for each in target.api.get_repo_discussions(target.repo_id):
             if each.is_pull_request and each.status == "open" and each.title == message:
                 info = target.api.model_info(target.repo_id, revision=f"refs/pr/{each.num}")
-                if not compare(target.api, target.repo_id, info.sha, folder):
+                if not compare(target.api, target.repo_id, info.sha, folder, known):
                     url = f"{target.url}/discussions/{each.num}"
                     return Pushed("proposed", info.sha, target.url, 0, url)
     return None

@@ -27,11 +27,13 @@ class RemoteFile:
     sha256: str | None
     blob_id: str | None
 
-    def equals(self, path: Path) -> bool:
-        """Whether a local file has the same content."""
+    def equals(self, path: Path, sha256: str | None = None) -> bool:
+        """Whether a local file has the same content; its SHA-256 is computed where it is not known."""
         if path.stat().st_size != self.size:
             return False
-        return sha256_of(path) == self.sha256 if self.sha256 else git_blob_id(path) == self.blob_id
+        if self.sha256:
+            return (sha256 or sha256_of(path)) == self.sha256
+        return git_blob_id(path) == self.blob_id
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,23 @@ class Difference:
         return bool(self.changed or self.gone)
 
 
-def compare(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> Difference:
+def compare(
+    api: HfApi, repo_id: str, revision: str | None, folder: Path, known: Mapping[str, str] | None = None
+) -> Difference:
     """How the repository at `revision` differs from `folder`.
 
     `gone` names the files that sdhub published before (they are in the remote `sdhub.json`) and the folder no
-    longer has. Files that others put there are left alone.
+    longer has. Files that others put there are left alone. `known` are SHA-256 of files by path, which then
+    need not be read again.
     """
     remote = tree(api, repo_id, revision) if revision else {}
     local = regular_files(folder)
-    changed = {name: path for name, path in local.items() if name not in remote or not remote[name].equals(path)}
+    known = known or {}
+    changed = {
+        name: path
+        for name, path in local.items()
+        if name not in remote or not remote[name].equals(path, known.get(name))
+    }
     earlier = _published(api, repo_id, revision, remote) if revision else set()
     return Difference(changed, tuple(sorted(earlier & set(remote) - set(local))))
 

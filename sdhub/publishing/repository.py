@@ -20,6 +20,7 @@ from sdhub.work import canonical, digest
 MANIFEST = "sdhub.json"
 _RESERVED = {"readme.md", "recipe.json", MANIFEST, "evidence", "packages", ".gitattributes", ".git"}
 _BUNDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.zip")
+_FIGURES = ("identical", "psnr_db", "ssim", "latent_psnr_db", "bytes", "base_bytes", "latency")
 _PICTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.png")
 
 
@@ -124,6 +125,7 @@ def _manifest(
         },
         "recipe_sha256": digest(publication.recipe),
         "versions": dict(publication.versions),
+        "evidence": {name: publication.evidence.get(name) for name in _FIGURES},
         "packages": [vars(each) for each in packages],
         "bundles": [vars(each) for each in bundles],
         "files": {

@@ -1,0 +1,48 @@
+"""Downloading a whole repository into a folder of its own, from an empty cache."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sdhub.errors import CheckError
+from sdhub.progress import SILENT, Progress
+from sdhub.publishing.access import client, speaking
+
+
+def download(
+    repo_id: str,
+    folder: Path,
+    *,
+    revision: str | None = None,
+    endpoint: str,
+    token: str | None,
+    progress: Progress = SILENT,
+) -> str:
+    """Put all files of a repository at `revision` (default: `main`) into the new `folder`; returns the commit.
+
+    Raises HubError, CheckError for a repository without commits.
+    """
+    api = client(endpoint, token)
+    with (
+        speaking(f"download {repo_id}", endpoint=endpoint, token=token),
+        progress.task(f"downloading {repo_id}"),
+    ):
+        commit = api.model_info(repo_id, revision=revision).sha
+        if commit is None:
+            raise CheckError(f"{repo_id} is empty")
+        api.snapshot_download(repo_id, revision=commit, local_dir=folder, tqdm_class=silent_bar())
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    return commit
+
+
+def silent_bar() -> type[Any]:
+    """A progress bar for `snapshot_download` that is never drawn."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    def start(self: Any, *args: Any, **settings: Any) -> None:
+        settings.pop("name", None)
+        tqdm.__init__(self, *args, **{**settings, "disable": True})
+
+    return type("Silent", (tqdm,), {"__init__": start})
