@@ -1,0 +1,40 @@
+"""What each MIL operation computes, with torch.
+
+Source: documentation of the operations in `coremltools/converters/mil/mil/ops/defs` of coremltools 9.0.
+"""
+
+from sdhub.backends.coreml.mil.operations import (
+    activation,
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    normalization,
+    padding,
+    pooling,
+    product,
+    quantization,
+    reduction,
+    resizing,
+    shaping,
+)
+from sdhub.backends.coreml.mil.operations.registry import OPERATIONS, TUPLES, Definition
+
+__all__ = [
+    "OPERATIONS",
+    "TUPLES",
+    "Definition",
+    "activation",
+    "convolution",
+    "creation",
+    "elementwise",
+    "indexing",
+    "normalization",
+    "padding",
+    "pooling",
+    "product",
+    "quantization",
+    "reduction",
+    "resizing",
+    "shaping",
+]

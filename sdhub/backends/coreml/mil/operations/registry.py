@@ -1,0 +1,47 @@
+"""How operations are written down: a function per operation, found by its MIL name.
+
+Parameters before the `*` of its signature are tensors of the run; those behind it are constants, bound once as
+Python values when a program is loaded. Defaults are MIL's. Floating-point tensors come as float32 (or float64),
+unsigned integers of 16 and more bits as the next wider signed type; what a function returns is cast to the type
+that the program declares, so comparisons may return bool, indices int64.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+TUPLES = frozenset({"values", "ref_tensors", "begins", "ends", "end_masks"})  # parameters that are tuples in MIL
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One operation: its function, and whether a parameter is required, for tensors (in order) and constants."""
+
+    function: Callable[..., Any]
+    tensors: Mapping[str, bool]
+    constants: Mapping[str, bool]
+
+
+OPERATIONS: dict[str, Definition] = {}
+
+
+def operation(function: Function) -> Function:
+    """Register `function` as the operation of its own name, a trailing underscore left out."""
+    parameters = inspect.signature(function).parameters.values()
+    OPERATIONS[function.__name__.removesuffix("_")] = Definition(
+        function,
+        {each.name: each.default is each.empty for each in parameters if each.kind is not each.KEYWORD_ONLY},
+        {each.name: each.default is each.empty for each in parameters if each.kind is each.KEYWORD_ONLY},
+    )
+    return function
+
+
+def register(functions: Mapping[str, Callable[..., Any]], *tensors: str) -> None:
+    """Register functions that take `tensors`, all of them required, and no constants."""
+    for name, function in functions.items():
+        OPERATIONS[name] = Definition(function, dict.fromkeys(tensors, True), {})
