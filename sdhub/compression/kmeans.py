@@ -36,7 +36,7 @@ def _symmetric(*offsets: float) -> Floats:
 
 # Candidates of a boundary, in cells. Coarse steps find the density of clusters, fine ones their places.
 COARSE = _symmetric(*np.arange(9) / 8, 1.5, 2, 4)
-FINE = _symmetric(*np.arange(9) / 16, 5 / 8, 3 / 4, 7 / 8, 1, 2)
+FINE = _symmetric(*np.arange(17) / 16, 2)
 POLISH = _symmetric(0, 1 / 96, 1 / 48, 1 / 24, 1 / 16, 1 / 8, 1 / 5, 1, 2)
 PLACE = _symmetric(*(2.0**-power for power in range(3, 13)), 0)
 
