@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from sdhub.errors import HubError, SdhubError
 from sdhub.publishing.markdown import plain
+from sdhub.publishing.retry import patiently, status_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -52,18 +53,6 @@ def redact(text: str, token: str | None) -> str:
     return text.replace(token, "***") if token else text
 
 
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status of a failure of huggingface_hub, also where it is wrapped in another one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        response = getattr(seen, "response", None)
-        status = getattr(response, "status_code", None)
-        if isinstance(status, int):
-            return status
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
 @contextmanager
 def speaking(doing: str, *, endpoint: str, token: str | None) -> Iterator[None]:
     """Turn any failure of huggingface_hub in the block into a HubError: "cannot {doing}: why"."""
@@ -95,7 +84,7 @@ def check_token(endpoint: str, token: str | None, namespace: str | None = None, 
     if not token:
         raise HubError(f"there is no token for {endpoint}", hint=_LOGIN)
     with speaking("check the token", endpoint=endpoint, token=token):
-        user = client(endpoint, token).whoami(token=token)
+        user = patiently("check the token", lambda: client(endpoint, token).whoami(token=token))
     name = str(user.get("name", ""))
     target = namespace or name
     access = _mapping(_mapping(user.get("auth")).get("accessToken"))

@@ -21,6 +21,7 @@ from sdhub.publishing.access import client, redact, speaking
 from sdhub.publishing.card import extract_usage
 from sdhub.publishing.download import silent_bar
 from sdhub.publishing.markdown import plain
+from sdhub.publishing.retry import patiently
 
 TIME_LIMIT = 1800.0
 LINES = 3
@@ -105,14 +106,23 @@ def check(
     ):
         home = Path(temporary)
         with speaking(f"download {repo_id}", endpoint=endpoint, token=token):
-            commit, needs_token, offline = _download(repo_id, revision, home / "hf", endpoint, token)
-            card = _card(repo_id, commit, home / "hf", endpoint, token)
+            doing = f"download {repo_id}"
+            commit, needs_token, offline = patiently(
+                doing, lambda: _download(repo_id, revision, home / "hf", endpoint, token), progress=progress
+            )
+            card = patiently(
+                doing, lambda: _card(repo_id, commit, home / "hf", endpoint, token), progress=progress
+            )
         lines = extract_usage(card)
         if usage is not None and lines.strip() != usage.strip():
             raise CheckError(f"the card of {repo_id} has other lines than were published")
         if draws == "sdhub":
             with speaking(f"download {repo_id}", endpoint=endpoint, token=token):
-                snapshot = _snapshot(repo_id, commit, home / "hf" / "hub", endpoint, token)
+                snapshot = patiently(
+                    doing,
+                    lambda: _snapshot(repo_id, commit, home / "hf" / "hub", endpoint, token),
+                    progress=progress,
+                )
             command, what = [STAND_IN, *_generate(repo_id, snapshot)], f"sdhub's drawing with {repo_id}"
             needs_token, offline = False, True
         else:

@@ -9,6 +9,7 @@ from typing import Any
 from sdhub.errors import CheckError
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.access import client, speaking
+from sdhub.publishing.retry import patiently
 
 
 def download(
@@ -29,10 +30,15 @@ def download(
         speaking(f"download {repo_id}", endpoint=endpoint, token=token),
         progress.task(f"downloading {repo_id}"),
     ):
-        commit = api.model_info(repo_id, revision=revision).sha
+        doing = f"download {repo_id}"
+        commit = patiently(doing, lambda: api.model_info(repo_id, revision=revision), progress=progress).sha
         if commit is None:
             raise CheckError(f"{repo_id} is empty")
-        api.snapshot_download(repo_id, revision=commit, local_dir=folder, tqdm_class=silent_bar())
+        patiently(
+            doing,
+            lambda: api.snapshot_download(repo_id, revision=commit, local_dir=folder, tqdm_class=silent_bar()),
+            progress=progress,
+        )
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return commit
 
