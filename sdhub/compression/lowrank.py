@@ -106,6 +106,19 @@ def error_against_exact(matrix: Tensor, approximation: LowRank) -> float:
     return 1.0 if floor == 0 else (error + floor) / (tail + floor)
 
 
+def nearest_branch(
+    matrix: Tensor, rank: int, *, gram: Gram | None = None, damping: float = 0.01, seed: int = 0
+) -> LowRank:
+    """The L of rank `rank` that takes most of `matrix` (N, K) off a layer's outputs: least ‖(matrix − L) D‖.
+
+    `gram` and `damping` as in `decompose`, of which this is the closed form for a residual that is settled.
+    """
+    matrix, _ = _checked(matrix, rank)
+    root = _root(gram, matrix, damping)
+    fit = randomized_svd(root.times(matrix), rank, seed=seed)
+    return _balanced(fit, root.undo(fit.down))
+
+
 def decompose(
     weight: Tensor,
     rank: int,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdhub.errors import RecipeError
-from sdhub.recipes.recipe import Affine, Component, Float, Palette, Recipe, Treatment
+from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Recipe, Treatment
 
 FLOAT = Float()
 
@@ -65,6 +65,16 @@ PRESETS = {
         "openvino",
         "8-bit weights, a scale and zero point per output channel; float activations; the VAE in 16 bit",
         weights=Affine(bits=8),
+    ),
+    "sdnq-uint4": Preset(
+        "sdnq",
+        "4-bit weights with a 16-bit part of rank 32, rounded to compensate; for every device",
+        weights=LowRank(rank=32, residual="uint4", group_size=64, **_COMPENSATED),
+    ),
+    "sdnq-int8": Preset(
+        "sdnq",
+        "8-bit weights, a scale per output channel, rounded to compensate; for every device",
+        weights=Affine(bits=8, symmetric=True, **_COMPENSATED),
     ),
 }
 

@@ -1,0 +1,193 @@
+"""A pipeline as diffusers saves it, with components whose weights are in a format of their own.
+
+The folder is what plain `from_pretrained` loads: `model_index.json`, and for every such component a `config.json`
+with `quantization_config` beside its safetensors files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdhub.checkpoint.documents import parse_object, shown
+from sdhub.checkpoint.known import CLASSES, STEMS
+from sdhub.checkpoint.vocabulary import write_bpe_files
+from sdhub.errors import BuildError, MissingExtraError, SdhubError
+from sdhub.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX, CONFIG = "model_index.json", "config.json"
+MAX_CONFIG = 2**20 * 16
+
+Decode = Callable[[Any, Mapping[str, Any], Mapping[str, "torch.Tensor"]], dict[str, "torch.Tensor"]]
+
+
+def stem_of(module: Any) -> str:
+    """The name of a component's weight file without its ending."""
+    return STEMS["diffusers" if hasattr(module, "register_to_config") else "transformers"]
+
+
+def write_config(module: Any, folder: Path, quantization: Mapping[str, Any]) -> None:
+    """The component's own config with its `quantization_config`."""
+    with quiet():
+        if hasattr(module, "register_to_config"):
+            module.save_config(folder)
+        else:
+            module.config.save_pretrained(folder)
+    path = folder / CONFIG
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["quantization_config"] = dict(quantization)
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_rest(pipeline: Any, out: Path, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Save everything but the components that have their folder in `out` already.
+
+    `dtypes`: what the weights of each are saved in. Raises BuildError.
+    """
+    # A card's lines draw without it, and it would be a pickle's successor of half a gigabyte.
+    if "safety_checker" in pipeline.components:
+        pipeline.register_modules(safety_checker=None)
+        pipeline.register_to_config(requires_safety_checker=False)
+    try:
+        with quiet():
+            for name, part in pipeline.components.items():
+                if part is None or not hasattr(part, "save_pretrained") or (out / name).exists():
+                    continue
+                if name in dtypes:
+                    part.to(dtypes[name])
+                    part.save_pretrained(out / name, safe_serialization=True)
+                else:
+                    part.save_pretrained(out / name)
+            pipeline.save_config(out)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise BuildError(f"the pipeline could not be saved: {' '.join(str(error).split())[:300]}") from error
+    for tokenizer in sorted(out.glob("tokenizer*")):
+        write_bpe_files(tokenizer)
+
+
+def quantized_parts(folder: Path, method: str) -> dict[str, Mapping[str, Any]]:
+    """The `quantization_config` of each component of a pipeline folder that has one of this `quant_method`."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, entry in _index(folder).items():
+        if not _is_component(entry):
+            continue
+        path = folder / name / CONFIG
+        if path.is_file():
+            quantization = _document(path).get("quantization_config")
+            if isinstance(quantization, dict) and quantization.get("quant_method") == method:
+                found[name] = quantization
+    return found
+
+
+def recognizes(folder: Path, method: str) -> bool:
+    """Whether `folder` is a pipeline with components of this `quant_method`."""
+    try:
+        return (folder / INDEX).is_file() and bool(quantized_parts(folder, method))
+    except SdhubError:
+        return False
+
+
+def open_pipeline(folder: Path, method: str, decode: Decode) -> Any:
+    """The pipeline in float32, its quantized components by way of `decode`.
+
+    `decode(module, quantization_config, tensors)` gives the state of `module` (built from its config, its weights
+    on the meta device), in which it may replace layers, from what the files hold. Nothing but classes that sdhub knows is loaded.
+    Raises BuildError, MissingExtraError.
+    """
+    with quiet():
+        try:
+            import diffusers
+            import torch
+            import transformers  # noqa: F401
+        except ImportError as error:
+            raise MissingExtraError("svdquant", error.name or "diffusers") from None
+    index = _index(folder)
+    parts = {}
+    for name, entry in index.items():
+        if _is_component(entry) and entry[1] not in CLASSES.get(entry[0], ()):
+            raise BuildError(f"{folder.name}: {name} is of the unknown class {shown(entry[1], 60)}")
+    for name, quantization in quantized_parts(folder, method).items():
+        library, class_name = index[name]
+        parts[name] = _component(folder / name, library, class_name, quantization, decode)
+    kind: Any = getattr(diffusers, str(index.get("_class_name")), None)
+    if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
+        raise BuildError(f"{folder.name}: diffusers has no pipeline {shown(index.get('_class_name'), 60)}")
+    try:
+        with quiet():
+            pipeline = kind.from_pretrained(
+                str(folder), torch_dtype=torch.float32, local_files_only=True, use_safetensors=True, **parts
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise BuildError(f"{folder.name} does not load: {' '.join(str(error).split())[:300]}") from error
+    return pipeline
+
+
+def _component(
+    folder: Path, library: str, class_name: str, quantization: Mapping[str, Any], decode: Decode
+) -> Any:
+    from accelerate import init_empty_weights
+
+    try:
+        with quiet(), init_empty_weights(include_buffers=False):
+            module = _blank(library, class_name, _document(folder / CONFIG))
+        state = decode(module, quantization, dict(_tensors(folder, STEMS[library])))
+        module.load_state_dict({name: each.float() for name, each in state.items()}, strict=False, assign=True)
+        if hasattr(module, "tie_weights"):
+            module.tie_weights()
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise BuildError(f"{folder.name} does not load: {' '.join(str(error).split())[:300]}") from error
+    missing = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+    surplus = sorted(set(state) - set(module.state_dict()))
+    if missing or surplus:
+        raise BuildError(f"{folder.name}: {(missing or surplus)[0]} is {'missing' if missing else 'not its own'}")
+    return module.eval().requires_grad_(False)
+
+
+def _blank(library: str, class_name: str, document: dict[str, Any]) -> Any:
+    """The component with no weights."""
+    document.pop("quantization_config", None)
+    if library == "diffusers":
+        import diffusers
+
+        return getattr(diffusers, class_name).from_config(document)
+    import transformers
+
+    kind = getattr(transformers, class_name)
+    return kind(kind.config_class.from_dict(document))
+
+
+def _tensors(folder: Path, stem: str) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    index = folder / f"{stem}.safetensors.index.json"
+    names = [f"{stem}.safetensors"]
+    if index.is_file():
+        names = sorted({str(name) for name in _document(index)["weight_map"].values()})
+    for name in names:
+        if "/" in name or "\\" in name:
+            raise BuildError(f"{folder.name}: {shown(name, 60)} lies outside")
+        with safe_open(str(folder / name), framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 — no mapping
+                yield key, file.get_tensor(key)
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    return _document(folder / INDEX)
+
+
+def _is_component(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise BuildError(f"{path.name} is too large")
+        return dict(parse_object(path.read_bytes(), path.name))
+    except OSError as error:
+        raise BuildError(f"{path}: {error.strerror}") from None

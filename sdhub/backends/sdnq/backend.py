@@ -1,0 +1,151 @@
+"""The SDNQ backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.folder import recognizes
+from sdhub.backends.sdnq.formats import format_of
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.errors import RecipeError, UnsupportedError
+from sdhub.progress import Progress
+from sdhub.recipes.calibration import calibration_for
+from sdhub.recipes.presets import PRESETS, preset
+from sdhub.recipes.recipe import Calibration, Component, Float, Recipe
+
+GIB = 2**30
+LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
+LARGE_CALIBRATION: Mapping[str, int] = MappingProxyType({"steps": 4, "recorded": 4, "block": 1024})
+LARGE_PROMPTS = 3
+LAYERS, WIDEST = 300, 2000  # of a usual component, for the share of scales and factors in a forecast
+SECONDS_PER_GIB = 60.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
+
+
+class SDNQ(Backend):
+    """Weights of 4 or 8 bits with a low-rank part; activations and arithmetic in float, on every device."""
+
+    name = "sdnq"
+    extra = "svdquant"
+    packages = ("diffusers", "transformers", "torch", "safetensors")
+    variants: Mapping[str, str] = MappingProxyType(
+        {name: each.summary for name, each in PRESETS.items() if each.backend == "sdnq"}
+    )
+    usual = "sdnq-uint4"
+    tags = ("sdnq", "svdquant", "sdhub")
+    library = "diffusers"
+    repository = "{model}-sdnq-{treatment}"
+    install = 'pip install "diffusers>=0.36" sdnq transformers accelerate'
+    checks = "sdhub"
+
+    def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
+        if not checkpoint.family.buildable:
+            return f"{checkpoint.family.title} can be inspected but not built yet"
+        if "inpainting" in checkpoint.traits:
+            return "inpainting checkpoints cannot be measured from prompts alone yet"
+        return None
+
+    def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
+        made = preset(variant, [part.name for part in _parts(checkpoint)])
+        small = {
+            part.name
+            for part in _parts(checkpoint)
+            if part.name.startswith("text_encoder") and part.parameters < LARGE_ENCODER
+        }
+        components = {
+            name: Component(default=Float()) if name in small else component
+            for name, component in made.components.items()
+        }
+        return made.model_copy(update={"components": components, "calibration": _calibration(checkpoint)})
+
+    def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
+        parts = {part.name for part in _parts(checkpoint)}
+        for name in sorted(parts ^ set(recipe.components)):
+            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
+            raise RecipeError(f"{recipe.name}: component {name} {fault}")
+        for name, component in recipe.components.items():
+            for where, treatment in component.treatments.items():
+                try:
+                    format_of(treatment)
+                except UnsupportedError as error:
+                    raise UnsupportedError(f"{name}.{where}: {error.message}") from None
+            if name == "vae" and not isinstance(component.default, Float):
+                raise UnsupportedError("vae: SDNQ variants keep the VAE in 16 bits")
+            if component.token_merging:
+                raise UnsupportedError(f"{name}: SDNQ variants do not merge tokens")
+        if recipe.sizes or recipe.attention:
+            raise UnsupportedError(f"{recipe.name}: SDNQ variants have no fixed sizes and no choice of attention")
+
+    def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
+        parts = _parts(checkpoint)
+        size = sum(
+            int(part.parameters * _bits(recipe.components[part.name], part.parameters) / 8) for part in parts
+        )
+        full = 4 * sum(part.parameters for part in parts)
+        return Forecast(
+            bytes=size, peak_bytes=int(1.6 * full) + 2 * GIB, seconds=20 + SECONDS_PER_GIB * full / GIB
+        )
+
+    def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
+        from sdhub.backends.sdnq.build import build
+
+        build(pipeline, recipe, out, progress)
+
+    def recognizes(self, folder: Path) -> bool:
+        return recognizes(folder, "sdnq")
+
+    def open(self, folder: Path) -> Any:
+        from sdhub.backends.sdnq.build import open_variant
+
+        return open_variant(folder)
+
+    def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
+        pin = f", revision={revision!r}" if revision else ""
+        return (
+            f"from diffusers import {pipeline}",
+            "import sdnq  # teaches diffusers and transformers the format",
+            "",
+            'device = "cuda" if torch.cuda.is_available() else "cpu"  # or "mps", "xpu"',
+            'dtype = torch.float32 if device == "cpu" else torch.float16',
+            f"pipe = {pipeline}.from_pretrained({repo_id!r}{pin}, torch_dtype=dtype).to(device)",
+        )
+
+    def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
+        seen = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
+        return (
+            f"The weights were chosen {seen}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
+            "al., arXiv 2210.17323); the format is that of SDNQ (Disty0).",
+            "Pictures and likeness were measured on the CPU in 32 bits, with the published weights unpacked.",
+        )
+
+
+def _parts(checkpoint: Checkpoint) -> list[Any]:
+    """Components with weights that are drawn with."""
+    return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
+
+
+def _calibration(checkpoint: Checkpoint) -> Calibration:
+    """A large denoiser's calls take seconds: a dozen of them do."""
+    usual = calibration_for(checkpoint)
+    part = checkpoint.component(checkpoint.family.denoiser)
+    if part is None or part.parameters < LARGE_ENCODER:
+        return usual
+    steps = {**LARGE_CALIBRATION, "steps": min(LARGE_CALIBRATION["steps"], usual.steps)}
+    steps["recorded"] = min(steps["recorded"], steps["steps"])
+    return usual.model_copy(update={"prompts": usual.prompts[:LARGE_PROMPTS], **steps})
+
+
+def _bits(component: Component, parameters: int) -> float:
+    """Bits per weight, scales and factors included, of a component's usual layer."""
+    layout = format_of(component.default)
+    if layout is None:
+        return 16.0
+    features = min((parameters / LAYERS) ** 0.5, WIDEST)
+    scales = (16 if layout.symmetric else 32) / (layout.group_size or features)
+    return layout.bits + scales + 32 * layout.rank / features
+
+
+BACKEND = SDNQ()
