@@ -1,0 +1,164 @@
+"""The Core ML backend."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from sdhub.backends.base import Backend, Forecast
+from sdhub.checkpoint.checkpoint import Checkpoint, Component
+from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
+from sdhub.progress import Progress
+from sdhub.recipes.calibration import calibration_for
+from sdhub.recipes.presets import PRESETS, preset
+from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Treatment
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
+ATTENTION = ("split_einsum",)  # runs on every compute unit; `original` is for GPUs alone
+GIB = 2**30
+GRAPH_BYTES = 1_500_000  # of a model.mlmodel file, beside its weights
+SECONDS_PER_GIB = 30.0  # tracing, converting and writing, per GiB of 32-bit weights, on two cores
+COMPENSATED_SECONDS_PER_GIB = 400.0
+IOS18 = "iOS 18 or macOS 15"
+IOS16 = "iOS 16.2 or macOS 13.1"
+
+
+class CoreML(Backend):
+    """Packages in Apple's layout: palettes, 8-bit grids or 16-bit floats, arithmetic in 16 bits."""
+
+    name = "coreml"
+    extra = "coreml"
+    packages = ("coremltools", "diffusers", "transformers", "torch", "numpy")
+    variants: Mapping[str, str] = MappingProxyType(
+        {name: each.summary for name, each in PRESETS.items() if each.backend == "coreml"}
+    )
+    usual = "coreml-6bit"
+    tags = ("coreml", "stable-diffusion", "text-to-image", "sdhub")
+    library = "diffusers"
+    repository = "coreml-{model}-{treatment}"
+    install = 'pip install "sdhub[coreml]"'
+
+    @property
+    def checks(self) -> Literal["usage", "sdhub"]:  # type: ignore[override]
+        """Only macOS has Core ML's own runtime."""
+        return "usage" if platform.system() == "Darwin" else "sdhub"
+
+    def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
+        if not checkpoint.family.buildable:
+            return f"{checkpoint.family.title} can be inspected but not built yet"
+        if "inpainting" in checkpoint.traits:
+            return "inpainting checkpoints cannot be measured from prompts alone yet"
+        if checkpoint.pipeline not in PIPELINES:
+            return f"{checkpoint.pipeline} draws from a picture, not from a prompt alone"
+        return None
+
+    def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
+        made = preset(variant, [part.name for part in _parts(checkpoint)])
+        calibrated = made.nearest() != made
+        return made.model_copy(
+            update={
+                "attention": ATTENTION,
+                "calibration": calibration_for(checkpoint) if calibrated else None,
+            }
+        )
+
+    def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
+        parts = {part.name for part in _parts(checkpoint)}
+        for name in sorted(parts ^ set(recipe.components)):
+            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
+            raise RecipeError(f"{recipe.name}: component {name} {fault}")
+        for name, component in recipe.components.items():
+            if component.token_merging:
+                raise UnsupportedError(f"{name}: Core ML packages are made without token merging")
+            for where, treatment in component.treatments.items():
+                _accept(f"{name}.{where}", treatment)
+        if not recipe.attention:
+            raise RecipeError(f"{recipe.name}: no attention is named", hint=f"such as {list(ATTENTION)}")
+        for width, height in recipe.sizes:
+            if width % 64 or height % 64:
+                raise RecipeError(f"{recipe.name}: {width} x {height} are not multiples of 64")
+
+    def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
+        size, parameters = 0, 0
+        for part in _parts(checkpoint):
+            size += part.parameters * _bits(recipe.components[part.name].default) // 8 + GRAPH_BYTES
+            parameters += part.parameters
+        copies = len(recipe.attention) * max(len(recipe.sizes), 1)
+        full = 4 * parameters / GIB
+        seconds = 20 + SECONDS_PER_GIB * full * copies
+        if recipe.calibration:
+            seconds += COMPENSATED_SECONDS_PER_GIB * full
+        return Forecast(bytes=size * copies, peak_bytes=int((1.7 * full + 1.5) * GIB), seconds=seconds)
+
+    def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
+        from sdhub.backends.coreml.build import build
+
+        build(checkpoint, pipeline, recipe, out, progress)
+
+    def recognizes(self, folder: Path) -> bool:
+        return (folder / "model_index.json").is_file() and any(folder.glob("*/packages/*.mlpackage"))
+
+    def open(self, folder: Path) -> Any:
+        try:
+            from sdhub.backends.coreml.opening import open_folder
+        except ImportError as error:
+            raise MissingExtraError(self.extra, error.name or "coremltools") from None
+        return open_folder(folder)
+
+    def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
+        return ("from sdhub import open_variant", "", f"pipe = open_variant({repo_id!r})")
+
+    def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
+        system = IOS18 if any(_needs_ios18(each) for each in _treatments(recipe)) else IOS16
+        found = [
+            f"The packages need {system} or newer.",
+            "Pictures were drawn by sdhub's own reading of the packages, without Core ML; speed and memory on "
+            "Apple's devices were not measured.",
+            "Compiled bundles (.mlmodelc), which Apple's Swift apps load, are made by a macOS job of the GitHub "
+            "workflow; they are not in this repository yet.",
+        ]
+        if checkpoint.prediction_type == "v_prediction":
+            found.append(
+                "The model predicts v: apps whose scheduler assumes epsilon, Apple's Swift pipeline among them, "
+                "draw black or noisy pictures with it."
+            )
+        return found
+
+    def bundles(self, folder: Path, repo_name: str) -> Mapping[str, Path]:
+        return {
+            f"{repo_name}_{place.parent.name}_packages.zip": place for place in sorted(folder.glob("*/packages"))
+        }
+
+
+def _parts(checkpoint: Checkpoint) -> list[Component]:
+    """Components that are converted: those with weights."""
+    return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
+
+
+def _treatments(recipe: Recipe) -> list[Treatment]:
+    return [each for part in recipe.components.values() for each in part.treatments.values()]
+
+
+def _accept(where: str, treatment: Treatment) -> None:
+    if isinstance(treatment, Float):
+        if treatment.dtype == "bfloat16":
+            raise UnsupportedError(f"{where}: Core ML has no bfloat16")
+    elif isinstance(treatment, Affine):
+        if treatment.bits != 8 or treatment.group_size or treatment.activations != "float":
+            raise UnsupportedError(f"{where}: Core ML's grids are made in 8 bits per output channel, weights only")
+    elif not isinstance(treatment, Palette):
+        raise UnsupportedError(f"{where}: Core ML has no weights of scheme {treatment.scheme}")
+
+
+def _needs_ios18(treatment: Treatment) -> bool:
+    return isinstance(treatment, Palette) and (treatment.bits == 3 or treatment.group_size > 0)
+
+
+def _bits(treatment: Treatment) -> int:
+    return treatment.bits if isinstance(treatment, (Affine, Palette)) else 16
+
+
+BACKEND = CoreML()

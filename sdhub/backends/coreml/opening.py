@@ -1,0 +1,85 @@
+"""A built variant as a pipeline: its packages run by Core ML on macOS, by the interpreter elsewhere."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdhub.errors import BuildError
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdhub.backends.coreml.pipeline import Model
+
+ATTENTIONS = ("split_einsum", "split_einsum_v2", "original")
+
+
+def packages(folder: Path) -> Path:
+    """The folder of packages of a variant: of its attentions the first that there is. Raises BuildError."""
+    for attention in ATTENTIONS:
+        if any((folder / attention / "packages").glob("*_unet*.mlpackage")):
+            return folder / attention / "packages"
+    raise BuildError(
+        f"{folder} has no packages of a UNet", hint=f"in {', '.join(f'{each}/packages' for each in ATTENTIONS)}"
+    )
+
+
+def open_folder(folder: Path) -> Any:
+    """The variant as a diffusers pipeline. Raises BuildError, UnsafeError, MissingExtraError."""
+    from sdhub.backends.coreml import pipeline
+
+    place = packages(folder)
+    models: dict[str, Model] = {}
+    for part, suffix, kind in (
+        ("text_encoder", "text_encoder", pipeline.TextEncoder),
+        ("text_encoder_2", "text_encoder_2", pipeline.TextEncoder),
+        ("unet", "unet", pipeline.Denoiser),
+        ("vae", "vae_decoder", pipeline.Autoencoder),
+    ):
+        path = _package(place, suffix)
+        if path is not None:
+            shapes, run = _runner(path)
+            models[part] = kind(path.name, pipeline.document(folder / part / "config.json"), shapes, run)
+    return pipeline.assemble(folder, models)
+
+
+def _package(place: Path, suffix: str) -> Path | None:
+    """The package whose name ends so; where it is there in several sizes, the checkpoint's own comes first."""
+    found = sorted(place.glob(f"*_{suffix}.mlpackage")) or sorted(
+        place.glob(f"*_{suffix}_[0-9]*x[0-9]*.mlpackage")
+    )
+    return found[0] if found else None
+
+
+def _runner(path: Path) -> tuple[Mapping[str, tuple[int, ...]], Any]:
+    from sdhub.backends.coreml.interpreter import open_package
+
+    package = open_package(path)
+    shapes = {name: tuple(feature.shape or ()) for name, feature in package.inputs.items()}
+    if platform.system() == "Darwin":
+        return shapes, _native(path)
+
+    def run(inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        import torch
+
+        typed = {name: value.to(getattr(torch, package.inputs[name].dtype)) for name, value in inputs.items()}
+        return package.run(typed)
+
+    return shapes, run
+
+
+def _native(path: Path) -> Any:
+    import coremltools
+
+    model = coremltools.models.MLModel(str(path))
+
+    def run(inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        import torch
+
+        found = model.predict({name: value.float().numpy() for name, value in inputs.items()})
+        return {name: torch.as_tensor(value) for name, value in found.items()}
+
+    return run
