@@ -1,7 +1,8 @@
 """SDNQ's packed weights (https://github.com/Disty0/sdnq, version 0.2.8).
 
 Widths that divide 8 are contiguous. Of the others the first codes of a block stand whole in a byte each, and the
-rest are cut up to fill the high bits of those bytes. Signed codes have half the range added. 8 bits are not packed.
+rest are cut up to fill the high bits of those bytes. Signed codes have half the range added; 8 bits stay as they
+are.
 """
 
 from __future__ import annotations
