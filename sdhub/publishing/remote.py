@@ -98,8 +98,10 @@ def _published(api: HfApi, repo_id: str, revision: str, remote: Mapping[str, Rem
     if entry is None or entry.size > MAX_MANIFEST:
         return set()
     with tempfile.TemporaryDirectory() as cache:
-        content = Path(api.hf_hub_download(repo_id, MANIFEST, revision=revision, cache_dir=cache)).read_bytes()
-    return _names(content)
+        path = Path(api.hf_hub_download(repo_id, MANIFEST, revision=revision, cache_dir=cache))
+        if not entry.equals(path):  # files would be left behind
+            raise ConnectionError(f"{MANIFEST} was cut on its way")
+        return _names(path.read_bytes())
 
 
 def _names(manifest: bytes) -> set[str]:

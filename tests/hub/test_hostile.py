@@ -158,6 +158,25 @@ def test_values_that_cannot_be_kept(web: Browser, repo: str) -> None:
     assert "error" in web.http.post(f"/{repo}.git/info/lfs/objects/batch", json=objects).json()["objects"][0]
 
 
+@pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE", "TRACE", "OPTIONS", "CONNECT", "BREW"])
+@pytest.mark.parametrize("address", ["/", "/api/models", "/{repo}", "/{repo}/resolve/main/a", "/api/whoami-v2"])
+def test_methods_that_mean_nothing(web: Browser, repo: str, method: str, address: str) -> None:
+    before = web.http.get(f"/api/models/{repo}").json()
+    answer = web.http.request(method, address.format(repo=repo))
+    assert answer.status_code in {400, 404, 405}
+    assert web.http.get(f"/api/models/{repo}").json() == before
+
+
+def test_headers_that_are_too_large(hub_url: str) -> None:
+    for headers in ({"X-Long": "x" * 200_000}, {f"X-{number}": "x" * 1000 for number in range(400)}):
+        try:
+            status = httpx.get(f"{hub_url}/api/models", headers=headers, trust_env=False).status_code
+        except httpx.HTTPError:
+            continue  # the line is cut
+        assert status in {400, 431}
+    assert httpx.get(f"{hub_url}/api/models", trust_env=False).status_code == 200
+
+
 def test_body_limits(web: Browser, repo: str) -> None:
     large = b'{"content": "' + b"x" * (10 * 2**20) + b'"}'
     assert web.http.post("/api/validate-yaml", content=large).status_code == 413

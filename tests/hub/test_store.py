@@ -26,9 +26,23 @@ url, worker = sys.argv[1:]
 with httpx.Client(base_url=url, headers={"Authorization": "Bearer any"}, trust_env=False, timeout=120) as http:
     for number in range(25):
         value = {"path": f"w{worker}/{number}.txt", "content": f"{worker} {number}"}
-        lines = [{"key": "header", "value": {"summary": f"{worker} {number}"}}, {"key": "file", "value": value}]
+        config = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000 + 25 * int(worker) + number}
+        scheduler = {"path": "scheduler/scheduler_config.json", "content": json.dumps(config)}
+        lines = [{"key": "header", "value": {"summary": f"{worker} {number}"}}]
+        lines += [{"key": "file", "value": each} for each in (value, scheduler)]
         body = "".join(json.dumps(line) + chr(10) for line in lines)
         http.post("/api/models/acme/busy/commit/main", content=body.encode()).raise_for_status()
+"""
+
+
+LOADER = """
+import json, sys
+from diffusers import DDIMScheduler
+found = {}
+for title, oid in json.loads(sys.argv[1]):
+    scheduler = DDIMScheduler.from_pretrained("acme/busy", subfolder="scheduler", revision=oid)
+    found[title] = scheduler.config.num_train_timesteps
+print(json.dumps(found))
 """
 
 
@@ -138,6 +152,20 @@ def test_deleting_frees_what_nobody_else_has(web: Browser, repo: str, hub_url: s
     assert web.http.get(f"/{repo}/resolve/main/0.bin").content == shared
 
 
+def _load_at_every_commit(url: str, commits: list[dict[str, str]], cache: Path) -> dict[str, int]:
+    """What diffusers reads at each commit, by the commit's title; in a process that looks nowhere else."""
+    variables = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, json.dumps([[item["title"], item["id"]] for item in commits])],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
 def test_commits_of_many_processes_make_one_line(tmp_path: Path) -> None:
     servers = [HubProcess(tmp_path / "root") for _ in range(2)]
     try:
@@ -150,11 +178,15 @@ def test_commits_of_many_processes_make_one_line(tmp_path: Path) -> None:
         assert [worker.wait(timeout=240) for worker in workers] == [0] * 4
         commits = web.http.get("/api/models/acme/busy/commits/main?limit=1000").json()
         files = Browser(servers[1].url).http.get("/api/models/acme/busy").json()["siblings"]
+        loaded = _load_at_every_commit(servers[1].url, commits[:-1], tmp_path / "cache")
     finally:
         for server in servers:
             server.stop()
     assert len(commits) == 101
-    assert len(files) == 101
+    assert len(files) == 102
+    assert loaded == {
+        f"{worker} {number}": 1000 + 25 * worker + number for worker in range(4) for number in range(25)
+    }
     rows = (
         sqlite3.connect(tmp_path / "root" / "hub.sqlite3").execute("SELECT oid, parent FROM revision").fetchall()
     )
