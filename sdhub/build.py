@@ -12,8 +12,9 @@ from sdhub.checkpoint.fetch import fingerprint
 from sdhub.endpoint import endpoint
 from sdhub.errors import UsageError
 from sdhub.evidence.compare import folder_bytes
-from sdhub.plan import choose, sampling_for
+from sdhub.plan import AS_IT_IS, choose, sampling_for
 from sdhub.progress import SILENT, Progress
+from sdhub.recipes.adjust import Adjustment
 from sdhub.stages import Base, VariantStages
 from sdhub.work import Work, copy_tree, home, publish_folder
 
@@ -26,6 +27,7 @@ def build_variant(
     *,
     variants: Sequence[str] = (),
     recipe: Path | None = None,
+    adjustment: Adjustment = AS_IT_IS,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Build one variant into the new folder `output`, with its `recipe.json`.
@@ -35,7 +37,7 @@ def build_variant(
     """
     if output.exists():
         raise UsageError(f"{output} exists", hint="name a folder that does not")
-    chosen = choose(checkpoint, variants, recipe)
+    chosen = choose(checkpoint, variants, recipe, adjustment)
     if len(chosen) != 1:
         raise UsageError("one variant can be built into one folder", hint="say which with --variant")
     ((backend, document),) = chosen

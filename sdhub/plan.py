@@ -11,8 +11,10 @@ from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
+from sdhub.recipes.adjust import Adjustment
 from sdhub.recipes.recipe import Recipe, load_recipe
 
+AS_IT_IS = Adjustment()
 SD15_PARAMETERS = 860e6
 SD15_SECONDS = 4.0  # of one denoiser call at 512 x 512 pixels in torch float32 on two cores
 OVERHEAD_SECONDS = 0.02  # of one denoiser call, however small
@@ -81,8 +83,12 @@ def possible(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     return rows
 
 
-def choose(checkpoint: Checkpoint, names: Sequence[str], recipe: Path | None) -> list[tuple[Backend, Recipe]]:
+def choose(
+    checkpoint: Checkpoint, names: Sequence[str], recipe: Path | None, adjustment: Adjustment = AS_IT_IS
+) -> list[tuple[Backend, Recipe]]:
     """The recipes asked for: presets by variant name, or one from a file; by default each backend's usual one.
+
+    Presets are adjusted; a recipe from a file is followed to the letter.
 
     Raises UnsupportedError for a variant that the checkpoint cannot have, RecipeError for a bad recipe.
     """
@@ -94,7 +100,7 @@ def choose(checkpoint: Checkpoint, names: Sequence[str], recipe: Path | None) ->
                 f"{recipe}: no backend is called {document.backend}", hint=", ".join(backends())
             )
         _fit(checkpoint, backend, document.name)
-        if document.name in backend.variants and document != backend.recipe(checkpoint, document.name):
+        if document.name in backend.variants and not _alike(document, backend.recipe(checkpoint, document.name)):
             raise RecipeError(
                 f"{recipe} is called {document.name} and is not that preset",
                 hint=f"give it a name of its own, such as {document.name}-mine",
@@ -104,8 +110,13 @@ def choose(checkpoint: Checkpoint, names: Sequence[str], recipe: Path | None) ->
     chosen = []
     for name in wanted:
         backend = _fit(checkpoint, backend_of(name), name)
-        chosen.append((backend, backend.recipe(checkpoint, name)))
+        chosen.append((backend, adjustment.apply(backend.recipe(checkpoint, name))))
     return chosen
+
+
+def _alike(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes of one name differ in nothing but what an adjustment sets."""
+    return one.components == other.components
 
 
 def make_plan(
@@ -115,12 +126,13 @@ def make_plan(
     sampling: Sampling,
     variants: Sequence[str] = (),
     recipe: Path | None = None,
+    adjustment: Adjustment = AS_IT_IS,
 ) -> Plan:
     """The plan for a checkpoint. Raises what `choose` raises."""
     from sdhub.publishing.names import repository_id, repository_name
 
     planned = []
-    for backend, each in choose(checkpoint, variants, recipe):
+    for backend, each in choose(checkpoint, variants, recipe, adjustment):
         backend.accept(checkpoint, each)
         treatment = each.name.removeprefix(f"{backend.name}-")
         name = repository_name(backend.repository, model=checkpoint.name, treatment=treatment)

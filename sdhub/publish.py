@@ -20,7 +20,7 @@ from sdhub.checkpoint.fetch import fingerprint
 from sdhub.endpoint import Endpoint, connect, endpoint
 from sdhub.errors import EvidenceError, SdhubError
 from sdhub.evidence.sampling import Sampling
-from sdhub.plan import Plan, PlannedVariant, make_plan, sampling_for
+from sdhub.plan import AS_IT_IS, Plan, PlannedVariant, make_plan, sampling_for
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing import license as licensing
 from sdhub.publishing.access import check_token
@@ -29,6 +29,7 @@ from sdhub.publishing.privacy import target_private
 from sdhub.publishing.publication import Publication
 from sdhub.publishing.push import Pushed, push, vet_target
 from sdhub.publishing.repository import assemble, read_manifest
+from sdhub.recipes.adjust import Adjustment
 from sdhub.stages import Base, VariantStages, license_file
 from sdhub.usage import usage
 from sdhub.work import Work, home
@@ -46,6 +47,7 @@ class Options:
     allow_public: bool = False
     create_pr: bool = False
     sampling: Sampling | None = None
+    adjustment: Adjustment = AS_IT_IS
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def prepare(
             sampling=options.sampling or sampling_for(checkpoint),
             variants=options.variants,
             recipe=options.recipe,
+            adjustment=options.adjustment,
         )
         yield Job(plan, options, settled, target)
 

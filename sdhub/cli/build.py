@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sdhub.cli import options
-from sdhub.cli.console import ConsoleProgress, emit, say, size
+from sdhub.cli import console, options
+from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
 
 EXAMPLES = examples(
@@ -21,6 +21,9 @@ def build(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make; it must not exist.")],
     variant: options.Variants = None,
     recipe: options.Recipe = None,
+    fast: options.Fast = False,
+    attention: options.Attentions = None,
+    size: options.Sizes = None,
     lora: options.Loras = None,
     config: options.Config = None,
     json: options.Json = False,
@@ -30,9 +33,16 @@ def build(
     from sdhub.sources import resolve
 
     checkpoint = resolve(source, lora, config)
-    built = build_variant(checkpoint, output, variants=variant or (), recipe=recipe, progress=ConsoleProgress())
+    built = build_variant(
+        checkpoint,
+        output,
+        variants=variant or (),
+        recipe=recipe,
+        adjustment=options.adjustment(fast, attention, size),
+        progress=ConsoleProgress(),
+    )
     if json:
         emit(built)
     else:
-        say(f"{built['name']}: {size(built['bytes'])} in {output}")
+        say(f"{built['name']}: {console.size(built['bytes'])} in {output}")
         say(f'Try it: sdhub generate {output} "a prompt" -o picture.png')

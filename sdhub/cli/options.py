@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sdhub.recipes.adjust import Adjustment
 
 Source = Annotated[
     str,
@@ -65,3 +68,36 @@ License = Annotated[
     str | None,
     typer.Option("--license", metavar="ID", help="The source's licence, where it does not state one."),
 ]
+Fast = Annotated[bool, typer.Option("--fast", help="Without calibration: sooner, and further from the original.")]
+Attentions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attention",
+        metavar="NAME",
+        help="Core ML: split_einsum (every device), split_einsum_v2, original (GPU). May be repeated.",
+    ),
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--size",
+        metavar="WIDTHxHEIGHT",
+        help="A fixed size in pixels, for graphs with fixed shapes. May be repeated.",
+    ),
+]
+
+
+def adjustment(fast: bool, attention: list[str] | None, size: list[str] | None) -> Adjustment:
+    """What the three options say. Raises UsageError."""
+    from typing import get_args
+
+    from sdhub.errors import UsageError
+    from sdhub.recipes.adjust import Adjustment, parse_size
+    from sdhub.recipes.recipe import Attention
+
+    known = get_args(Attention)
+    for name in attention or ():
+        if name not in known:
+            raise UsageError(f"no attention is called {name[:40]!r}", hint=f"there are: {', '.join(known)}")
+    chosen = tuple(name for name in known if name in (attention or ()))
+    return Adjustment(fast, chosen, tuple(parse_size(each) for each in size or ()))

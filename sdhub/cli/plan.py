@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdhub.cli import options
-from sdhub.cli.console import emit, facts, say, size, table
+from sdhub.cli import console, options
+from sdhub.cli.console import emit, facts, say, table
 from sdhub.cli.examples import examples
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ def plan(
     source: options.Source,
     variant: options.Variants = None,
     recipe: options.Recipe = None,
+    fast: options.Fast = False,
+    attention: options.Attentions = None,
+    size: options.Sizes = None,
     to: options.To = None,
     lora: options.Loras = None,
     config: options.Config = None,
@@ -37,6 +40,7 @@ def plan(
         sampling=sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance),
         variants=variant or (),
         recipe=recipe,
+        adjustment=options.adjustment(fast, attention, size),
     )
     if json:
         emit(made.document())
@@ -52,14 +56,20 @@ def show(made: Plan) -> None:
     facts(
         {
             "source": made.checkpoint.id,
-            "reads": f"{download['files']} files, {size(download['bytes'])} of weights",
+            "reads": f"{download['files']} files, {console.size(download['bytes'])} of weights",
             "evidence": f"{len(evidence.prompts)} prompts, {evidence.steps} steps, "
             f"guidance {evidence.guidance:g}, {evidence.width} × {evidence.height} pixels",
         }
     )
     say("")
     rows = [
-        [each["name"], each["repo"], size(each["bytes"]), size(each["peak_bytes"]), f"{each['minutes']:g}"]
+        [
+            each["name"],
+            each["repo"],
+            console.size(each["bytes"]),
+            console.size(each["peak_bytes"]),
+            f"{each['minutes']:g}",
+        ]
         for each in document["variants"]
     ]
     table(["variant", "repository", "size", "memory", "minutes"], rows, right=(2, 3, 4))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdhub.cli import options
-from sdhub.cli.console import ConsoleProgress, emit, say, size, talk
+from sdhub.cli import console, options
+from sdhub.cli.console import ConsoleProgress, emit, say, talk
 from sdhub.cli.examples import examples
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ def publish(
     hub: options.Hub = None,
     variant: options.Variants = None,
     recipe: options.Recipe = None,
+    fast: options.Fast = False,
+    attention: options.Attentions = None,
+    size: options.Sizes = None,
     lora: options.Loras = None,
     config: options.Config = None,
     license: options.License = None,
@@ -60,6 +63,7 @@ def publish(
         allow_public=allow_public,
         create_pr=create_pr,
         sampling=sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance),
+        adjustment=options.adjustment(fast, attention, size),
     )
     with prepare(checkpoint, wanted, hub=hub, dry_run=dry_run) as job:
         if dry_run:
@@ -104,16 +108,17 @@ def _became(each: Published) -> str:
     if each.status == "unchanged":
         return "unchanged, nothing was uploaded"
     if each.status == "proposed":
-        return f"proposed as a pull request, {size(each.uploaded_bytes)} uploaded"
-    return f"published and checked, {size(each.uploaded_bytes)} uploaded"
+        return f"proposed as a pull request, {console.size(each.uploaded_bytes)} uploaded"
+    return f"published and checked, {console.size(each.uploaded_bytes)} uploaded"
 
 
 def _figures(each: Published) -> str:
     evidence = each.evidence
-    psnr = evidence["psnr_db"]
+    psnr, latency = evidence["psnr_db"], evidence["latency"]
+    speed = f"{latency['ratio']:.2f} times the speed of torch float32" if latency else "speed not measured here"
     return (
-        f"{size(evidence['bytes'])} from {size(evidence['base_bytes'])}, "
-        f"{evidence['latency']['ratio']:.2f} times the speed of torch float32, "
+        f"{console.size(evidence['bytes'])} from {console.size(evidence['base_bytes'])}, "
+        f"{speed}, "
         f"PSNR {'infinite' if psnr is None else f'{psnr:.1f} dB'}, SSIM {evidence['ssim']:.4f}"
     )
 

@@ -1,0 +1,49 @@
+"""Adjustments: what they change, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdhub.errors import UsageError
+from sdhub.recipes.adjust import Adjustment, parse_size
+from sdhub.recipes.calibration import calibration_for
+from sdhub.recipes.presets import PRESETS, preset
+from sdhub.recipes.recipe import Recipe
+from sdhub.sources import resolve
+
+
+def recipe() -> Recipe:
+    made = preset("coreml-4bit", ["unet", "text_encoder", "vae"])
+    return made.model_copy(update={"calibration": calibration_for(resolve("demo")), "attention": ("original",)})
+
+
+def test_nothing_is_adjusted_by_default() -> None:
+    assert Adjustment().apply(recipe()) == recipe()
+
+
+def test_fast_rounds_to_the_nearest_and_calibrates_nothing() -> None:
+    fast = Adjustment(fast=True).apply(recipe())
+    assert fast.name == "coreml-4bit-fast"
+    assert fast.calibration is None
+    assert "compensated" not in fast.canonical().decode()
+    assert fast.components["unet"].default.bits == 4
+    assert Adjustment(fast=True).apply(fast) == fast
+
+
+def test_attention_and_sizes_replace_the_presets_own() -> None:
+    made = Adjustment(attention=("split_einsum_v2",), sizes=((512, 768),)).apply(recipe())
+    assert made.attention == ("split_einsum_v2",)
+    assert made.sizes == ((512, 768),)
+    assert made.components == recipe().components
+
+
+@pytest.mark.parametrize("text", ["", "512", "512x", "x512", "512X512", "99999x64", "512x512x3"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="no size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_spells_out_every_component(name: str) -> None:
+    made = preset(name, ["unet", "text_encoder", "text_encoder_2", "vae"])
+    assert list(made.components) == ["unet", "text_encoder", "text_encoder_2", "vae"]
