@@ -7,7 +7,8 @@ not: slower than Core ML, and with the arithmetic of torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,7 +58,9 @@ class Package:
         """
         import torch
 
-        outputs = self._machine.run(self._checked(inputs))
+        checked = self._checked(inputs)
+        with _naming(self.path):
+            outputs = self._machine.run(checked)
         return {name: outputs[name].to(getattr(torch, each.dtype)) for name, each in self.outputs.items()}
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -107,12 +110,19 @@ def open_package(
         message = parse(files)
     except ImportError as error:
         raise MissingExtraError("coreml", error.name or "coremltools") from None
-    try:
+    with _naming(folder):
         return _open(files, message, function, Machine, precision == "float16", cache_bytes)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors inside name the package."""
+    try:
+        yield
     except BuildError as error:
-        if str(folder) in error.message:
+        if str(path) in error.message:
             raise
-        raise BuildError(f"{folder}: {error.message}", hint=error.hint) from None
+        raise BuildError(f"{path}: {error.message}", hint=error.hint) from None
 
 
 def _open(

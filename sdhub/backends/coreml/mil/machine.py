@@ -24,7 +24,7 @@ Slot = int | Constant | tuple["Slot", ...] | None  # the number of a value, a co
 
 
 class _Result(NamedTuple):
-    slot: int
+    slot: int | None  # None where nothing takes it
     type: TensorType
     dtype: torch.dtype
     rounded: bool
@@ -86,6 +86,8 @@ class Machine:
         for tensor, result in zip(tensors, step.results, strict=True):
             if not result.type.holds(tuple(tensor.shape)):
                 raise BuildError(f"{step.operation} gives shape {list(tensor.shape)}, declared {result.type}")
+            if result.slot is None:
+                continue
             if result.rounded:
                 tensor = tensor.half()
             values[result.slot] = tensor if tensor.dtype == result.dtype else tensor.to(result.dtype)
@@ -106,8 +108,6 @@ class Machine:
         for index, operation in enumerate(self._program.operations):
             used = [each for several in operation.arguments.values() for each in several]
             last.update({name: index for name in used if isinstance(name, str)})
-            for output in operation.outputs:
-                last.setdefault(output.name, index)
         return last
 
     def _step(self, index: int, operation: Operation, last: Mapping[str, int]) -> _Step:
@@ -119,7 +119,7 @@ class Machine:
         used = {name for several in operation.arguments.values() for name in several if isinstance(name, str)}
         results = tuple(
             _Result(
-                self._numbers[output.name],
+                self._numbers[output.name] if output.name in last or output.name in keep else None,
                 output.type,
                 _dtype(operation, output.type),
                 self._rounding and output.type.scalar.name == "fp16",
