@@ -116,13 +116,12 @@ def open_package(
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors inside name the package."""
+    """Errors inside name the package, and stay one line whatever names a stranger gave in it."""
     try:
         yield
     except BuildError as error:
-        if str(path) in error.message:
-            raise
-        raise BuildError(f"{path}: {error.message}", hint=error.hint) from None
+        message = "".join(each if each.isprintable() else "?" for each in error.message)
+        raise BuildError(message if str(path) in message else f"{path}: {message}", hint=error.hint) from None
 
 
 def _open(

@@ -459,6 +459,7 @@ def shorten_constant(message, block):
         ),
         (set_file("/etc/passwd"), "weight file '/etc/passwd' is not below @model_path/"),
         (set_kind("frobnicate"), "operation frobnicate of 'scaled' is not known"),
+        (set_kind("frob\n\x1b[31m"), "operation frob??[31m of 'scaled' is not known"),
         (set_kind("constexpr_frobnicate"), "operation constexpr_frobnicate of 'scaled' needs one constant as 'x'"),
         (set_length, "'scaled' of operation mul is fp32 [1099511627776, 4]: more than 2147483648 elements"),
         (add_block, "operation cond of 'weights' is control flow, which is not supported"),
