@@ -1,0 +1,168 @@
+"""A component of a loaded checkpoint as a Core ML package, compressed with sdhub's own codes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdhub.backends.coreml.constants import Codes, Target, least_target
+from sdhub.backends.coreml.package import write_package
+from sdhub.backends.coreml.skeleton import Weights, converting, trace
+from sdhub.backends.coreml.specs import ComponentSpec, Features, Options, Shape
+from sdhub.errors import BuildError, MissingExtraError, RecipeError
+from sdhub.progress import SILENT, Progress
+from sdhub.quiet import quiet
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was made: the package, and the first system that reads it."""
+
+    path: Path
+    target: Target
+
+
+def convert_component(
+    spec: ComponentSpec,
+    module: Any,
+    out: Path,
+    *,
+    shape: Shape | None = None,
+    options: Options | None = None,
+    codes: Mapping[str, Codes] | None = None,
+    target: Target | None = None,
+    metadata: Mapping[str, str] | None = None,
+    progress: Progress = SILENT,
+) -> Built:
+    """Write the package `out`, a new folder `….mlpackage`.
+
+    `module`: the component as diffusers or transformers loads it, float32, on the CPU; it is left as it is.
+    `codes`: palettes and grids of weights by the paths of their layers in `module` (`mid_block.resnets.0.conv1`);
+    those of layers that this model has no use for (a VAE's other half) are left out. They are looked up one by one,
+    so that with a `target` a mapping may make them when asked. All other weights have 16 bits, or the component's
+    own 32. `target`: the first system that must read the package, else the least that the codes allow.
+    `metadata`: entries of the author's, and `description`, `author`, `license`, `version` for the fields of these
+    names.
+
+    The same arguments give the same bytes. Raises RecipeError for a layer that is not there, UnsupportedError for
+    an architecture or codes that cannot be had, BuildError where conversion fails, MissingExtraError.
+    """
+    shape, options, codes = shape or Shape(), options or Options(), codes or {}
+    _vet(spec, module, codes)
+    inputs, outputs = spec.inputs(module, shape), spec.outputs(module)
+    by_parameter = _Parameters(codes)
+    weights = Weights(spec.wrap(module, options).eval(), frozenset(by_parameter))
+    target = target or _least(codes)
+    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
+        with progress.task(f"converting {spec.name}"):
+            skeleton = Path(place) / "skeleton.mlpackage"
+            model = _skeleton(spec, weights, inputs, outputs, target, skeleton)
+        _describe(model, spec, inputs, outputs, metadata or {})
+        count = sum(each.placeholder for each in weights.all)
+        with progress.task(f"writing {out.name}", total=count, unit="weights") as task:
+            blobs = skeleton / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+            for _ in write_package(model, blobs, out, weights.all, by_parameter, target):
+                task.advance()
+    return Built(out, target)
+
+
+class _Parameters(Mapping[str, Codes]):
+    """Codes by the names of parameters rather than of layers."""
+
+    def __init__(self, codes: Mapping[str, Codes]) -> None:
+        self._codes = codes
+
+    def __getitem__(self, name: str) -> Codes:
+        layer, _, leaf = name.rpartition(".")
+        if leaf != "weight":
+            raise KeyError(name)
+        return self._codes[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{name}.weight" for name in self._codes)
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+
+def _vet(spec: ComponentSpec, module: Any, codes: Mapping[str, Codes]) -> None:
+    for layer in codes:
+        try:
+            module.get_submodule(layer)
+        except AttributeError:
+            raise RecipeError(f"{spec.part} has no layer {layer}") from None
+
+
+def _least(codes: Mapping[str, Codes]) -> Target:
+    late = any(least_target(each) == "iOS18" for each in codes.values())
+    return "iOS18" if late else "iOS16"
+
+
+def _skeleton(
+    spec: ComponentSpec, weights: Weights, inputs: Features, outputs: Mapping[str, str], target: Target, out: Path
+) -> Any:
+    """The converted program without weights, a Model message; its small constants are in the package `out`."""
+    with quiet():
+        try:
+            import coremltools as ct
+        except ImportError as error:
+            raise MissingExtraError("coreml", error.name or "coremltools") from None
+        try:
+            traced = trace(weights, [each.shape for each in inputs.values()])
+            with converting(weights):
+                return ct.convert(
+                    traced,
+                    source="pytorch",
+                    convert_to="mlprogram",
+                    inputs=[
+                        ct.TensorType(name=name, shape=each.shape, dtype=np.dtype(each.scalar).type)
+                        for name, each in inputs.items()
+                    ],
+                    outputs=[ct.TensorType(name=name, dtype=np.float32) for name in outputs],
+                    minimum_deployment_target=getattr(ct.target, target),
+                    compute_precision=_precision(ct, spec),
+                    skip_model_load=True,
+                    package_dir=str(out),
+                ).get_spec()
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            raise BuildError(f"coremltools could not convert {spec.name}: {_one_line(error)}") from error
+
+
+def _precision(ct: Any, spec: ComponentSpec) -> Any:
+    if spec.scalar == "float32":
+        return ct.precision.FLOAT32
+    return ct.transform.FP16ComputePrecision(op_selector=_halved)
+
+
+def _halved(operation: Any) -> bool:
+    """All but the waves of timesteps: in 16 bits the angle of timestep 999 is wrong by up to a quarter."""
+    waves = ("sin", "cos")
+    if operation.op_type in waves:
+        return False
+    after = [child.op_type for output in operation.outputs for child in output.child_ops]
+    return not (after and all(kind in waves for kind in after))
+
+
+def _describe(
+    model: Any, spec: ComponentSpec, inputs: Features, outputs: Mapping[str, str], metadata: Mapping[str, str]
+) -> None:
+    found = model.description.metadata
+    found.shortDescription = metadata.get("description", spec.summary)
+    found.author = metadata.get("author", "")
+    found.license = metadata.get("license", "")
+    found.versionString = metadata.get("version", "")
+    for name, value in metadata.items():
+        if name not in ("description", "author", "license", "version"):
+            found.userDefined[name] = value
+    texts = {name: each.text for name, each in inputs.items()} | dict(outputs)
+    for feature in (*model.description.input, *model.description.output):
+        feature.shortDescription = texts.get(feature.name, "")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
