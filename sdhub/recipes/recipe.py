@@ -40,16 +40,22 @@ class Affine(_Strict):
     """Integer grid with a scale, and with a zero point where it is not symmetric.
 
     `group_size` input channels share a scale; 0 means one scale per output channel. `activations` "int8": the
-    layer's inputs are rounded too, and it computes in integers; "float": they stay as they are. `rounding`
-    "compensated" chooses the codes by the inputs' Gram matrix (GPTQ) and needs a calibration.
+    layer's inputs are rounded too, and it computes in integers; "hybrid": only convolutions do; "float": they stay
+    as they are. `smoothing`: the exponent α with which the range of activations that are rounded is first moved
+    into the weights of matrix products (SmoothQuant); 0: not at all. `rounding` "compensated" chooses the codes by
+    the inputs' Gram matrix (GPTQ). `spared`: the share of the component that is treated more gently, 8-bit weights
+    and float activations, taken from the layers that cost the output most; a share of the weights, or of the
+    multiplications where activations are rounded. All but plain weights need a calibration.
     """
 
     scheme: Literal["affine"] = "affine"
     bits: Annotated[int, Field(ge=2, le=8)]
     symmetric: bool = False
     group_size: Annotated[int, Field(ge=0, le=65536)] = 0
-    activations: Literal["float", "int8"] = "float"
+    activations: Literal["float", "int8", "hybrid"] = "float"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rounding: Rounding = "nearest"
+    spared: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class Palette(_Strict):
