@@ -96,8 +96,8 @@ def open_pipeline(folder: Path, method: str, decode: Decode) -> Any:
     """The pipeline in float32, its quantized components by way of `decode`.
 
     `decode(module, quantization_config, tensors)` gives the state of `module` (built from its config, its weights
-    on the meta device), in which it may replace layers, from what the files hold. Nothing but classes that sdhub knows is loaded.
-    Raises BuildError, MissingExtraError.
+    on the meta device), in which it may replace layers, from what the files hold. Nothing but classes that sdhub
+    knows is loaded. Raises BuildError, MissingExtraError.
     """
     with quiet():
         try:
@@ -114,12 +114,14 @@ def open_pipeline(folder: Path, method: str, decode: Decode) -> Any:
     for name, quantization in quantized_parts(folder, method).items():
         library, class_name = index[name]
         parts[name] = _component(folder / name, library, class_name, quantization, decode)
-    kind: Any = getattr(diffusers, str(index.get("_class_name")), None)
-    if not isinstance(kind, type) or not issubclass(kind, diffusers.DiffusionPipeline):
-        raise BuildError(f"{folder.name}: diffusers has no pipeline {shown(index.get('_class_name'), 60)}")
+    named = str(index.get("_class_name"))
+    kind = getattr(diffusers, named, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise BuildError(f"{folder.name}: diffusers has no pipeline {shown(named, 60)}")
     try:
         with quiet():
-            pipeline = kind.from_pretrained(
+            loader: Any = kind
+            pipeline = loader.from_pretrained(
                 str(folder), torch_dtype=torch.float32, local_files_only=True, use_safetensors=True, **parts
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:

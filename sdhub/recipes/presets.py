@@ -66,6 +66,22 @@ PRESETS = {
         "8-bit weights, a scale and zero point per output channel; float activations; the VAE in 16 bit",
         weights=Affine(bits=8),
     ),
+    "svdquant-int4": Preset(
+        "svdquant",
+        "4-bit weights and arithmetic with a 16-bit part of rank 32; for NVIDIA GPUs from Turing to Ada",
+        weights=LowRank(
+            rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, **_COMPENSATED
+        ),
+        encoders=FLOAT,
+    ),
+    "svdquant-nvfp4": Preset(
+        "svdquant",
+        "4-bit float weights and arithmetic with a 16-bit part of rank 32; for NVIDIA's Blackwell GPUs",
+        weights=LowRank(
+            rank=32, residual="nvfp4", group_size=16, activations="nvfp4", smoothing=True, **_COMPENSATED
+        ),
+        encoders=FLOAT,
+    ),
     "sdnq-uint4": Preset(
         "sdnq",
         "4-bit weights with a 16-bit part of rank 32, rounded to compensate; for every device",

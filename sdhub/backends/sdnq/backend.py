@@ -8,19 +8,17 @@ from types import MappingProxyType
 from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.calibration import brief_calibration
 from sdhub.backends.folder import recognizes
 from sdhub.backends.sdnq.formats import format_of
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.progress import Progress
-from sdhub.recipes.calibration import calibration_for
 from sdhub.recipes.presets import PRESETS, preset
-from sdhub.recipes.recipe import Calibration, Component, Float, Recipe
+from sdhub.recipes.recipe import Component, Float, Recipe
 
 GIB = 2**30
 LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
-LARGE_CALIBRATION: Mapping[str, int] = MappingProxyType({"steps": 4, "recorded": 4, "block": 1024})
-LARGE_PROMPTS = 3
 LAYERS, WIDEST = 300, 2000  # of a usual component, for the share of scales and factors in a forecast
 SECONDS_PER_GIB = 60.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
 
@@ -59,7 +57,7 @@ class SDNQ(Backend):
             name: Component(default=Float()) if name in small else component
             for name, component in made.components.items()
         }
-        return made.model_copy(update={"components": components, "calibration": _calibration(checkpoint)})
+        return made.model_copy(update={"components": components, "calibration": brief_calibration(checkpoint)})
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
         parts = {part.name for part in _parts(checkpoint)}
@@ -127,25 +125,14 @@ def _parts(checkpoint: Checkpoint) -> list[Any]:
     return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
 
 
-def _calibration(checkpoint: Checkpoint) -> Calibration:
-    """A large denoiser's calls take seconds: a dozen of them do."""
-    usual = calibration_for(checkpoint)
-    part = checkpoint.component(checkpoint.family.denoiser)
-    if part is None or part.parameters < LARGE_ENCODER:
-        return usual
-    steps = {**LARGE_CALIBRATION, "steps": min(LARGE_CALIBRATION["steps"], usual.steps)}
-    steps["recorded"] = min(steps["recorded"], steps["steps"])
-    return usual.model_copy(update={"prompts": usual.prompts[:LARGE_PROMPTS], **steps})
-
-
 def _bits(component: Component, parameters: int) -> float:
     """Bits per weight, scales and factors included, of a component's usual layer."""
     layout = format_of(component.default)
     if layout is None:
         return 16.0
-    features = min((parameters / LAYERS) ** 0.5, WIDEST)
+    features: float = min((parameters / LAYERS) ** 0.5, WIDEST)
     scales = (16 if layout.symmetric else 32) / (layout.group_size or features)
-    return layout.bits + scales + 32 * layout.rank / features
+    return float(layout.bits + scales + 32 * layout.rank / features)
 
 
 BACKEND = SDNQ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.backends.folder import open_pipeline, stem_of, write_config, write_rest
-from sdhub.backends.parts import Parts
+from sdhub.backends.components import tied, write_component
+from sdhub.backends.folder import open_pipeline, write_rest
 from sdhub.backends.sdnq.config import METHOD, format_in, quantization_config
 from sdhub.backends.sdnq.formats import (
     CHANNELS,
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from sdhub.compression.calibration import LayerStatistics
 
-MEMORY = 2 * 2**30  # of the layers that are worked on at once
-
 
 def build(pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Fill `out`. The pipeline's modules lose their weights. Raises BuildError, RecipeError, MissingExtraError."""
@@ -43,7 +41,7 @@ def build(pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         dtypes[name] = getattr(torch, _float_type(component))
         if layers:
             statistics = _statistics(pipeline, name, layers, recipe, progress)
-            write_component(module, layers, statistics, out / name, dtypes[name], progress)
+            write(module, layers, statistics, out / name, dtypes[name], progress)
     write_rest(pipeline, out, dtypes)
 
 
@@ -57,7 +55,7 @@ def layers_of(module: Any, component: Component, *, where: str = "") -> dict[str
     unknown = sorted(set(component.layers) - set(known))
     if unknown:
         raise RecipeError(f"{where} has no layer {unknown[0]}")
-    kept = _tied(module)
+    kept = tied(module)
     chosen = {}
     for name, part in known.items():
         shape = tuple(part.weight.shape)
@@ -70,49 +68,39 @@ def layers_of(module: Any, component: Component, *, where: str = "") -> dict[str
     return chosen
 
 
-def write_component(
+def write(
     module: Any,
     layers: Mapping[str, Format],
     statistics: Mapping[str, LayerStatistics],
     folder: Path,
     dtype: torch.dtype,
     progress: Progress,
-) -> None:
-    """Write a component's folder; other weights than those of `layers` are saved as `dtype`.
-
-    Each layer's weight is given up once it is written.
-    """
+) -> dict[str, float]:
+    """Write a component's folder; returns the error of every layer."""
     import torch
 
-    from sdhub.compression.layers import each_layer
-
-    parts = Parts(folder / ".parts")
     floats = [
         name
         for name, part in module.named_modules()
         if isinstance(part, (torch.nn.Linear, torch.nn.modules.conv._ConvNd)) and name not in layers
     ]
     convolutions = any(module.get_submodule(name).weight.ndim > 2 for name in layers)
-    grams = {name: each.gram for name, each in statistics.items()}
 
-    def work(name: str) -> tuple[dict[str, torch.Tensor], float]:
-        return quantize_layer(module.get_submodule(name).weight, layers[name], grams.get(name))
+    def encode(name: str, layer: torch.nn.Module) -> tuple[dict[str, torch.Tensor], float]:
+        seen = statistics.get(name)
+        return quantize_layer(layer.weight, layers[name], None if seen is None else seen.gram)
 
-    def cost(name: str) -> int:
-        widest = max((int(block.numel()) for block in grams.get(name) or ()), default=0)
-        return 4 * (8 * int(module.get_submodule(name).weight.numel()) + 3 * widest)
-
-    waiting = [name for name in layers if not parts.has(name)]
-    total = sum(module.get_submodule(name).weight.numel() for name in waiting) / 1e6
-    with progress.task(f"quantizing {folder.name}", total=total, unit="M weights") as task:
-        for name, (tensors, error) in each_layer(waiting, work, cost=cost, memory=MEMORY):
-            layer = module.get_submodule(name)
-            task.advance(layer.weight.numel() / 1e6)
-            parts.put(name, {f"{name}.{key}": each for key, each in tensors.items()}, {"error": f"{error:.3e}"})
-            layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
-    parts.put("", dict(_others(module, layers, dtype)))
-    write_config(module, folder, quantization_config(layers, floats, convolutions=convolutions))
-    parts.join(folder, stem_of(module), metadata={"format": "pt"})
+    return write_component(
+        module,
+        list(layers),
+        encode,
+        folder,
+        quantization=quantization_config(layers, floats, convolutions=convolutions),
+        replaced=("weight",),
+        dtype=dtype,
+        statistics=statistics,
+        progress=progress,
+    )
 
 
 def open_variant(folder: Path) -> Any:
@@ -136,18 +124,6 @@ def _decode(
     return state
 
 
-def _others(module: Any, layers: Mapping[str, Format], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """Everything that is no quantized weight; of tied weights the first."""
-    seen: set[int] = set()
-    for name, tensor in module.state_dict().items():
-        if name.rpartition(".")[0] in layers and name.endswith(".weight"):
-            continue
-        if tensor.data_ptr() in seen and tensor.numel():
-            continue
-        seen.add(tensor.data_ptr())
-        yield name, (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
-
-
 def _statistics(
     pipeline: Any, name: str, layers: Mapping[str, Format], recipe: Recipe, progress: Progress
 ) -> Mapping[str, LayerStatistics]:
@@ -157,14 +133,6 @@ def _statistics(
     if recipe.calibration is None or not wanted or name == "vae":
         return {}
     return calibrate(pipeline, recipe.calibration, name, wanted, progress=progress)
-
-
-def _tied(module: Any) -> set[str]:
-    """Weights that stand under two names."""
-    counts: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        counts.setdefault(id(parameter), []).append(name)
-    return {name for names in counts.values() if len(names) > 1 for name in names}
 
 
 def _float_type(component: Component) -> str:

@@ -1,8 +1,8 @@
 """How SDNQ stores one layer: integer codes in groups of input channels, with a low-rank part of 16 bits beside.
 
-Format: https://github.com/Disty0/sdnq, version 0.2.8. The weight (N, C) or (N, C, kh, kw) that a layer computes
-with is `zero_point + code · scale`, plus `svd_up @ svd_down` over its flattened inputs, in float32. C is cut into G
-groups; a scale and zero point belong to an output, a group, and for convolutions a place in the kernel.
+Format: https://github.com/Disty0/sdnq, version 0.2.8. A layer's weight (N, C) or (N, C, kh, kw) is
+`zero_point + code · scale`, plus `svd_up @ svd_down` over its flattened inputs, in float32. C is cut into groups;
+a scale and zero point belong to an output, a group, and for convolutions a place in the kernel.
 """
 
 from __future__ import annotations

@@ -1,0 +1,84 @@
+"""A component written with some of its layers in a format of their own, layer after layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdhub.backends.folder import stem_of, write_config
+from sdhub.backends.parts import Parts
+from sdhub.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from sdhub.compression.calibration import LayerStatistics
+
+Encode = Callable[[str, "torch.nn.Module"], "tuple[dict[str, torch.Tensor], float]"]
+
+MEMORY = 2 * 2**30  # of the layers that are worked on at once
+
+
+def write_component(
+    module: Any,
+    layers: Sequence[str],
+    encode: Encode,
+    folder: Path,
+    *,
+    quantization: Mapping[str, Any],
+    replaced: Collection[str],
+    dtype: torch.dtype,
+    statistics: Mapping[str, LayerStatistics],
+    progress: Progress,
+) -> dict[str, float]:
+    """Write the component's folder; returns the error of each of `layers`, as `encode` tells it.
+
+    `encode(name, layer)` gives the tensors that stand for a layer, by their names in it, in the place of its
+    `replaced` parameters; everything else is saved as `dtype`. A layer's weight is given up once it is written.
+    """
+    import torch
+
+    from sdhub.compression.layers import each_layer
+
+    parts = Parts(folder / ".parts")
+
+    def work(name: str) -> tuple[dict[str, torch.Tensor], float]:
+        return encode(name, module.get_submodule(name))
+
+    def cost(name: str) -> int:
+        gram = statistics[name].gram if name in statistics else None
+        widest = max((int(block.numel()) for block in gram or ()), default=0)
+        return 4 * (8 * int(module.get_submodule(name).weight.numel()) + 6 * widest)
+
+    waiting = [name for name in layers if not parts.has(name)]
+    total = sum(module.get_submodule(name).weight.numel() for name in waiting) / 1e6
+    with progress.task(f"quantizing {folder.name}", total=total, unit="M weights") as task:
+        for name, (tensors, error) in each_layer(waiting, work, cost=cost, memory=MEMORY):
+            layer = module.get_submodule(name)
+            task.advance(layer.weight.numel() / 1e6)
+            parts.put(name, {f"{name}.{key}": each for key, each in tensors.items()}, {"error": f"{error:.3e}"})
+            layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    parts.put("", dict(_others(module, {f"{name}.{key}" for name in layers for key in replaced}, dtype)))
+    errors = {name: float(parts.notes(name)["error"]) for name in layers}
+    write_config(module, folder, quantization)
+    parts.join(folder, stem_of(module), metadata={"format": "pt"})
+    return errors
+
+
+def tied(module: Any) -> set[str]:
+    """Weights that stand under two names."""
+    counts: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        counts.setdefault(id(parameter), []).append(name)
+    return {name for names in counts.values() if len(names) > 1 for name in names}
+
+
+def _others(module: Any, replaced: set[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    """Everything that is not replaced; of tied weights the first."""
+    seen: set[int] = set()
+    for name, tensor in module.state_dict().items():
+        if name in replaced or (tensor.numel() and tensor.data_ptr() in seen):
+            continue
+        seen.add(tensor.data_ptr())
+        yield name, (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()

@@ -1,0 +1,157 @@
+"""The SVDQuant backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.calibration import brief_calibration
+from sdhub.backends.folder import recognizes
+from sdhub.backends.svdquant.lite import METHOD, format_of
+from sdhub.backends.svdquant.targets import share
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.errors import RecipeError, UnsupportedError
+from sdhub.progress import Progress
+from sdhub.recipes.presets import PRESETS, preset
+from sdhub.recipes.recipe import Float, LowRank, Recipe
+
+GIB = 2**30
+LEAST_SHARE = 1 / 3  # of the denoiser's weights, below which the variant is not worth its trouble
+SECONDS_PER_GIB = 70.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
+GPUS = {
+    "int4": "NVIDIA GPUs of the generations Turing, Ampere and Ada (compute capability 7.5, 8.0, 8.6, 8.9)",
+    "nvfp4": "NVIDIA GPUs of the generation Blackwell (compute capability 12.0 and 12.1)",
+}
+
+
+class SVDQuant(Backend):
+    """4-bit weights with a 16-bit part of low rank, and arithmetic in 4 bits, on NVIDIA's GPUs."""
+
+    name = "svdquant"
+    extra = "svdquant"
+    packages = ("diffusers", "transformers", "torch", "safetensors")
+    variants: Mapping[str, str] = MappingProxyType(
+        {name: each.summary for name, each in PRESETS.items() if each.backend == "svdquant"}
+    )
+    usual = "svdquant-int4"
+    tags = ("svdquant", "nunchaku", "sdhub")
+    library = "diffusers"
+    repository = "{model}-svdquant-{treatment}"
+    install = 'pip install "diffusers>=0.40" kernels transformers accelerate'
+    checks = "sdhub"
+
+    def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
+        if not checkpoint.family.buildable:
+            return f"{checkpoint.family.title} can be inspected but not built yet"
+        if "inpainting" in checkpoint.traits:
+            return "inpainting checkpoints cannot be measured from prompts alone yet"
+        part = checkpoint.component(checkpoint.family.denoiser)
+        layout = format_of(PRESETS[variant].weights) if variant in PRESETS else None
+        if part is None or layout is None:
+            return None
+        try:
+            taken, bits = share(part.config, part.parameters, layout)
+        except (KeyError, TypeError, ValueError):
+            return f"the config of its {part.name} does not say which layers it has"
+        if taken >= LEAST_SHARE:
+            return None
+        size = bits / 8 + 2 * part.parameters * (1 - taken)
+        return (
+            f"the kernels take {taken:.0%} of its {part.name}'s weights (others are no multiples of 128 wide), "
+            f"which would save {(2 * part.parameters - size) / 1e9:.2f} of {2 * part.parameters / 1e9:.2f} GB; "
+            "sdnq-uint4 takes nearly all"
+        )
+
+    def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
+        made = preset(variant, [part.name for part in _parts(checkpoint)])
+        return made.model_copy(update={"calibration": brief_calibration(checkpoint)})
+
+    def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
+        parts = {part.name for part in _parts(checkpoint)}
+        for name in sorted(parts ^ set(recipe.components)):
+            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
+            raise RecipeError(f"{recipe.name}: component {name} {fault}")
+        for name, component in recipe.components.items():
+            if component.token_merging:
+                raise UnsupportedError(f"{name}: SVDQuant variants do not merge tokens")
+            if name == checkpoint.family.denoiser:
+                _accept_layers(name, component.treatments)
+            elif any(treatment != Float() for treatment in component.treatments.values()):
+                raise UnsupportedError(f"{name}: SVDQuant variants keep all but the denoiser in float16")
+        if recipe.sizes or recipe.attention:
+            raise UnsupportedError(f"{recipe.name}: SVDQuant variants have no fixed sizes or choice of attention")
+
+    def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
+        parts = _parts(checkpoint)
+        size = 0.0
+        for part in parts:
+            layout = format_of(recipe.components[part.name].default)
+            taken, bits = 0.0, 0
+            if layout is not None and part.name == checkpoint.family.denoiser:
+                taken, bits = share(part.config, part.parameters, layout)
+            size += bits / 8 + 2 * part.parameters * (1 - taken)
+        full = 4 * sum(part.parameters for part in parts)
+        return Forecast(
+            bytes=int(size), peak_bytes=int(1.6 * full) + 2 * GIB, seconds=20 + SECONDS_PER_GIB * full / GIB
+        )
+
+    def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
+        from sdhub.backends.svdquant.build import build
+
+        build(pipeline, checkpoint.family.denoiser, recipe, out, progress)
+
+    def recognizes(self, folder: Path) -> bool:
+        return recognizes(folder, METHOD)
+
+    def open(self, folder: Path) -> Any:
+        from sdhub.backends.svdquant.build import open_variant
+
+        return open_variant(folder)
+
+    def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
+        pin = f", revision={revision!r}" if revision else ""
+        return (
+            "import os",
+            "",
+            "# The kernels are downloaded from the Hub and run: diffusers asks for your consent.",
+            'os.environ["DIFFUSERS_TRUST_REMOTE_KERNELS"] = "true"',
+            f"from diffusers import {pipeline}",
+            "",
+            f'pipe = {pipeline}.from_pretrained({repo_id!r}{pin}, torch_dtype=torch.float16).to("cuda")',
+        )
+
+    def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
+        layout = format_of(recipe.components[checkpoint.family.denoiser].default)
+        seen = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
+        return (
+            f"It runs on {GPUS[layout.precision if layout else 'int4']}; these kernels do not support Hopper.",
+            "The package called nunchaku on PyPI is another project: do not install it for this.",
+            f"The method is SVDQuant (Li et al., arXiv 2411.05007), {seen}, with a decomposition in closed form "
+            "and compensated rounding (Frantar et al., arXiv 2210.17323).",
+            "Pictures and likeness were measured on the CPU, from the published weights in the kernels' arithmetic.",
+            "LoRAs cannot be loaded onto it: fuse them first.",
+        )
+
+
+def _accept_layers(name: str, treatments: Mapping[str, Any]) -> None:
+    formats = set()
+    for where, treatment in treatments.items():
+        try:
+            layout = format_of(treatment)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{name}.{where}: {error.message}") from None
+        if isinstance(treatment, LowRank) and layout is not None:
+            formats.add((layout.precision, layout.rank))
+    if len(formats) > 1:
+        raise UnsupportedError(f"{name}: all 4-bit layers of a component have one type and one rank")
+
+
+def _parts(checkpoint: Checkpoint) -> list[Any]:
+    """Components with weights that are drawn with."""
+    return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
+
+
+BACKEND = SVDQuant()

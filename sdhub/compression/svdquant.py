@@ -1,0 +1,213 @@
+"""SVDQuant for linear layers of 4-bit weights and 4-bit inputs, in closed form.
+
+A layer gives `a Qᵀ + x Lᵀ`: x (T, K) are its smoothed inputs, a what rounding makes of them, Q the 4-bit residual,
+L of rank r. Rounding is taken for a gain and a noise per channel (Bussgang, 1952): a ≈ c x + n, with the noise's
+variance v. With H = E[xᵀx], C = E[xᵀa] = H diag(c) and A = E[aᵀa] = diag(c) H diag(c) + diag(v):
+
+- the part of W that goes through 4 bits loses at least tr T (H − C A⁻¹ Cᵀ) Tᵀ, T = W − L, whatever Q is: L is the
+  SVD of W in that metric, which is what takes the outliers in;
+- the best Q is T C A⁻¹, rounded so that errors make up for each other in the metric A;
+- given Q, the best L is the SVD of W − Q Cᵀ H⁻¹ in the metric H.
+
+Source of the layer: Li et al., "SVDQuant", arXiv 2411.05007, who alternate plain SVD and rounding instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdhub.compression.affine import Grid
+from sdhub.compression.formats import Levels
+from sdhub.compression.gram import damped, divided
+from sdhub.compression.lowrank import LowRank, nearest_branch, randomized_svd
+from sdhub.compression.rounding import compensate
+from sdhub.compression.smoothing import Smoothing, search_smoothing
+from sdhub.compression.w4a4 import Precision, linear, rounded_inputs, rounded_weight
+
+BLOCK = 1280  # the widest diagonal block of the Gram matrix
+DAMPING = 0.003
+FLOOR = 1e-6  # of the mean input energy, what the least lossy channel counts in the first metric
+POINTS, FINALISTS = 10, 2
+REACH = 2.0**14  # the greatest smoothed input, so that 16 bits hold it
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What calibration saw of a layer: `gram`, diagonal blocks of the sum of xxᵀ over `rows` inputs of K channels,
+    `tokens` (T, K) of them, and `absmax` (K,) over all."""
+
+    gram: Sequence[Tensor]
+    rows: int
+    tokens: Tensor
+    absmax: Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """A layer taken apart. Inputs (.., K) are divided by `smooth` (K,) and rounded, and meet `residual`; those
+    that are not divided meet `down` (r, K), then `up` (N, r). All in the range and precision of the type asked for.
+
+    `error`: of the outputs on the calibration's tokens, rounding of the inputs included; of the weight without a
+    calibration.
+    """
+
+    residual: Grid | Levels
+    smooth: Tensor
+    up: Tensor
+    down: Tensor
+    error: float
+
+    def outputs(self, inputs: Tensor, precision: Precision, dtype: torch.dtype = torch.float16) -> Tensor:
+        """What the kernels make of `inputs` (T, K), without a bias: float32 (T, N)."""
+        return linear(inputs, self.residual.dequantize(), self.smooth, self.down, self.up, precision, dtype)
+
+
+def split(
+    weight: Tensor,
+    rank: int,
+    precision: Precision,
+    inputs: Inputs | None = None,
+    *,
+    dtype: torch.dtype = torch.float16,
+    smoothing: bool = True,
+    compensated: bool = True,
+) -> Split:
+    """`weight` (N, K) taken apart; `dtype`: what scales, factors and smoothing are stored in.
+
+    Without `inputs` the residual of the SVD is rounded to the nearest, and nothing is smoothed. Raises UsageError
+    for values that are not finite, a rank above min(N, K) and inputs that do not fit.
+    """
+    weight = weight.detach().float()
+    columns = weight.shape[1]
+    if inputs is None:
+        branch = _branch(randomized_svd(weight, rank) if rank else None, torch.ones(columns), dtype)
+        residual = rounded_weight(weight - branch.dense(), precision, dtype)
+        norm = float(torch.linalg.vector_norm(weight))
+        off = residual.dequantize() + branch.dense() - weight
+        error = float(torch.linalg.vector_norm(off)) / norm if norm else 0.0
+        return Split(residual, torch.ones(columns), branch.up, branch.down, error)
+    tokens = inputs.tokens.float()
+    smooth = torch.ones(columns)
+    if smoothing:
+        smooth = _stored(_search(weight, rank, precision, inputs, dtype).factors, inputs.absmax, dtype)
+    scene = _Scene(weight * smooth, tokens / smooth, _scaled(inputs, smooth), precision, dtype)
+    first = scene.outliers(rank)
+    residual = scene.residual(weight * smooth - first, compensated=compensated)
+    branch = _branch(scene.rest(residual.dequantize(), rank), smooth, dtype)
+    made = Split(residual, smooth, branch.up, branch.down, 0.0)
+    wanted = tokens @ weight.T
+    norm = float(torch.linalg.vector_norm(wanted))
+    off = float(torch.linalg.vector_norm(made.outputs(tokens, precision, dtype) - wanted))
+    return Split(residual, smooth, branch.up, branch.down, off / norm if norm else 0.0)
+
+
+class _Scene:
+    """The matrices of one layer with its smoothing; lists of diagonal blocks."""
+
+    def __init__(
+        self, weight: Tensor, tokens: Tensor, gram: Sequence[Tensor], precision: Precision, dtype: torch.dtype
+    ) -> None:
+        self.weight, self.precision, self.dtype = weight, precision, dtype
+        self.widths = [len(block) for block in gram]
+        rounded = rounded_inputs(tokens, precision, dtype)
+        energy = tokens.square().mean(dim=0)
+        gain = torch.where(energy > 0, (rounded * tokens).mean(dim=0) / energy, 1.0)
+        noise = (rounded - gain * tokens).square().mean(dim=0)
+        self.gain = gain
+        self.seen = [damped(block, DAMPING) for block in gram]
+        self.given = [
+            block * part[:, None] * part + torch.diag(hiss)
+            for block, part, hiss in zip(self.seen, self._parts(gain), self._parts(noise), strict=True)
+        ]
+
+    def outliers(self, rank: int) -> Tensor:
+        """The L (N, K) of rank `rank` without which least is lost in 4 bits."""
+        if not rank:
+            return torch.zeros_like(self.weight)
+        lost = []
+        for seen, given, gain in zip(self.seen, self.given, self._parts(self.gain), strict=True):
+            cross = seen * gain
+            rest = seen - cross @ torch.linalg.solve(given, cross.T)
+            rest = (rest + rest.T) / 2
+            lost.append(rest + FLOOR * float(seen.diagonal().mean()) * torch.eye(len(rest)))
+        return nearest_branch(self.weight, rank, gram=lost, damping=0.0).dense()
+
+    def residual(self, target: Tensor, *, compensated: bool, search: int = 8) -> Grid | Levels:
+        """Q of what is left, (N, K)."""
+        parts = []
+        for part, seen, given, gain in zip(
+            target.split(self.widths, dim=1), self.seen, self.given, self._parts(self.gain), strict=True
+        ):
+            parts.append(torch.linalg.solve(given, (part @ (seen * gain)).T).T)
+        wanted = torch.cat(parts, dim=1)
+        energy = torch.cat([block.diagonal() for block in self.given])
+        importance = energy / energy.mean().clamp_min(1e-30)
+        found = rounded_weight(wanted, self.precision, self.dtype, search=search, importance=importance)
+        if not compensated:
+            return found
+        if isinstance(found, Grid):
+            return compensate(wanted, found, self.given, damping=1e-4)
+        return compensate(wanted, found, self.given, damping=1e-4)
+
+    def rest(self, residual: Tensor, rank: int) -> LowRank | None:
+        """The L of rank `rank` that makes up for `residual` best."""
+        if not rank:
+            return None
+        return nearest_branch(self.weight - residual * self.gain, rank, gram=self.seen, damping=0.0)
+
+    def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
+        parts: tuple[Tensor, ...] = values.split(self.widths)
+        return parts
+
+
+def _search(weight: Tensor, rank: int, precision: Precision, inputs: Inputs, dtype: torch.dtype) -> Smoothing:
+    """The smoothing with least output error, each candidate with its own low-rank part."""
+
+    def build(smoothed: Tensor, factors: Tensor) -> tuple[Tensor, Tensor | None]:
+        scene = _Scene(smoothed, inputs.tokens.float() / factors, _scaled(inputs, factors), precision, dtype)
+        first = scene.outliers(rank)
+        residual = scene.residual(smoothed - first, compensated=False, search=0).dequantize()
+        rest = scene.rest(residual, rank)
+        return residual, None if rest is None else rest.dense()
+
+    return search_smoothing(
+        weight,
+        inputs.tokens,
+        lambda values: rounded_weight(values, precision, dtype, search=0).dequantize(),
+        quantize_input=lambda values: rounded_inputs(values, precision, dtype),
+        input_absmax=inputs.absmax,
+        build=build,
+        points=POINTS,
+        finalists=FINALISTS,
+    )
+
+
+def _scaled(inputs: Inputs, smooth: Tensor) -> list[Tensor]:
+    """Blocks of the mean of xxᵀ of smoothed inputs."""
+    blocks = divided(inputs.gram, BLOCK)
+    factors = smooth.split([len(block) for block in blocks])
+    return [
+        block.float() / (inputs.rows * part[:, None] * part) for block, part in zip(blocks, factors, strict=True)
+    ]
+
+
+def _stored(factors: Tensor, absmax: Tensor, dtype: torch.dtype) -> Tensor:
+    """Factors of geometric mean 1 as `dtype` holds them, none so small that an input would leave its range."""
+    even = factors / factors.log().mean().exp()
+    return torch.maximum(even, absmax / REACH).to(dtype).float()
+
+
+def _branch(found: LowRank | None, smooth: Tensor, dtype: torch.dtype) -> LowRank:
+    """The factors for inputs that are not smoothed, as `dtype` holds them, both of like size."""
+    if found is None:
+        nothing = torch.zeros(0)
+        return LowRank(torch.zeros(0, 0), torch.zeros(0, len(smooth)), nothing, nothing)
+    down = found.down / smooth
+    ratio = (found.up.norm(dim=0) / down.norm(dim=1)).sqrt()
+    ratio = torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0)
+    up, down = (found.up / ratio).to(dtype).float(), (down * ratio[:, None]).to(dtype).float()
+    return LowRank(up, down, found.singular_values, found.subspace)
