@@ -14,7 +14,7 @@ from typing import Any
 __all__ = ["Options", "SdhubError", "inspect", "load_recipe", "make_plan", "open_variant", "publish"]
 
 _WHERE = {
-    "Options": ("sdhub.publish", "Options"),
+    "Options": ("sdhub.job", "Options"),
     "SdhubError": ("sdhub.errors", "SdhubError"),
     "inspect": ("sdhub.sources", "resolve"),
     "load_recipe": ("sdhub.recipes.recipe", "load_recipe"),

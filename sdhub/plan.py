@@ -9,7 +9,7 @@ from typing import Any
 
 from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.errors import RecipeError, UnsupportedError
+from sdhub.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
 from sdhub.recipes.adjust import Adjustment
 from sdhub.recipes.recipe import Recipe, load_recipe
@@ -32,6 +32,7 @@ class PlannedVariant:
     recipe: Recipe
     repo_id: str
     forecast: Forecast
+    branch: str = "main"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Plan:
                 {
                     "name": each.name,
                     "repo": each.repo_id,
+                    "branch": None if each.branch == "main" else each.branch,
                     "recipe_sha256": each.recipe.sha256,
                     "bytes": each.forecast.bytes,
                     "peak_bytes": each.forecast.peak_bytes,
@@ -127,18 +129,47 @@ def make_plan(
     variants: Sequence[str] = (),
     recipe: Path | None = None,
     adjustment: Adjustment = AS_IT_IS,
+    template: str | None = None,
+    branches: bool = False,
 ) -> Plan:
-    """The plan for a checkpoint. Raises what `choose` raises."""
-    from sdhub.publishing.names import repository_id, repository_name
+    """The plan for a checkpoint.
 
+    `template` names the repositories instead of the backend's own (fields `{model}` and `{treatment}`);
+    `branches`: one repository per backend, with a branch for each treatment. Raises what `choose` raises, and
+    UsageError where two variants would go to one place.
+    """
     planned = []
     for backend, each in choose(checkpoint, variants, recipe, adjustment):
         backend.accept(checkpoint, each)
-        treatment = each.name.removeprefix(f"{backend.name}-")
-        name = repository_name(backend.repository, model=checkpoint.name, treatment=treatment)
+        repo_id, branch = _place(checkpoint, backend, each, namespace, template, branches=branches)
         forecast = backend.forecast(checkpoint, each)
-        planned.append(PlannedVariant(each.name, backend, each, repository_id(namespace, name), forecast))
+        planned.append(PlannedVariant(each.name, backend, each, repo_id, forecast, branch))
+    places = {(each.repo_id.lower(), each.branch) for each in planned}
+    if len(places) < len(planned):
+        raise UsageError(
+            f"{template!r} gives several variants one repository", hint="put {treatment} into the template"
+        )
     return Plan(checkpoint, tuple(planned), sampling)
+
+
+def _place(
+    checkpoint: Checkpoint,
+    backend: Backend,
+    recipe: Recipe,
+    namespace: str,
+    template: str | None,
+    *,
+    branches: bool,
+) -> tuple[str, str]:
+    """Repository and branch of a variant."""
+    from sdhub.publishing.names import repository_id, repository_name
+
+    treatment = recipe.name.removeprefix(f"{backend.name}-")
+    pattern = template or backend.repository
+    if branches:
+        pattern = pattern.replace("{treatment}", "")
+    name = repository_name(pattern, model=checkpoint.name, treatment=treatment)
+    return repository_id(namespace, name), treatment if branches else "main"
 
 
 def _fit(checkpoint: Checkpoint, backend: Backend, name: str) -> Backend:

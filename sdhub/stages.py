@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdhub import measure
 from sdhub.backends.base import Backend, backends
-from sdhub.checkpoint.checkpoint import Checkpoint, License
+from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.remote import Hub
 from sdhub.endpoint import Endpoint
 from sdhub.evidence import compare, figures, latency, samples
@@ -23,13 +23,12 @@ from sdhub.work import Work
 DRAWING = ("torch", "diffusers", "transformers")
 
 
-def license_file(checkpoint: Checkpoint, license: License, hub: Endpoint) -> Path | None:
-    """The licence text of the source on this machine, where it has one."""
-    if license.file is None:
-        return None
+def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Endpoint) -> tuple[Path, ...]:
+    """Small files of the source, such as its licence, on this machine."""
     if checkpoint.source.kind == "folder":
-        return Path(checkpoint.source.ref) / license.file
-    return Hub(hub.url, hub.token).download(checkpoint.id, str(checkpoint.sha), license.file)
+        return tuple(Path(checkpoint.source.ref) / name for name in names)
+    source = Hub(hub.url, hub.token)
+    return tuple(source.download(checkpoint.id, str(checkpoint.sha), name) for name in names)
 
 
 def build(

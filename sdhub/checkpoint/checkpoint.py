@@ -75,12 +75,22 @@ class Component:
 
 @dataclass(frozen=True)
 class License:
-    """A licence as a Hub card states it. `file` is the licence text inside the checkpoint, if it has one."""
+    """A licence as a Hub card states it.
+
+    `file` is the licence text inside the checkpoint, if it has one; `notices` are the notices and policies beside
+    it that copies have to carry.
+    """
 
     id: str
     name: str | None = None
     link: str | None = None
     file: str | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Files of the checkpoint that come along, the licence first."""
+        return (*([self.file] if self.file else []), *self.notices)
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,7 @@ class Checkpoint:
     side in pixels that the denoiser was made for (its `sample_size` times the VAE's scale). `prompts`, `steps` and
     `guidance` are what the author's card shows the model with (`widget` texts, `inference.parameters`), where it
     does. `config` is where the configs of a single file come from: an absolute path or `org/name[@revision]`.
+    `gate` is what the author's card asks of those who want access (`extra_gated_prompt` and its like).
     """
 
     source: Source
@@ -117,6 +128,7 @@ class Checkpoint:
     sizes: Mapping[str, int] = field(default_factory=dict)
     loras: tuple[PinnedLora, ...] = ()
     config: str | None = None
+    gate: Mapping[str, str] = field(default_factory=dict)
 
     def component(self, name: str) -> Component | None:
         """The component called `name`, or None."""

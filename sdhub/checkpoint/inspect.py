@@ -92,7 +92,8 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
     card = remote.card if remote else licenses.read_card(tree)
     habits = habits_of(card)
     license_file = licenses.license_file(tree)
-    paths = sorted({*parts.files, *files, *([license_file] if license_file else [])})
+    notices = licenses.notices(tree)
+    paths = sorted({*parts.files, *files, *notices, *([license_file] if license_file else [])})
     identity = source.ref if remote else _folder_name(Path(source.ref))
     return Checkpoint(
         source=source,
@@ -103,7 +104,7 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
         pipeline=parts.index.pipeline,
         components=components,
         prediction_type=parts.detected.prediction_type,
-        license=licenses.license_of(card, license_file),
+        license=licenses.license_of(card, license_file, notices),
         gated=remote.gated if remote else False,
         private=remote.private if remote else False,
         traits=parts.detected.traits,
@@ -114,6 +115,7 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
         guidance=habits.guidance,
         sizes={path: tree.sizes[path] for path in paths},
         loras=loras,
+        gate=licenses.gate_of(card) if remote and remote.gated else {},
     )
 
 

@@ -11,10 +11,18 @@ from sdhub.checkpoint.tree import Tree
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 FILE = re.compile(r"(licen[sc]e|copying)([-_.]\w+)*", re.IGNORECASE)
+NOTICE = re.compile(
+    r"(notices?|(third[-_.]?party[-_.]?)?notices?|(acceptable[-_.]?)?use[-_.]?polic(y|ies)|use[-_.]?restrictions"
+    r"|attribution)(\.(md|txt))?",
+    re.IGNORECASE,
+)
+GATE = ("extra_gated_heading", "extra_gated_description", "extra_gated_prompt", "extra_gated_button_content")
 LINK = re.compile(r"https?://[^\s<>\"'`()\[\]]{1,300}|[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
 MAX_README = 2**20
 MAX_FRONT_MATTER = 2**16
 MAX_LICENSE = 2**20
+MAX_NOTICES = 8
+MAX_GATE = 8000
 
 # What people write into `modelspec.license`, in letters and digits alone.
 SPELLINGS = {
@@ -38,14 +46,27 @@ def license_file(tree: Tree) -> str | None:
     return next((name for name in found if not name.lower().endswith((".json", ".py"))), None)
 
 
-def license_of(card: Mapping[str, Any], file: str | None) -> License | None:
+def notices(tree: Tree) -> tuple[str, ...]:
+    """Notices and use policies in the root of a checkpoint."""
+    found = (name for name in tree.inside("") if NOTICE.fullmatch(name) and tree.sizes[name] <= MAX_LICENSE)
+    return tuple(sorted(found)[:MAX_NOTICES])
+
+
+def gate_of(card: Mapping[str, Any]) -> dict[str, str]:
+    """What a card asks of those who want access: its texts, as they are shown before the gate."""
+    texts = {key: card.get(key) for key in GATE}
+    return {key: text[:MAX_GATE] for key, text in texts.items() if isinstance(text, str) and text.strip()}
+
+
+def license_of(card: Mapping[str, Any], file: str | None, notices: tuple[str, ...] = ()) -> License | None:
     """From a card's `license`, `license_name` and `license_link`; None where no usable id is stated."""
     given = card.get("license")
     if isinstance(given, list) and len(given) == 1:
         given = given[0]
     if not isinstance(given, str) or ID.fullmatch(given.strip()) is None:
         return None
-    return License(given.strip().lower(), _name(card.get("license_name")), _link(card.get("license_link")), file)
+    name, link = _name(card.get("license_name")), _link(card.get("license_link"))
+    return License(given.strip().lower(), name, link, file, notices)
 
 
 def license_of_metadata(text: str) -> License | None:

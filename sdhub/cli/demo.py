@@ -11,8 +11,9 @@ EXAMPLES = examples("sdhub demo", "sdhub demo --variant openvino-fp16", "sdhub d
 
 def demo(variant: options.Variants = None, json: options.Json = False) -> None:
     """Publish the built-in checkpoint to the embedded Hub and say where to look. Needs no network."""
-    from sdhub.cli.publish import leave, show
-    from sdhub.publish import Options, publish
+    from sdhub.cli.reports import leave, show
+    from sdhub.job import Options
+    from sdhub.publish import publish
     from sdhub.sources import resolve
 
     talk("The built-in checkpoint becomes a variant, is measured, published to the embedded Hub, and checked.")

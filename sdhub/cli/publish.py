@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdhub.cli import console, options
-from sdhub.cli.console import ConsoleProgress, emit, say, talk
+from sdhub.cli import options
+from sdhub.cli.console import ConsoleProgress, emit, fail, talk
 from sdhub.cli.examples import examples
+from sdhub.cli.reports import leave, show, show_many
 
 if TYPE_CHECKING:
-    from sdhub.publish import Published, Report
+    from sdhub.job import Job
+    from sdhub.many import Order
 
 EXAMPLES = examples(
     "sdhub publish demo --to demo --hub local",
     "sdhub publish org/model --variant openvino-int8 --private",
     "sdhub publish ./my-finetune --license openrail++ --dry-run",
     "sdhub publish org/model --recipe mine.json --create-pr",
+    "sdhub publish org/one org/two --variant openvino-int8 --variant sdnq-int8 --jobs 2 --memory 24",
 )
+GIB = 2**30
 
 
 def publish(
-    source: options.Source,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Hub ids (org/name, org/name@revision), diffusers folders, .safetensors files, or demo, the "
+            "built-in checkpoint.",
+            show_default=False,
+        ),
+    ],
     to: options.To = None,
     hub: options.Hub = None,
     variant: options.Variants = None,
@@ -38,22 +51,40 @@ def publish(
         bool, typer.Option("--allow-public", help="Let a private or gated source become public.")
     ] = False,
     create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Open pull requests instead of committing.")
+        bool, typer.Option("--create-pr", help="Open pull requests, or update them, instead of committing.")
     ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="TEMPLATE", help="Names of repositories, such as {model}-for-intel-{treatment}."
+        ),
+    ] = None,
+    branches: Annotated[
+        bool, typer.Option("--branches", help="One repository for each backend, with a branch for each variant.")
+    ] = False,
+    collection: Annotated[
+        bool, typer.Option(help="Tie the variants of a source together in a collection on the Hub.")
+    ] = True,
     prompts: options.Prompts = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=64, help="Sources at a time.")] = 1,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            "--memory", metavar="GIB", min=0.1, help="Bound of several jobs (default: 80 % of what is free)."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Make and measure all, and show what would be written.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before publishing.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Make variants of a checkpoint, measure them, publish them, and check that they load."""
-    from sdhub.cli import plan as plan_command
-    from sdhub.plan import sampling_for
-    from sdhub.publish import Options, prepare, run
-    from sdhub.sources import resolve
+    """Make variants of checkpoints, measure them, publish them, and check that they load."""
+    from sdhub.job import Options
+    from sdhub.many import Order
 
-    checkpoint = resolve(source, lora, config)
     wanted = Options(
         namespace=to,
         variants=tuple(variant or ()),
@@ -62,16 +93,29 @@ def publish(
         private=private,
         allow_public=allow_public,
         create_pr=create_pr,
-        sampling=sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance),
+        template=name,
+        branches=branches,
+        collection=collection,
         adjustment=options.adjustment(fast, attention, size),
     )
-    with prepare(checkpoint, wanted, hub=hub, dry_run=dry_run) as job:
-        if dry_run:
-            emit(job.plan.document()) if json else plan_command.show(job.plan)
-            return
-        if not yes and not json and hub != "local" and _asks():
-            plan_command.show(job.plan)
-            typer.confirm(f"Publish to {job.hub.url}?", abort=True, err=True)
+    loras = tuple(lora or ())
+    orders = [
+        Order(source, wanted, loras, config, prompts, steps, guidance, hub, dry_run)
+        for source in dict.fromkeys(sources)
+    ]
+    if len(orders) == 1:
+        _one(orders[0], ask=not (yes or json or dry_run or hub == "local"), json=json)
+    else:
+        _many(orders, jobs, memory, ask=not (yes or json or dry_run or hub == "local"), json=json)
+
+
+def _one(order: Order, *, ask: bool, json: bool) -> None:
+    from sdhub.publish import prepare, run
+
+    checkpoint, wanted = order.resolved()
+    with prepare(checkpoint, wanted, hub=order.hub, dry_run=order.dry_run) as job:
+        if ask:
+            _confirm(job)
         report = run(job, ConsoleProgress())
     if json:
         emit(report.document())
@@ -80,47 +124,31 @@ def publish(
     leave(report)
 
 
-def show(report: Report) -> None:
-    """The result for people."""
-    for each in report.variants:
-        say("")
-        if each.status == "failed":
-            say(f"{each.name}: failed: {each.reason}")
-            continue
-        say(f"{each.name}: {_became(each)}")
-        say(f"  {each.url}")
-        say(f"  {_figures(each)}")
+def _many(orders: Sequence[Order], jobs: int, memory: float | None, *, ask: bool, json: bool) -> None:
+    from sdhub.many import publish_many
 
-
-def leave(report: Report) -> None:
-    """End with the exit code of the first failure, if there was one; its line goes to standard error."""
-    from sdhub.cli.console import fail
-
-    failed = [each for each in report.variants if each.error]
-    for each in failed:
+    if ask and _asks():
+        typer.confirm(f"Publish variants of {len(orders)} sources?", abort=True, err=True)
+    bound = None if memory is None else int(memory * GIB)
+    outcomes = publish_many(orders, jobs=jobs, memory=bound, progress=ConsoleProgress())
+    if json:
+        emit({"sources": [each.document() for each in outcomes]})
+    else:
+        show_many(outcomes)
+    for each in outcomes:
         if each.error:
-            fail(f"{each.name}: {each.error.message}", each.error.hint)
-    if failed and failed[0].error:
-        raise typer.Exit(failed[0].error.exit_code)
+            fail(f"{each.source}: {each.error.message}", each.error.hint)
+    code = next((each.exit_code for each in outcomes if each.exit_code), 0)
+    if code:
+        raise typer.Exit(code)
 
 
-def _became(each: Published) -> str:
-    if each.status == "unchanged":
-        return "unchanged, nothing was uploaded"
-    if each.status == "proposed":
-        return f"proposed as a pull request, {console.size(each.uploaded_bytes)} uploaded"
-    return f"published and checked, {console.size(each.uploaded_bytes)} uploaded"
+def _confirm(job: Job) -> None:
+    from sdhub.cli import plan
 
-
-def _figures(each: Published) -> str:
-    evidence = each.evidence
-    psnr, latency = evidence["psnr_db"], evidence["latency"]
-    speed = f"{latency['ratio']:.2f} times the speed of torch float32" if latency else "speed not measured here"
-    return (
-        f"{console.size(evidence['bytes'])} from {console.size(evidence['base_bytes'])}, "
-        f"{speed}, "
-        f"PSNR {'infinite' if psnr is None else f'{psnr:.1f} dB'}, SSIM {evidence['ssim']:.4f}"
-    )
+    if _asks():
+        plan.show(job.plan)
+        typer.confirm(f"Publish to {job.hub.url}?", abort=True, err=True)
 
 
 def _asks() -> bool:

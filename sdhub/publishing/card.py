@@ -7,6 +7,7 @@ inputs give the same bytes: no dates, no order by chance.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from sdhub.errors import CheckError
 from sdhub.publishing import markdown, words
 from sdhub.publishing.front_matter import front_matter
 from sdhub.publishing.package import Package
-from sdhub.publishing.publication import Publication, prompts_of
+from sdhub.publishing.publication import Publication, Sibling, prompts_of
 from sdhub.work import digest
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ USE = "use"
 SECTIONS = {
     "": "first",
     "Use it": USE,
+    "Variants": "variants",
     "Evidence": "evidence",
     "Recipe": "recipe",
     "Provenance": "provenance",
@@ -60,6 +62,32 @@ def card(publication: Publication, packages: Sequence[Package] = (), bundles: Se
         if body:
             parts.append(f"## {title}\n\n{body}" if title else body)
     return "\n\n".join(parts) + "\n"
+
+
+def index_card(publication: Publication, rows: Sequence[Sibling]) -> str:
+    """The README.md on `main` of a repository whose variants are branches; `rows` are those variants.
+
+    `publication` is that of any of them.
+    """
+    context = {
+        "title": publication.repo_id.rpartition("/")[2],
+        "source": markdown.link(markdown.code(publication.checkpoint.id), publication.source_url),
+        "siblings": _siblings(publication, rows),
+        "license_words": _license_words(publication),
+        "access": _access(publication),
+    }
+    body = _environment().get_template("card/index.md.j2").render(context).strip()
+    body = re.sub(r"\n{3,}", "\n\n", body)
+    return f"---\n{front_matter(publication, evaluated=False)}\n---\n\n{body}\n"
+
+
+@cache
+def card_revision() -> str:
+    """Changes when the templates do, so that kept cards are written anew."""
+    found = hashlib.sha256(b"1")
+    for path in sorted((TEMPLATES / "card").glob("*.j2")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def extract_usage(card_text: str) -> str:
@@ -96,7 +124,12 @@ def _context(publication: Publication, packages: Sequence[Package], bundles: Seq
         "scheduler": _scheduler(publication),
         "machine": _pairs(evidence.get("machine")),
         "not_measured": _not_measured(evidence),
+        "nearest": _figures(evidence["nearest"]),
         "components": _components(publication.recipe),
+        "recipe_notes": words.recipe_notes(publication.recipe),
+        "siblings": _siblings(publication, publication.siblings),
+        "access": _access(publication),
+        "texts": [notice.name for notice in publication.notices],
         "recipe_sha256": digest(publication.recipe),
         **_provenance(publication),
         "packages": packages,
@@ -151,9 +184,7 @@ def _size_ratio(evidence: Mapping[str, Any]) -> str:
 
 def _speed(ratio: Any) -> str:
     known = words.number(ratio)
-    if known is None or known <= 0:
-        return words.NOT_MEASURED
-    return f"{words.significant(known)} times the speed of the base"
+    return f"{words.times(known)} the speed of the base" if known else words.NOT_MEASURED
 
 
 def _scheduler(publication: Publication) -> str | None:
@@ -165,7 +196,9 @@ def _components(recipe: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for name, component in sorted(_mapping(recipe.get("components")).items()):
         settings = _mapping(component)
-        default = words.treatment(_mapping(settings.get("default")))
+        default = "; ".join(
+            filter(None, [words.treatment(_mapping(settings.get("default"))), words.merging(settings)])
+        )
         rows.append({"name": name, "words": default, "exceptions": words.exceptions(settings)})
     return rows
 
@@ -185,6 +218,40 @@ def _provenance(publication: Publication) -> dict[str, Any]:
         "loras": checkpoint.loras,
         "versions": _pairs(publication.versions),
     }
+
+
+def _siblings(publication: Publication, siblings: Sequence[Sibling]) -> list[dict[str, Any]]:
+    """Rows of the table of variants; a Hub's pages of them are linked."""
+    rows = []
+    for each in siblings:
+        figures = _figures(each.figures)
+        page = f"{publication.hub.rstrip('/')}/{each.repo_id}" if publication.hub else f"/{each.repo_id}"
+        place = f"{each.repo_id}, branch {each.branch}" if each.branch else each.repo_id
+        link = f"{page}/tree/{each.branch}" if each.branch else page
+        latency = _figures(figures["latency"])
+        rows.append(
+            {
+                "variant": each.variant,
+                "here": (each.repo_id, each.branch) == (publication.repo_id, publication.branch),
+                "place": markdown.link(markdown.cell(place), link if publication.hub else None),
+                "bytes": figures["bytes"],
+                "speed": words.times(latency["ratio"]),
+                "psnr": words.psnr(figures),
+                "ssim": figures["ssim"],
+            }
+        )
+    return rows
+
+
+def _access(publication: Publication) -> markdown.Markdown | None:
+    """A sentence about a source that is not open to all."""
+    checkpoint = publication.checkpoint
+    if not checkpoint.gated:
+        return None
+    source = markdown.link(markdown.code(checkpoint.id), publication.source_url)
+    return markdown.Markdown(
+        f"The source, {source}, is gated: those who use this variant have to accept its terms there first."
+    )
 
 
 def _license_words(publication: Publication) -> markdown.Markdown:

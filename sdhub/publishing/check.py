@@ -88,13 +88,14 @@ def check(
     expect: Path | None = None,
     usage: str | None = None,
     draws: Literal["usage", "sdhub"] = "usage",
+    branch: str = "main",
     time_limit: float = TIME_LIMIT,
     progress: Progress = SILENT,
 ) -> Checked:
     """Do what a user without sdhub does: run the downloaded card's "Use it" lines in a fresh process.
 
     The cache is empty, so everything comes from the Hub. `revision` is the commit or pull request to check;
-    one that is not the head of `main` is put into the cache as `main` first. `usage`, if given, is what the
+    one that is not the head of `branch` is put into the cache as its head first. `usage`, if given, is what the
     card must say, so that nothing but our own lines is run. `draws` "sdhub": the lines need another machine, so
     sdhub opens the download and draws the first prompt of its evidence instead. `expect` is the evidence's
     picture of the same prompt and seed. The picture is kept in `folder_for_picture` as `downloaded.png`. Raises
@@ -108,7 +109,9 @@ def check(
         with speaking(f"download {repo_id}", endpoint=endpoint, token=token):
             doing = f"download {repo_id}"
             commit, needs_token, offline = patiently(
-                doing, lambda: _download(repo_id, revision, home / "hf", endpoint, token), progress=progress
+                doing,
+                lambda: _download(repo_id, revision, branch, home / "hf", endpoint, token),
+                progress=progress,
             )
             card = patiently(
                 doing, lambda: _card(repo_id, commit, home / "hf", endpoint, token), progress=progress
@@ -139,20 +142,20 @@ def check(
 
 
 def _download(
-    repo_id: str, revision: str | None, cache: Path, endpoint: str, token: str | None
+    repo_id: str, revision: str | None, branch: str, cache: Path, endpoint: str, token: str | None
 ) -> tuple[str, bool, bool]:
     """The commit, whether reading needs a token, and whether the cache was filled with it for offline use."""
     api = client(endpoint, token)
-    main = api.model_info(repo_id)
-    needs_token = bool(main.private or main.gated)
-    commit = api.model_info(repo_id, revision=revision).sha if revision else main.sha
+    head = api.model_info(repo_id, revision=branch)
+    needs_token = bool(head.private or head.gated)
+    commit = api.model_info(repo_id, revision=revision).sha if revision else head.sha
     if commit is None:
         raise CheckError(f"{repo_id} is empty")
-    if commit == main.sha:
+    if commit == head.sha:
         return commit, needs_token, False
     refs = _snapshot(repo_id, commit, cache / "hub", endpoint, token).parents[1] / "refs"
     refs.mkdir(exist_ok=True)
-    (refs / "main").write_text(commit)
+    (refs / branch).write_text(commit)
     return commit, needs_token, True
 
 

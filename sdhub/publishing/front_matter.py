@@ -8,12 +8,13 @@ from sdhub.publishing import markdown, words
 from sdhub.publishing.publication import Publication, prompts_of
 
 
-def front_matter(publication: Publication) -> str:
-    """The YAML of the card, without its `---` lines."""
+def front_matter(publication: Publication, *, evaluated: bool = True) -> str:
+    """The YAML of the card, without its `---` lines; with its figures where `evaluated`."""
     from huggingface_hub import ModelCardData
 
     license = publication.license
     base = publication.base_model
+    gate: dict[str, Any] = {key: _text(value) for key, value in sorted(publication.checkpoint.gate.items())}
     data = ModelCardData(
         base_model=base,
         base_model_relation="quantized" if base else None,
@@ -24,11 +25,17 @@ def front_matter(publication: Publication) -> str:
         license_link=publication.license_link,
         tags=[markdown.plain(tag) for tag in publication.tags],
         model_name=publication.name,
-        eval_results=_eval_results(publication) or None,
+        eval_results=(_eval_results(publication) if evaluated else []) or None,
+        **gate,
     )
     if not data.eval_results:
         data.pop("model_name")
     return data.to_yaml()
+
+
+def _text(value: str) -> str:
+    """Several lines without control, format and bidirectional characters."""
+    return "\n".join(markdown.plain(line, 2000) for line in value.splitlines())
 
 
 def _eval_results(publication: Publication) -> list[Any]:

@@ -68,7 +68,7 @@ def _override(stated: License | None, chosen: str, source: str) -> License:
         return stated
     nameless = stated.id.lower() == "other" and not (stated.name and _reachable(stated))
     if nameless or stated.id.lower() == "unknown" or not _ID.fullmatch(stated.id.lower()):
-        return License(chosen, file=stated.file)
+        return License(chosen, file=stated.file, notices=stated.notices)
     raise LicenseError(
         f"{source} is licensed under {stated.id[:80]}, --license {chosen} contradicts it",
         hint="leave --license away, or correct the card of the source",

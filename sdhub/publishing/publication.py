@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sdhub.checkpoint.checkpoint import Checkpoint, License
 from sdhub.demo import emoji_sd
+from sdhub.publishing import words
 from sdhub.publishing.markdown import safe_url
 
 PUBLIC = "https://huggingface.co"
@@ -17,17 +18,36 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?"
 
 
 @dataclass(frozen=True)
+class Sibling:
+    """A variant with the figures of its evidence; `branch` None is `main`."""
+
+    variant: str
+    repo_id: str
+    figures: Mapping[str, Any]
+    branch: str | None = None
+
+    @property
+    def note(self) -> str:
+        """Its figures in a line."""
+        figures = self.figures
+        speed = words.speed(figures.get("latency"))
+        return f"{words.size(figures.get('bytes'))}, {speed}, PSNR {words.psnr(figures)}"
+
+
+@dataclass(frozen=True)
 class Publication:
     """One variant with all that is said about it.
 
-    `identity` identifies the source's bytes (commit SHA or fingerprint); `license` is the settled one and
-    `license_file` its text on disk, if the source has one; `variant` is the name ("openvino-int8"),
-    `description` one sentence about its treatment; `folder` holds its files. `library` is the card's
-    library_name, `install` the shell line and `usage` the exact Python lines for users, which must save one
-    PNG in the current folder. `evidence` is the document of `sdhub.evidence.compare`, `pictures` maps names
+    `identity` identifies the source's bytes (commit SHA or fingerprint); `license` is the settled one,
+    `license_file` its text on disk, if the source has one, and `notices` what has to come with it; `variant`
+    is the name ("openvino-int8"), `description` one sentence about its treatment; `folder` holds its files.
+    `library` is the card's library_name, `install` the shell line and `usage` the exact Python lines for users, which must save
+    one PNG in the current folder. `evidence` is the document of `sdhub.evidence.compare`, `pictures` maps names
     ("base-0.png") to files. `source_endpoint` is the Hub that the source came from. `notes` are limits of the
     variant, a sentence each; `bundles` maps names of further zips to folders below `folder`; `checks` says who
     draws after publishing: the card's own lines ("usage"), or sdhub where they need another machine ("sdhub").
+    `hub` is the address of a Hub that stays, for links to other variants; `branch` None is `main`; `siblings` are
+    all variants of the source that are known, this one among them.
     """
 
     repo_id: str
@@ -45,17 +65,23 @@ class Publication:
     evidence: Mapping[str, Any]
     versions: Mapping[str, str] = field(default_factory=dict)
     license_file: Path | None = None
+    notices: tuple[Path, ...] = ()
     contact_sheet: Path | None = None
     pictures: Mapping[str, Path] = field(default_factory=dict)
     source_endpoint: str = PUBLIC
     notes: tuple[str, ...] = ()
     bundles: Mapping[str, Path] = field(default_factory=dict)
     checks: Literal["usage", "sdhub"] = "usage"
+    branch: str | None = None
+    siblings: tuple[Sibling, ...] = ()
+    private: bool = False
+    hub: str | None = None
 
     @property
     def name(self) -> str:
-        """The repository's name without its namespace."""
-        return self.repo_id.rpartition("/")[2]
+        """The repository's name without its namespace, and the branch where it is not `main`."""
+        name = self.repo_id.rpartition("/")[2]
+        return f"{name}-{self.branch}" if self.branch else name
 
     @property
     def source_url(self) -> str | None:

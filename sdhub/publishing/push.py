@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,27 @@ LARGE = 8 * 2**20
 
 @dataclass(frozen=True)
 class Pushed:
-    """What came of a push. `commit` is the one that holds the folder; `uploaded_bytes` those of changed files."""
+    """What came of a push.
+
+    `commit` is the one that holds the folder; `uploaded_bytes` those of changed files; `changes` says of each file
+    that it touched whether it was "added", "changed" or "removed".
+    """
 
     status: Literal["published", "unchanged", "proposed"]
     commit: str | None
     url: str
     uploaded_bytes: int
     pull_request_url: str | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a push would do to each file that it touches ("added", "changed", "removed"), and the bytes to send."""
+
+    url: str
+    uploaded_bytes: int
+    changes: Mapping[str, str]
 
 
 def push(
@@ -64,6 +78,22 @@ def push(
         raise
 
 
+def preview(
+    folder: Path,
+    repo_id: str,
+    *,
+    endpoint: str,
+    token: str | None,
+    branch: str = MAIN,
+    known: Mapping[str, str] | None = None,
+) -> Preview:
+    """What `push` would do now; changes nothing. A repository that cannot be seen is taken for a new one."""
+    target = Target(repo_id, endpoint=endpoint, token=token, branch=branch)
+    head = target.peek()
+    difference = target.ask("compare with", lambda: compare(target.api, repo_id, head, folder, known or {}))
+    return Preview(target.url, difference.bytes, difference.changes)
+
+
 def vet_target(repo_id: str, *, endpoint: str, token: str | None, private: bool) -> None:
     """Look at a repository before any work: raises PrivacyError where it is public and may not be."""
     if private:
@@ -81,6 +111,7 @@ class _Sender:
         self.known = known
         self.message = message
         self.sent = 0
+        self.changes: Mapping[str, str] = {}
         self.tried = False
 
     def send(self) -> Pushed:
@@ -90,10 +121,11 @@ class _Sender:
             difference = self._difference(self.target.head)
             if not difference:  # at a second look: a commit of ours, whose answer was lost
                 status = "published" if self.tried else "unchanged"
-                return Pushed(status, self.target.head, self.target.url, self.sent)
+                return Pushed(status, self.target.head, self.target.url, self.sent, changes=self.changes)
             commit = self._commit(difference, self.target.branch, self.target.head)
             if commit:
-                return Pushed("published", self._verified(commit), self.target.url, self.sent)
+                head = self._verified(commit)
+                return Pushed("published", head, self.target.url, self.sent, changes=self.changes)
             self.target.look()
         raise self._overtaken()
 
@@ -114,7 +146,7 @@ class _Sender:
 
     def _proposed(self, pull: Pull, commit: str) -> Pushed:
         pull.open(self.target)
-        return Pushed("proposed", commit, self.target.url, self.sent, pull.url)
+        return Pushed("proposed", commit, self.target.url, self.sent, pull.url, self.changes)
 
     def _difference(self, commit: str | None) -> Difference:
         target = self.target
@@ -146,7 +178,7 @@ class _Sender:
                     self._upload(addition, revision)
                     task.advance(large)
                     small -= large
-            self.tried, self.sent = True, size
+            self.tried, self.sent, self.changes = True, size, difference.changes
             commit = target.ask(
                 "publish to", lambda: self._create_commit(additions, difference.gone, revision, parent)
             )

@@ -42,11 +42,18 @@ class Difference:
 
     changed: Mapping[str, Path]
     gone: tuple[str, ...]
+    new: frozenset[str] = frozenset()
 
     @property
     def bytes(self) -> int:
         """Bytes of the changed files."""
         return sum(path.stat().st_size for path in self.changed.values())
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """What happens to each file: "added", "changed" or "removed"."""
+        touched = {name: "added" if name in self.new else "changed" for name in self.changed}
+        return touched | dict.fromkeys(self.gone, "removed")
 
     def __bool__(self) -> bool:
         return bool(self.changed or self.gone)
@@ -70,7 +77,8 @@ def compare(
         if name not in remote or not remote[name].equals(path, known.get(name))
     }
     earlier = _published(api, repo_id, revision, remote) if revision else set()
-    return Difference(changed, tuple(sorted(earlier & set(remote) - set(local))))
+    new = frozenset(changed) - set(remote)
+    return Difference(changed, tuple(sorted(earlier & set(remote) - set(local))), new)
 
 
 def tree(api: HfApi, repo_id: str, revision: str) -> dict[str, RemoteFile]:

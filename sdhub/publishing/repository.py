@@ -39,6 +39,8 @@ def assemble(publication: Publication, out: Path, *, progress: Progress = SILENT
     (out / "recipe.json").write_bytes(canonical(publication.recipe))
     if publication.license_file and publication.license_target:
         shutil.copyfile(publication.license_file, out / publication.license_target)
+    for notice in publication.notices:
+        shutil.copyfile(notice, out / notice.name)
     packages = (_package(publication, out, progress),)
     bundles = _bundle(publication, out, progress)
     _place_evidence(publication, out / "evidence")
@@ -53,6 +55,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return document
 
 
+def figures_of(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of an evidence document that stand in `sdhub.json`, and beside those of other variants."""
+    return {name: evidence.get(name) for name in _FIGURES}
+
+
 def pretty(document: Any) -> bytes:
     """JSON for people: indented, sorted keys, UTF-8, one newline at the end, no NaN."""
     text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
@@ -60,7 +67,8 @@ def pretty(document: Any) -> bytes:
 
 
 def _place_variant(publication: Publication, out: Path) -> None:
-    reserved = _RESERVED | {(publication.license_target or "README.md").lower()}
+    terms = {publication.license_target or "README.md", *(notice.name for notice in publication.notices)}
+    reserved = _RESERVED | {name.lower() for name in terms}
     for name, path in regular_files(publication.folder).items():
         if name.split("/")[0].lower() in reserved:
             raise BuildError(f"the variant holds {name}, which sdhub writes itself")
@@ -114,6 +122,7 @@ def _manifest(
     return {
         "version": 1,
         "variant": publication.variant,
+        "terms": sorted(filter(None, [publication.license_target, *(each.name for each in publication.notices)])),
         "source": {
             "kind": checkpoint.source.kind,
             "id": checkpoint.id,
@@ -121,11 +130,13 @@ def _manifest(
             "identity": publication.identity,
             "family": checkpoint.family.name,
             "license": publication.license.id,
+            "gated": checkpoint.gated,
+            "private": checkpoint.private,
             "loras": [{"ref": lora.name, "sha": lora.sha, "scale": lora.scale} for lora in checkpoint.loras],
         },
         "recipe_sha256": digest(publication.recipe),
         "versions": dict(publication.versions),
-        "evidence": {name: publication.evidence.get(name) for name in _FIGURES},
+        "evidence": figures_of(publication.evidence),
         "packages": [vars(each) for each in packages],
         "bundles": [vars(each) for each in bundles],
         "files": {

@@ -19,6 +19,12 @@ T = TypeVar("T")
 MAIN = "main"
 
 
+def ask(doing: str, act: Callable[[], T], *, endpoint: str, token: str | None, progress: Progress = SILENT) -> T:
+    """`act`, with patience (`sdhub.publishing.retry`). Raises HubError: "cannot {doing}: why"."""
+    with speaking(doing, endpoint=endpoint, token=token), quiet():
+        return patiently(doing, act, progress=progress)
+
+
 class Target:
     """The branch of a repository, and its head as last looked at; `made` says what this run created.
 
@@ -48,8 +54,7 @@ class Target:
     def ask(self, doing: str, act: Callable[[], T]) -> T:
         """`act`, with patience. Raises HubError: "cannot {doing} {repo}: why"."""
         what = f"{doing} {self.repo_id}"
-        with speaking(what, endpoint=self.endpoint, token=self.token), quiet():
-            return patiently(what, act, progress=self.progress)
+        return ask(what, act, endpoint=self.endpoint, token=self.token, progress=self.progress)
 
     def prepare(self, *, private: bool) -> None:
         """Create repository and branch where they are missing, and read the head. Raises PrivacyError."""
@@ -68,6 +73,18 @@ class Target:
     def info(self) -> ModelInfo | None:
         """What the Hub says of the repository; None where it is not there."""
         return self.ask("look at", self._info)
+
+    def peek(self) -> str | None:
+        """The head of the branch; None where repository or branch is not there. Changes nothing."""
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        def head() -> str | None:
+            try:
+                return self.api.model_info(self.repo_id, revision=self.branch).sha
+            except RevisionNotFoundError:
+                return None
+
+        return self.ask("look at", head) if self.info() else None
 
     def look(self) -> None:
         """Read the head again."""

@@ -62,12 +62,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `sdhub.json` says: the variant's name, its recipe's hash, and the files."""
+    """What `sdhub.json` says: the variant's name, its recipe's hash, and the files.
+
+    `beside`: those at the top that are not of the variant (bundles, licence, notices).
+    """
 
     variant: str
     recipe_sha256: str
     files: Mapping[str, Entry]
-    bundles: frozenset[str]
+    beside: frozenset[str]
 
 
 def read(folder: Path) -> Manifest:
@@ -75,8 +78,10 @@ def read(folder: Path) -> Manifest:
     try:
         document = parse_object(_bytes(folder / MANIFEST), MANIFEST)
         files = {str(name): _entry(entry) for name, entry in document["files"].items()}
-        bundles = frozenset(str(each["name"]) for each in document.get("bundles", []))
-        return Manifest(str(document["variant"]), str(document["recipe_sha256"]), files, bundles)
+        beside = {str(each["name"]) for each in document.get("bundles", [])} | set(
+            map(str, document.get("terms", []))
+        )
+        return Manifest(str(document["variant"]), str(document["recipe_sha256"]), files, frozenset(beside))
     except (SdhubError, _Fault, KeyError, TypeError, AttributeError) as error:
         reason = error.message if isinstance(error, SdhubError) else f"is not as sdhub writes it ({plain(error)})"
         raise CheckError(f"{MANIFEST}: {reason}", hint="was this published by sdhub?") from None
@@ -167,7 +172,7 @@ def _recipe(manifest: Manifest, folder: Path) -> str:
 
 def _packages(manifest: Manifest, files: Mapping[str, Path], task: Task) -> str:
     zips = [name for name in files if name.startswith("packages/") and name.endswith(".zip")]
-    zips += [name for name in files if name in manifest.bundles]
+    zips += [name for name in files if name in manifest.beside and name.endswith(".zip")]
     if not zips:
         raise _Fault("there is none")
     count = sum(_package(manifest, files[name], task) for name in zips)
@@ -217,7 +222,7 @@ def _figures(manifest: Manifest, folder: Path) -> str:
     if abs(mean - float(evidence["ssim"])) > 1e-4:
         raise _Fault("the SSIM over all pictures is not the mean of each")
     variant = [name for name in manifest.files if not NOT_OF_THE_VARIANT.fullmatch(name)]
-    size = sum(manifest.files[name].bytes for name in set(variant) - manifest.bundles - OF_THE_HUB)
+    size = sum(manifest.files[name].bytes for name in set(variant) - manifest.beside - OF_THE_HUB)
     if size != evidence["bytes"]:
         raise _Fault(f"the variant has {size} bytes, and the evidence says {evidence['bytes']}")
     return f"PSNR and SSIM of {len(rows)} pictures and the size follow from the files"

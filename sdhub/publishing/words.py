@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 NOT_MEASURED = "not measured"
@@ -46,6 +46,18 @@ def size(value: Any) -> str:
     raise AssertionError("unreachable")
 
 
+def speed(latency: Any) -> str:
+    """Times the base's speed, from the evidence's `latency`."""
+    ratio = times(latency.get("ratio") if isinstance(latency, Mapping) else None)
+    return f"speed {ratio}" if ratio == NOT_MEASURED else f"{ratio} the speed"
+
+
+def times(ratio: Any) -> str:
+    """A ratio: "1.96 times"."""
+    known = number(ratio)
+    return f"{significant(known)} times" if known is not None and known > 0 else NOT_MEASURED
+
+
 def psnr(figures: Mapping[str, Any], key: str = "psnr_db") -> str:
     """A PSNR in dB, or "identical" where there is no difference."""
     return "identical" if identical(figures, key) else figure(figures.get(key), 1, "dB")
@@ -58,16 +70,84 @@ def identical(figures: Mapping[str, Any], key: str) -> bool:
 
 def treatment(document: Mapping[str, Any]) -> str:
     """A recipe's treatment of one component or layer: its scheme and settings."""
-    scheme = document.get("scheme")
-    if scheme == "float":
-        return f"kept in {document.get('dtype', 'floating point')}"
-    if scheme == "affine":
-        grid = "symmetric" if document.get("symmetric") else "scale and zero point"
-        group = document.get("group_size")
-        per = f"groups of {group} input channels" if group else "each output channel"
-        return f"{document.get('bits')}-bit integer weights, {grid} for {per}"
-    settings = [f"{key} {value}" for key, value in sorted(document.items()) if key != "scheme"]
-    return ", ".join([str(scheme or "unknown scheme"), *settings])
+    describe = _SCHEMES.get(str(document.get("scheme")))
+    if describe is None:
+        settings = [f"{key} {value}" for key, value in sorted(document.items()) if key != "scheme"]
+        return ", ".join([str(document.get("scheme") or "unknown scheme"), *settings])
+    return describe(document) + _rounding(document)
+
+
+def _float(document: Mapping[str, Any]) -> str:
+    return f"kept in {document.get('dtype', 'floating point')}"
+
+
+def _affine(document: Mapping[str, Any]) -> str:
+    grid = "symmetric" if document.get("symmetric") else "scale and zero point"
+    group = document.get("group_size")
+    per = f"groups of {group} input channels" if group else "each output channel"
+    return f"{document.get('bits')}-bit integer weights, {grid} for {per}{_activations(document)}"
+
+
+def _palette(document: Mapping[str, Any]) -> str:
+    bits, group = document.get("bits"), document.get("group_size")
+    values = 2**bits if isinstance(bits, int) and 0 < bits <= 8 else "a few"
+    per = f"every {group} output channels" if group else "each weight"
+    return f"{bits}-bit palette: {values} values found by k-means for {per}"
+
+
+def _low_rank(document: Mapping[str, Any]) -> str:
+    rank, group = document.get("rank"), document.get("group_size")
+    per = f"groups of {group} input channels" if group else "each output channel"
+    branch = f"a 16-bit branch of rank {rank} beside " if rank else ""
+    residual = f"{branch}{document.get('residual')} weights with a scale for {per}"
+    smoothed = ", outliers of the inputs moved into the weights first" if document.get("smoothing") else ""
+    return f"{residual}{_activations(document)}{smoothed}"
+
+
+def _activations(document: Mapping[str, Any]) -> str:
+    kind = document.get("activations", "float")
+    return "" if kind == "float" else f", inputs rounded to {kind} while it runs"
+
+
+def _rounding(document: Mapping[str, Any]) -> str:
+    compensated = document.get("rounding") == "compensated"
+    return ", rounded so that later weights make up for earlier ones" if compensated else ""
+
+
+_SCHEMES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "float": _float,
+    "affine": _affine,
+    "palette": _palette,
+    "low_rank": _low_rank,
+}
+
+
+def merging(component: Mapping[str, Any]) -> str:
+    """Token merging of a component; empty where there is none."""
+    share = number(component.get("token_merging"))
+    return f"self-attention at the highest resolution merges {share:.0%} of its tokens" if share else ""
+
+
+def recipe_notes(recipe: Mapping[str, Any]) -> list[str]:
+    """What a recipe says of the whole: calibration, sizes, attention; a sentence each."""
+    notes = []
+    calibration = recipe.get("calibration")
+    if isinstance(calibration, Mapping):
+        prompts = calibration.get("prompts")
+        count = len(prompts) if isinstance(prompts, (list, tuple)) else 0
+        notes.append(
+            f"Calibrated on {count} {'prompt' if count == 1 else 'prompts'} of {calibration.get('steps')} steps, "
+            f"{calibration.get('recorded')} of them looked at, guidance {calibration.get('guidance')}, "
+            f"{calibration.get('width')} × {calibration.get('height')} pixels, "
+            f"seeds from {calibration.get('seed')}."
+        )
+    sizes = [f"{each[0]} × {each[1]}" for each in recipe.get("sizes") or () if len(each) == 2]
+    if sizes:
+        notes.append(f"Fixed sizes in pixels: {', '.join(sizes)}.")
+    attention = [str(each) for each in recipe.get("attention") or ()]
+    if attention:
+        notes.append(f"Attention: {', '.join(attention)}.")
+    return notes
 
 
 def exceptions(component: Mapping[str, Any]) -> str:
