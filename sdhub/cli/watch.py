@@ -1,0 +1,140 @@
+"""`sdhub watch`: new and changed checkpoints become variants by themselves."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sdhub.cli import options
+from sdhub.cli.console import ConsoleProgress, emit, say, table, talk
+from sdhub.cli.examples import examples
+
+if TYPE_CHECKING:
+    from sdhub.watching.state import State
+
+EXAMPLES = examples(
+    "sdhub watch --author me --variant openvino-int8 --to me",
+    "sdhub watch --filter text-to-image --likes-over 1000 --since 30d --once --dispatch jobs --to me",
+    "sdhub watch --author acme --once --hub local --to acme",
+    "sdhub watch --show",
+)
+Where = Literal["local", "jobs", "github"]
+
+
+def watch(
+    author: Annotated[
+        list[str] | None, typer.Option("--author", metavar="NAME", help="A user or organization. May be repeated.")
+    ] = None,
+    filter: Annotated[
+        list[str] | None, typer.Option("--filter", metavar="TAG", help="A tag they all have. May be repeated.")
+    ] = None,
+    likes_over: Annotated[
+        int | None, typer.Option("--likes-over", min=0, metavar="N", help="Liked more often than this.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="WHEN", help="Changed since: 2026-11-01, 12h, 7d, 4w.")
+    ] = None,
+    variant: options.Variants = None,
+    recipe: options.Recipe = None,
+    to: options.To = None,
+    hub: options.Hub = None,
+    license: options.License = None,
+    private: Annotated[bool, typer.Option("--private", help="Publish into private repositories.")] = False,
+    allow_public: Annotated[
+        bool, typer.Option("--allow-public", help="Let private or gated sources become public.")
+    ] = False,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open pull requests instead of committing.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="One round, then stop.")] = False,
+    interval: Annotated[int, typer.Option(min=10, metavar="SECONDS", help="Time between rounds.")] = 900,
+    dispatch: Annotated[
+        Where,
+        typer.Option(
+            "--dispatch",
+            help="Who does it: this machine; HF Jobs, one for each; or GitHub Actions (the matrix of the running "
+            "workflow; elsewhere repository_dispatch events).",
+        ),
+    ] = "local",
+    github: Annotated[
+        str | None,
+        typer.Option("--github", metavar="OWNER/NAME", help="Where events go (default: GITHUB_REPOSITORY)."),
+    ] = None,
+    flavor: Annotated[str, typer.Option("--flavor", metavar="NAME", help="Hardware of HF Jobs.")] = "cpu-upgrade",
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state", metavar="FILE", help="Where it keeps what it knows (default: SDHUB_HOME/watch.sqlite3)."
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show what it knows, and stop.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Watch a Hub, and make variants of what is new or changed there, each once."""
+    from sdhub.endpoint import connect, endpoint
+    from sdhub.job import Options
+    from sdhub.publishing.access import check_token
+    from sdhub.watch import Watcher, dispatcher
+    from sdhub.watching.query import Query, parse_since
+    from sdhub.watching.state import State
+    from sdhub.work import home
+
+    with State(state or home() / "watch.sqlite3") as known:
+        if show:
+            _tell(known, json=json)
+            return
+        moment = parse_since(since) if since else None
+        query = Query(tuple(author or ()), tuple(filter or ()), likes_over, moment)
+        progress = ConsoleProgress()
+        with connect(hub) as target:
+            wanted = Options(
+                namespace=check_token(target.url, target.token, to, propose=create_pr),
+                variants=tuple(variant or ()),
+                recipe=recipe,
+                license=license,
+                private=private,
+                allow_public=allow_public,
+                create_pr=create_pr,
+            )
+            who = dispatcher(dispatch, wanted, target, github=github, flavor=flavor, progress=progress)
+            watcher = Watcher(query, wanted, known, who, source=endpoint(None), target=target, progress=progress)
+            if once:
+                watcher.round()
+            else:
+                talk("Watching; Ctrl-C ends it.")
+                with _until_ended() as stop:
+                    watcher.watch(stop, interval)
+        _tell(known, json=json)
+
+
+@contextmanager
+def _until_ended() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets: what runs is finished first. Ctrl-C interrupts."""
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _tell(known: State, *, json: bool) -> None:
+    tasks, refusals = known.tasks(), known.refusals()
+    if json:
+        emit({"counts": known.counts(), "tasks": tasks, "refused": refusals})
+        return
+    rows = [
+        [f"{each['repository']}@{each['sha'][:12]}", each["variant"], each["status"], each["detail"]]
+        for each in tasks
+    ]
+    rows += [[f"{each['repository']}@{each['sha'][:12]}", "", "refused", each["reason"]] for each in refusals]
+    if rows:
+        table(["source", "variant", "status", ""], rows)
+    else:
+        say("Nothing was found yet.")

@@ -1,0 +1,121 @@
+"""Watching a Hub: new and changed checkpoints become variants, each once.
+
+list → look (what can it become?) → note the tasks → claim → do or send → note the outcome
+
+What is known is kept in SQLite (`sdhub.watching.state`); a watcher that is killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Literal
+
+from sdhub.endpoint import Endpoint
+from sdhub.errors import HubError
+from sdhub.job import Options
+from sdhub.progress import SILENT, Progress
+from sdhub.watching import jobs
+from sdhub.watching.dispatch import Dispatch
+from sdhub.watching.github import github as to_github
+from sdhub.watching.local import Local
+from sdhub.watching.look import Looker
+from sdhub.watching.orders import Order, Outcome, Task
+from sdhub.watching.published import is_published
+from sdhub.watching.query import Query, listed
+from sdhub.watching.state import State
+
+INTERVAL_SECONDS = 15 * 60
+Where = Literal["local", "jobs", "github"]
+
+
+def dispatcher(
+    where: Where,
+    options: Options,
+    target: Endpoint,
+    *,
+    github: str | None = None,
+    flavor: str = jobs.FLAVOR,
+    progress: Progress = SILENT,
+) -> Dispatch:
+    """Who does the work: this machine, HF Jobs of the namespace, or GitHub Actions. Raises UsageError."""
+    if where == "local":
+        return Local(options, target.name, progress)
+    if where == "github":
+        return to_github(options, github, progress)
+    return jobs.Jobs(options, target, str(options.namespace), flavor=flavor, progress=progress)
+
+
+class Watcher:
+    """Finds what `query` names on the Hub `source`, and has `dispatch` do it; `target` is where variants go.
+
+    The `namespace` of `options` is set.
+    """
+
+    def __init__(
+        self,
+        query: Query,
+        options: Options,
+        state: State,
+        dispatch: Dispatch,
+        *,
+        source: Endpoint,
+        target: Endpoint,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.query = query
+        self.state = state
+        self.dispatch = dispatch
+        self.source = source
+        self.target = target
+        self.progress = progress
+        self.looker = Looker(options, state, source.url, progress)
+
+    def watch(self, stop: threading.Event, interval: float = INTERVAL_SECONDS) -> None:
+        """Round after round, `interval` seconds apart, until `stop` is set; a Hub in trouble is waited for."""
+        while not stop.is_set():
+            try:
+                self.round()
+            except HubError as error:
+                self.progress.note(f"{error.message}; the next look is in {interval:.0f} s")
+            stop.wait(interval)
+
+    def round(self) -> None:
+        """Look once, and do all there is to do. Raises HubError where the list cannot be had."""
+        self.state.recover()
+        self.look()
+        for order, outcomes in self.dispatch(self._orders()):
+            for task, outcome in zip(order.tasks, outcomes, strict=True):
+                self.state.settle(task, outcome)
+                if outcome.status in {"failed", "refused"}:
+                    self.progress.note(f"{task.repository}: {task.variant} {outcome.status}: {outcome.detail}")
+
+    def look(self) -> None:
+        """Note what is new."""
+        query = self.query
+        by_change = query.likes_over is None and query.since is None  # likes grow without a change
+        key = f"{query.key} {self.looker.wanted}"
+        after = self.state.mark(key) if by_change else None
+        found = listed(query, self.source, after, self.progress)
+        if self.looker.look(found) and found and by_change:
+            self.state.set_mark(key, found[-1].changed)
+
+    def _orders(self) -> Iterator[Order]:
+        """Claimed orders, without the tasks whose variant is on the Hub already: a state may have been lost."""
+        while order := self.state.claim():
+            left = tuple(task for task in order.tasks if not self._published(task))
+            if left:
+                yield Order(left)
+
+    def _published(self, task: Task) -> bool:
+        """Whether there is nothing to do. What was begun here before is finished here, check and all."""
+        if self.state.attempts(task) > 1:
+            return False
+        try:
+            there = is_published(task, self.target)
+        except HubError as error:
+            self.progress.note(f"{task.target}: {error.message}")
+            return False
+        if there:
+            self.state.settle(task, Outcome("done", f"{self.target.url}/{task.target}"))
+        return there

@@ -1,0 +1,42 @@
+"""Orders done on this machine, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from sdhub.job import Options
+from sdhub.progress import SILENT, Progress
+from sdhub.publish import publish
+from sdhub.report import Published
+from sdhub.sources import resolve
+from sdhub.watching.dispatch import failure, one_by_one
+from sdhub.watching.orders import Order, Outcome
+
+
+@dataclass(frozen=True)
+class Local:
+    """Publishes to `hub` ("local", or an address) with `options`; the variants are the order's."""
+
+    options: Options
+    hub: str
+    progress: Progress = SILENT
+
+    def __call__(self, orders: Iterable[Order]) -> Iterator[tuple[Order, Sequence[Outcome]]]:
+        """Do each order."""
+        return one_by_one(orders, self._publish)
+
+    def _publish(self, order: Order) -> list[Outcome]:
+        self.progress.note(str(order))
+        checkpoint = resolve(order.source)
+        variants = () if self.options.recipe else order.variants
+        options = replace(self.options, variants=variants)
+        report = publish(checkpoint, options, hub=self.hub, progress=self.progress)
+        results = {each.name: each for each in report.variants}
+        return [_outcome(results[name]) for name in order.variants]
+
+
+def _outcome(published: Published) -> Outcome:
+    if published.error is not None:
+        return failure(published.error)
+    return Outcome("done", published.pull_request or published.url or published.repo)

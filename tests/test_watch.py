@@ -1,0 +1,529 @@
+"""Watching: new and changed checkpoints are found, and each is done once, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from sdhub.endpoint import Endpoint
+from sdhub.errors import HubError, UsageError
+from sdhub.job import Options
+from sdhub.watch import Watcher
+from sdhub.watching.dispatch import one_by_one
+from sdhub.watching.github import Events, Matrix
+from sdhub.watching.jobs import Jobs
+from sdhub.watching.orders import Order, Outcome, Task
+from sdhub.watching.published import is_published
+from sdhub.watching.query import Query, listed, parse_since
+from sdhub.watching.state import ATTEMPTS, State
+from tests.checkpoint.tiny import skeleton
+from tests.hubs import running_hub
+from tests.runs import environment, sdhub, sdhub_json
+
+SOURCES = 50
+CARD = "---\nlicense: mit\nlibrary_name: diffusers\npipeline_tag: text-to-image\n---\n"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with running_hub(tmp_path_factory.mktemp("hub") / "data") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """True structure, zeros for weights: what headers tell is all that a look needs."""
+    folder = skeleton(tmp_path_factory.mktemp("checkpoint") / "sd")
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+def api(hub):
+    from huggingface_hub import HfApi
+
+    return HfApi(hub, token="local")
+
+
+def upload(hub, repo, folder, card=CARD):
+    """A model, sent without large files so that it is one request."""
+    client = api(hub)
+    client.create_repo(repo, exist_ok=True)
+    from huggingface_hub import CommitOperationAdd
+
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    operations = [CommitOperationAdd(str(path.relative_to(folder)), path.read_bytes()) for path in files]
+    operations = [each for each in operations if each.path_in_repo != "README.md"]
+    operations.append(CommitOperationAdd("README.md", card.encode()))
+    return client.create_commit(repo, operations, commit_message="new").oid
+
+
+def task(number=0, **changes):
+    given = {
+        "repository": f"org/model-{number}",
+        "sha": f"{number:040x}",
+        "recipe": "r" * 64,
+        "variant": "openvino-int8",
+        "backend": "openvino",
+        "target": f"me/model-{number}",
+    }
+    return Task(**{**given, **changes})
+
+
+@pytest.fixture
+def state(tmp_path):
+    with State(tmp_path / "state.sqlite3") as opened:
+        yield opened
+
+
+# The state.
+
+
+def test_a_task_is_claimed_once_by_however_many_threads(state):
+    for number in range(40):
+        state.add(f"org/model-{number}", "sha", "wanted", [task(number)])
+    claimed, guard = [], threading.Lock()
+
+    def work():
+        while order := state.claim():
+            with guard:
+                claimed.append(order.repository)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(f"org/model-{number}" for number in range(40))
+
+
+def test_the_same_repository_sha_and_recipe_is_never_a_new_task(state):
+    assert state.add("org/model-0", "sha", "wanted", [task()]) == [task()]
+    order = state.claim()
+    state.settle(order.tasks[0], Outcome("done", "there"))
+    assert state.add("org/model-0", "sha", "other", [task()]) == []
+    assert state.claim() is None
+    assert len(state.add("org/model-0", "sha", "wanted", [task(sha="f" * 40)])) == 1
+    assert len(state.add("org/model-0", "sha", "wanted", [task(recipe="s" * 64)])) == 1
+    assert state.counts() == {"done": 1, "pending": 2}
+
+
+def test_what_a_killed_process_had_begun_is_begun_again_and_not_for_ever(state):
+    state.add("org/model-0", "sha", "wanted", [task()])
+    for _ in range(ATTEMPTS):
+        assert state.claim() is not None
+        assert state.claim() is None
+        state.recover()
+    assert state.claim() is None
+    assert state.counts() == {"failed": 1}
+    state.recover()
+    assert state.claim() is None
+
+
+def test_orders_hold_the_variants_of_one_source_and_backend(state):
+    tasks = [
+        task(),
+        task(recipe="s" * 64, variant="openvino-fp16"),
+        task(recipe="t" * 64, backend="coreml", variant="coreml-6bit"),
+        task(1),
+    ]
+    state.add("org/model-0", "sha", "wanted", tasks)
+    orders = [state.claim() for _ in range(4)]
+    assert [each and each.variants for each in orders] == [
+        ("openvino-int8", "openvino-fp16"),
+        ("coreml-6bit",),
+        ("openvino-int8",),
+        None,
+    ]
+
+
+def test_one_process_holds_a_state(state, tmp_path):
+    with pytest.raises(UsageError, match="in use"):
+        State(tmp_path / "state.sqlite3")
+
+
+def test_a_file_that_is_no_state_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("these are my notes, and they are long enough to be no database header")
+    with pytest.raises(UsageError, match="no state"):
+        State(path)
+    assert "my notes" in path.read_text()
+
+
+# The query.
+
+
+def test_the_whole_hub_is_refused():
+    with pytest.raises(UsageError, match="too much"):
+        Query()
+    with pytest.raises(UsageError, match="too much"):
+        Query(since=parse_since("7d"))
+
+
+def test_moments_and_spans():
+    assert parse_since("2026-11-01") == datetime(2026, 11, 1, tzinfo=timezone.utc)
+    assert parse_since("2026-11-01T12:00:00Z").hour == 12
+    for text, days in (("48h", 2), ("7d", 7), ("2w", 14)):
+        assert abs(datetime.now(timezone.utc) - timedelta(days=days) - parse_since(text)).total_seconds() < 5
+    for text in ("", "yesterday", "-3d", "3 d", "7y", "999999999999d"):
+        with pytest.raises(UsageError):
+            parse_since(text)
+
+
+class Rows:
+    """A list of models as a Hub gives it; `author`, `sort` and `expand` are kept to be looked at."""
+
+    def __init__(self, rows):
+        self.rows = rows
+        self.asked = []
+
+    def list_models(self, **asked):
+        self.asked.append(asked)
+        key = "likes" if asked["sort"] == "likes" else "last_modified"
+        yield from sorted(self.rows, key=lambda row: getattr(row, key), reverse=True)
+
+
+def rows():
+    from types import SimpleNamespace
+
+    start = datetime(2026, 11, 1, tzinfo=timezone.utc)
+    return [
+        SimpleNamespace(
+            id=f"org/model-{number}",
+            sha="a" * 40,
+            likes=likes,
+            last_modified=start + timedelta(days=number),
+            tags=tags,
+        )
+        for number, (likes, tags) in enumerate([(5, []), (500, ["diffusers"]), (50, ["sdhub"]), (1000, [])])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "after", "expected"),
+    [
+        (Query(("org",)), None, [0, 1, 3]),
+        (Query(("org",), likes_over=500), None, [3]),
+        (Query(likes_over=4), None, [0, 1, 3]),
+        (Query(likes_over=4, since=datetime(2026, 11, 2, tzinfo=timezone.utc)), None, [1, 3]),
+        (Query(("org",)), datetime(2026, 11, 2, 0, 30, tzinfo=timezone.utc), [1, 3]),
+        (Query(("org",)), datetime(2026, 11, 4, 2, tzinfo=timezone.utc), []),
+    ],
+)
+def test_what_is_listed(monkeypatch, query, after, expected):
+    models = Rows(rows())
+    monkeypatch.setattr("sdhub.watching.query.client", lambda *_: models)
+    found = listed(query, Endpoint("https://hub.example", None), after)
+    assert [each.repository for each in found] == [f"org/model-{number}" for number in expected]
+
+
+# Exactly once.
+
+
+def test_fifty_sources_killed_at_random_moments_are_each_published_once(hub, checkpoint, tmp_path):
+    for number in range(SOURCES):
+        upload(hub, f"authors/model-{number:02}", checkpoint)
+    moments = random.Random(5)
+    state, kills = tmp_path / "state.sqlite3", 0
+    command = [sys.executable, "-m", "tests.watcher", hub, str(state)]
+    while kills < 8:
+        process = subprocess.Popen(command, env=environment(tmp_path, hub), stderr=subprocess.PIPE, text=True)
+        try:
+            _, said = process.communicate(timeout=2 + moments.uniform(0, 6))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, said
+        break
+    done = subprocess.run(command, env=environment(tmp_path, hub), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    client = api(hub)
+    with State(state) as known:
+        assert known.counts() == {"done": SOURCES}
+    made = [each.id for each in client.list_models(author="variants")]
+    assert len(made) == SOURCES
+    for repo in made:
+        commits = client.list_repo_commits(repo)
+        assert len(commits) == 2, f"{repo}: {[each.title for each in commits]}"  # the first is the Hub's own
+    assert kills >= 2
+
+
+class Counting:
+    """Notes which orders it was given."""
+
+    def __init__(self, failures=0):
+        self.orders = []
+        self.failures = failures
+
+    def __call__(self, orders):
+        def act(order):
+            self.orders.append(order)
+            if len(self.orders) <= self.failures:
+                raise HubError("the Hub is tired")
+            return [Outcome("done")] * len(order.tasks)
+
+        return one_by_one(orders, act)
+
+
+def watcher(hub, state, dispatch, author, variants=("openvino-int8",)):
+    endpoint = Endpoint(hub, "local")
+    options = Options(namespace="made", variants=variants)
+    return Watcher(Query((author,)), options, state, dispatch, source=endpoint, target=endpoint)
+
+
+@pytest.fixture
+def seen_through(hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_ENDPOINT", hub)
+    monkeypatch.setenv("HF_TOKEN", "local")
+
+
+def test_a_change_is_a_new_commit_and_done_again(hub, checkpoint, state, seen_through):
+    first = upload(hub, "anna/model", checkpoint)
+    dispatch = Counting()
+    watching = watcher(hub, state, dispatch, "anna")
+    watching.round()
+    watching.round()
+    second = upload(hub, "anna/model", checkpoint, card=CARD + "changed\n")
+    watching.round()
+    assert [order.sha for order in dispatch.orders] == [first, second]
+
+
+def test_variants_that_a_source_cannot_have_are_left_away(hub, checkpoint, state, seen_through, tmp_path):
+    upload(hub, "berta/model", checkpoint)
+    upload(hub, "berta/words", _without_index(checkpoint, tmp_path / "words"))
+    dispatch = Counting()
+    watcher(hub, state, dispatch, "berta", ("openvino-int8", "openvino-fp16")).round()
+    (order,) = dispatch.orders
+    assert order.variants == ("openvino-int8", "openvino-fp16")
+    (refused,) = state.refusals()
+    assert refused["repository"] == "berta/words"
+
+
+def _without_index(checkpoint, folder):
+    import shutil
+
+    shutil.copytree(checkpoint, folder)
+    (folder / "model_index.json").unlink()
+    return folder
+
+
+def test_what_failed_is_tried_again_in_the_next_round(hub, checkpoint, state, seen_through):
+    upload(hub, "clara/model", checkpoint)
+    dispatch = Counting(failures=2)
+    watching = watcher(hub, state, dispatch, "clara")
+    for counts in ({"failed": 1}, {"failed": 1}, {"done": 1}, {"done": 1}):
+        watching.round()
+        assert state.counts() == counts
+    assert len(dispatch.orders) == 3
+
+
+def test_a_lost_state_does_not_publish_again(hub, checkpoint, tmp_path, seen_through):
+    from tests.watcher import Small
+
+    upload(hub, "dora/model", checkpoint)
+    small = Small(Endpoint(hub, "local"))
+    dispatch = Counting()
+    with State(tmp_path / "one.sqlite3") as first:
+        watcher(hub, first, small, "dora").round()
+        (made,) = first.tasks()
+    with State(tmp_path / "two.sqlite3") as second:
+        watcher(hub, second, dispatch, "dora").round()
+        assert second.counts() == {"done": 1}
+    assert dispatch.orders == []
+    fields = {name: made[name] for name in ("repository", "sha", "recipe", "variant", "backend", "target")}
+    assert is_published(Task(**fields), Endpoint(hub, "local"))
+    assert not is_published(Task(**{**fields, "sha": "0" * 40}), Endpoint(hub, "local"))
+    assert not is_published(Task(**{**fields, "target": "made/nothing"}), Endpoint(hub, "local"))
+
+
+def test_a_hub_that_is_away_is_waited_for(state):
+    endpoint = Endpoint("http://127.0.0.1:9", None)
+    stop = threading.Event()
+    notes = []
+
+    class Notes:
+        def note(self, text):
+            notes.append(text)
+            stop.set()
+
+    watching = watcher(endpoint.url, state, Counting(), "anna")
+    watching.progress = Notes()
+    import sdhub.publishing.retry as retry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retry.time, "sleep", lambda _: None)
+        watching.watch(stop, interval=0)
+    assert any("next look" in note or "trying again" in note for note in notes)
+
+
+# Sending.
+
+
+def test_a_matrix_for_the_running_workflow(tmp_path):
+    output = tmp_path / "output"
+    output.write_text("before=1\n")
+    orders = [Order((task(number), task(number, recipe="s" * 64, variant="openvino-fp16"))) for number in range(2)]
+    sent = list(Matrix(output)(iter(orders)))
+    assert [outcomes[0].status for _, outcomes in sent] == ["dispatched"] * 2
+    lines = dict(line.split("=", 1) for line in output.read_text().splitlines())
+    assert lines["count"] == "2"
+    include = json.loads(lines["matrix"])["include"]
+    assert include[0] == {
+        "source": f"org/model-0@{0:040x}",
+        "backend": "openvino",
+        "variants": "openvino-int8 openvino-fp16",
+        "key": orders[0].key,
+    }
+
+
+def test_a_matrix_of_nothing(tmp_path):
+    assert list(Matrix(tmp_path / "output")(iter(()))) == []
+    assert (tmp_path / "output").read_text() == 'matrix={"include":[]}\ncount=0\n'
+
+
+class Stub:
+    """A small HTTP server: the jobs of the Hub, and the dispatches of GitHub."""
+
+    def __init__(self):
+        stub = self
+        self.jobs: list[dict[str, Any]] = []
+        self.events: list[tuple[str, dict[str, Any], str]] = []
+        self.lose = False
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                self.answer(200, stub.jobs)
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path.endswith("/dispatches"):
+                    stub.events.append((self.path, body, self.headers["Authorization"]))
+                    self.answer(204 if "fine" in self.path else 404)
+                    return
+                job = {
+                    "id": f"job{len(stub.jobs)}",
+                    "createdAt": "2026-11-01T00:00:00.000Z",
+                    "owner": {"id": "1", "name": "me", "type": "user"},
+                    "status": {"stage": "RUNNING", "message": None},
+                    **body,
+                }
+                stub.jobs.append(job)
+                self.answer(500 if stub.lose else 200, job)
+
+            def answer(self, status, document=None):
+                raw = b"" if document is None else json.dumps(document).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(raw)))
+                self.end_headers()
+                self.wfile.write(raw)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def stub():
+    made = Stub()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def test_an_order_becomes_one_labelled_job(stub):
+    jobs = Jobs(Options(namespace="me", private=True), Endpoint(stub.url, "hf_secret"), "me")
+    order = Order((task(),))
+    for _ in range(3):
+        ((_, (outcome,)),) = jobs(iter([order]))
+        assert outcome.status == "dispatched"
+    (job,) = stub.jobs
+    assert job["labels"] == {"sdhub": order.key}
+    assert job["secrets"]["HF_TOKEN"] == "hf_secret"
+    shown = json.dumps({name: value for name, value in job.items() if name != "secrets"})
+    assert "hf_secret" not in shown
+    words = " ".join(job.get("command", []) + job.get("arguments", []))
+    assert f"publish org/model-0@{0:040x}" in words
+    assert "--variant openvino-int8" in words
+    assert "--private" in words
+
+
+def test_a_job_whose_answer_was_lost_is_not_sent_again(stub, monkeypatch):
+    monkeypatch.setattr("sdhub.publishing.retry.time.sleep", lambda _: None)
+    jobs = Jobs(Options(namespace="me"), Endpoint(stub.url, "token"), "me")
+    stub.lose = True
+    for _ in range(2):
+        ((_, (outcome,)),) = jobs(iter([Order((task(),))]))
+        assert outcome.status == "dispatched"
+    assert len(stub.jobs) == 1
+
+
+def test_a_job_that_ended_badly_is_sent_again(stub):
+    jobs = Jobs(Options(namespace="me"), Endpoint(stub.url, "token"), "me")
+    list(jobs(iter([Order((task(),))])))
+    stub.jobs[0]["status"]["stage"] = "ERROR"
+    list(jobs(iter([Order((task(),))])))
+    assert len(stub.jobs) == 2
+
+
+def test_events_for_github(stub):
+    order = Order((task(),))
+    ((_, (outcome,)),) = Events("me/fine", "ghs_secret", stub.url)(iter([order]))
+    assert outcome.status == "dispatched"
+    ((path, body, authorization),) = stub.events
+    assert path == "/repos/me/fine/dispatches"
+    assert body["event_type"] == "sdhub-publish"
+    assert body["client_payload"]["key"] == order.key
+    assert authorization == "Bearer ghs_secret"
+    ((_, (outcome,)),) = Events("me/gone", "ghs_secret", stub.url)(iter([order]))
+    assert outcome.status == "failed"
+    assert "404" in outcome.detail
+    assert "ghs_secret" not in outcome.detail
+
+
+# The program.
+
+
+def test_the_program(hub, tmp_path):
+    """One real source with a real variant; then nothing more to do; then what it knows."""
+    from sdhub.demo import emoji_sd
+
+    client = api(hub)
+    client.create_repo("emil/emoji")
+    client.upload_folder(repo_id="emil/emoji", folder_path=emoji_sd(), ignore_patterns=["README.md"])
+    card = CARD.replace(
+        "---\n", "---\nwidget:\n- text: pizza\ninference:\n  parameters:\n    num_inference_steps: 2\n", 1
+    )
+    client.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id="emil/emoji")
+    command = ["watch", "--author", "emil", "--variant", "openvino-int8", "--to", "emil", "--hub", hub, "--once"]
+    for _ in range(2):
+        done = sdhub_json(*command, home=tmp_path, endpoint=hub)
+        assert done["counts"] == {"done": 1}
+        (made,) = done["tasks"]
+        assert made["target"] == "emil/emoji-openvino-int8"
+        assert made["attempts"] == 1
+    assert len(client.list_repo_commits("emil/emoji-openvino-int8")) == 2
+    assert "emil/emoji-openvino-int8" in sdhub("watch", "--show", home=tmp_path).stdout
+
+
+def test_calls_that_are_wrong(hub, tmp_path):
+    assert "too much" in sdhub("watch", "--once", "--hub", hub, home=tmp_path, code=2).stderr
+    assert (
+        "no moment"
+        in sdhub("watch", "--author", "a", "--since", "soon", "--hub", hub, home=tmp_path, code=2).stderr
+    )
+    wrong = sdhub("watch", "--author", "a", "--dispatch", "github", "--once", "--hub", hub, home=tmp_path, code=2)
+    assert "no repository on GitHub" in wrong.stderr
