@@ -49,7 +49,7 @@ class Inputs:
 @dataclass(frozen=True)
 class Split:
     """A layer taken apart. Inputs (.., K) are divided by `smooth` (K,) and rounded, and meet `residual`; those
-    that are not divided meet `down` (r, K), then `up` (N, r). All in the range and precision of the type asked for.
+    that are not divided meet `down` (r, K), then `up` (N, r). All as the type asked for holds them.
 
     `error`: of the outputs on the calibration's tokens, rounding of the inputs included; of the weight without a
     calibration.

@@ -71,7 +71,12 @@ def format_of(treatment: Treatment) -> Format | None:
             raise UnsupportedError("SDNQ variants keep float weights in 16 bits")
         return None
     if isinstance(treatment, Affine):
-        if treatment.activations != "float" or treatment.bits not in (4, 8):
+        if (
+            treatment.activations != "float"
+            or treatment.bits not in (4, 8)
+            or treatment.smoothing
+            or treatment.spared
+        ):
             raise UnsupportedError("SDNQ variants have weights of 4 or 8 bits and float activations")
         dtype = f"{'' if treatment.symmetric else 'u'}int{treatment.bits}"
         return Format(dtype, treatment.group_size, compensated=treatment.rounding == "compensated")

@@ -131,7 +131,8 @@ class SVDQuant(Backend):
             "The package called nunchaku on PyPI is another project: do not install it for this.",
             f"The method is SVDQuant (Li et al., arXiv 2411.05007), {seen}, with a decomposition in closed form "
             "and compensated rounding (Frantar et al., arXiv 2210.17323).",
-            "Pictures and likeness were measured on the CPU, from the published weights in the kernels' arithmetic.",
+            "Pictures and likeness were measured on the CPU, with the published weights and in the kernels' "
+            "arithmetic.",
             "LoRAs cannot be loaded onto it: fuse them first.",
         )
 

@@ -1,0 +1,107 @@
+"""The SVDQuant backend on the built-in checkpoint: what it keeps, says and refuses; the same bytes twice."""
+
+import dataclasses
+import json
+from types import MappingProxyType
+
+import pytest
+from safetensors.torch import load_file
+
+from sdhub.backends.svdquant import BACKEND
+from sdhub.checkpoint.families import FAMILIES
+from sdhub.errors import RecipeError, UnsupportedError
+from sdhub.recipes.recipe import Affine, Component, LowRank
+from sdhub.sources import resolve
+from tests.backends.built import build, hashes, noise_predictions, recipe_for
+from tests.backends.svdquant.test_lite import SD15
+
+BLOCK = "mid_block.attentions.0.transformer_blocks.0"
+INT4 = LowRank(rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, rounding="compensated")
+LAYERS = {f"{BLOCK}.attn1.to_q": INT4, f"{BLOCK}.attn2.to_k": INT4, f"{BLOCK}.ff.net.2": INT4}
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return resolve("demo")
+
+
+@pytest.fixture(scope="module")
+def variant(tmp_path_factory):
+    return build(BACKEND, recipe_for(BACKEND, LAYERS), tmp_path_factory.mktemp("svdquant") / "variant")
+
+
+def test_targets_and_tensors(variant):
+    tensors = load_file(variant / "unet" / "diffusion_pytorch_model.safetensors")
+    config = json.loads((variant / "unet" / "config.json").read_text())["quantization_config"]
+    assert config["svdq_w4a4"]["targets"] == sorted(LAYERS)
+    assert {name.rpartition(".")[0] for name in tensors if name.endswith(".qweight")} == set(LAYERS)
+    assert f"{BLOCK}.attn1.to_q.weight" not in tensors
+    assert f"{BLOCK}.attn1.to_q.bias" not in tensors
+    assert f"{BLOCK}.ff.net.2.bias" in tensors
+    assert f"{BLOCK}.ff.net.0.proj.weight" in tensors
+
+
+def test_it_predicts_nearly_the_noise_of_the_base(variant, checkpoint):
+    from sdhub import measure
+    from sdhub.endpoint import endpoint
+    from sdhub.progress import SILENT
+
+    assert BACKEND.recognizes(variant)
+    base = noise_predictions(measure.load_base(checkpoint, endpoint(None), SILENT))
+    off = noise_predictions(BACKEND.open(variant)) - base
+    assert 1e-4 < float(off.norm() / base.norm()) < 0.03
+
+
+def test_the_same_inputs_give_the_same_bytes(variant, tmp_path):
+    assert hashes(build(BACKEND, recipe_for(BACKEND, LAYERS), tmp_path / "again")) == hashes(variant)
+
+
+def test_data_free_is_possible_and_said(checkpoint, tmp_path):
+    recipe = recipe_for(BACKEND, LAYERS, calibrated=False)
+    assert BACKEND.recognizes(build(BACKEND, recipe, tmp_path / "blind"))
+    assert "without calibration data" in " ".join(BACKEND.notes(checkpoint, recipe))
+
+
+def test_checkpoints_that_gain_little_are_told_what_gains(checkpoint):
+    unet = checkpoint.component("unet")
+    sd15 = dataclasses.replace(unet, config=MappingProxyType(SD15), parameters=859_520_964)
+    parts = tuple(sd15 if part.name == "unet" else part for part in checkpoint.components)
+    reason = BACKEND.why_not(dataclasses.replace(checkpoint, components=parts), "svdquant-int4")
+    assert "27%" in reason
+    assert "0.32 of 1.72 GB" in reason
+    assert "sdnq-uint4" in reason
+    assert BACKEND.why_not(checkpoint, "svdquant-int4") is None
+    assert BACKEND.why_not(checkpoint, "svdquant-nvfp4") is None
+    assert "FLUX" in BACKEND.why_not(dataclasses.replace(checkpoint, family=FAMILIES["flux"]), "svdquant-int4")
+
+
+def test_what_it_cannot_follow_is_refused_before_work(checkpoint):
+    recipe = BACKEND.recipe(checkpoint, "svdquant-int4")
+    BACKEND.accept(checkpoint, recipe)
+    parts = dict(recipe.components)
+    with pytest.raises(UnsupportedError, match="denoiser"):
+        wrong = {**parts, "text_encoder": Component(default=Affine(bits=8))}
+        BACKEND.accept(checkpoint, recipe.model_copy(update={"components": wrong}))
+    with pytest.raises(UnsupportedError, match="one type and one rank"):
+        other = INT4.model_copy(update={"rank": 16})
+        wrong = {**parts, "unet": Component(default=INT4, layers={f"{BLOCK}.ff.net.2": other})}
+        BACKEND.accept(checkpoint, recipe.model_copy(update={"components": wrong}))
+    del parts["vae"]
+    with pytest.raises(RecipeError, match="vae is not said"):
+        BACKEND.accept(checkpoint, recipe.model_copy(update={"components": parts}))
+
+
+def test_the_card_says_which_gpus_and_warns(checkpoint):
+    notes = {
+        variant: " ".join(BACKEND.notes(checkpoint, BACKEND.recipe(checkpoint, variant)))
+        for variant in BACKEND.variants
+    }
+    assert "Ada" in notes["svdquant-int4"]
+    assert "Blackwell" in notes["svdquant-nvfp4"]
+    for text in notes.values():
+        assert "Hopper" in text
+        assert "another project" in text
+        assert "2411.05007" in text
+    lines = "\n".join(BACKEND.usage("StableDiffusionPipeline", "org/x"))
+    assert "DIFFUSERS_TRUST_REMOTE_KERNELS" in lines
+    assert "nunchaku" not in BACKEND.install
