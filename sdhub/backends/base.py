@@ -54,6 +54,14 @@ class Backend(ABC):
     checks: Literal["usage", "sdhub"] = "usage"
     shows_nearest: bool = False
 
+    def knows(self, variant: str) -> bool:
+        """Whether the backend makes a variant of this name; more than are listed, where names have parameters."""
+        return variant in self.variants
+
+    def summary(self, variant: str) -> str | None:
+        """A variant in one sentence, None where it is not one of the backend's own."""
+        return self.variants.get(variant)
+
     @abstractmethod
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
         """Why the checkpoint cannot have this variant, in one clause; None where it can."""
@@ -115,7 +123,7 @@ def backend_of(variant: str) -> Backend:
     """The backend that makes `variant`. Raises UnsupportedError."""
     known = backends()
     backend = known.get(variant.partition("-")[0])
-    if backend is None or variant not in backend.variants:
+    if backend is None or not backend.knows(variant):
         names = [name for each in known.values() for name in each.variants]
         raise UnsupportedError(f"no variant is called {variant}", hint=f"there are: {', '.join(names)}")
     return backend

@@ -66,6 +66,26 @@ PRESETS = {
         "8-bit weights, a scale and zero point per output channel; float activations; the VAE in 16 bit",
         weights=Affine(bits=8),
     ),
+    "openvino-int8-hybrid": Preset(
+        "openvino",
+        "8-bit weights; convolutions compute in 8 bits; the VAE in 16 bit",
+        weights=Affine(bits=8, activations="hybrid", spared=0.03),
+        encoders=Affine(bits=8),
+    ),
+    "openvino-int8-full": Preset(
+        "openvino",
+        "8-bit weights; all layers of the denoiser compute in 8 bits, but for the few that would lose most; "
+        "the VAE in 16 bit",
+        weights=Affine(bits=8, activations="int8", smoothing=0.5, spared=0.03),
+        encoders=Affine(bits=8),
+    ),
+    "openvino-int4": Preset(
+        "openvino",
+        "4-bit weights in groups of 64 inputs, rounded to compensate, 8-bit ones where the denoiser loses most; "
+        "text encoders in 8 bit, the VAE in 16 bit",
+        weights=Affine(bits=4, group_size=64, spared=0.1, **_COMPENSATED),
+        encoders=Affine(bits=8),
+    ),
     "svdquant-int4": Preset(
         "svdquant",
         "4-bit weights and arithmetic with a 16-bit part of rank 32; for NVIDIA GPUs from Turing to Ada",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -11,21 +12,30 @@ from sdhub.backends.base import Backend, Forecast
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.progress import Progress
+from sdhub.recipes.calibration import LARGE, calibration_for
 from sdhub.recipes.presets import PRESETS, preset
-from sdhub.recipes.recipe import Affine, Component, Float, Recipe, Treatment
+from sdhub.recipes.recipe import Affine, Calibration, Component, Float, Recipe, Treatment
 
 PIPELINES = {
     "StableDiffusionPipeline": "OVStableDiffusionPipeline",
     "StableDiffusionXLPipeline": "OVStableDiffusionXLPipeline",
     "LatentConsistencyModelPipeline": "OVLatentConsistencyModelPipeline",
 }
+MERGING = re.compile(r"(?P<base>.+)-tome(?P<ratio>0\.[0-9]{1,2})")
+MOST_MERGED = 0.7
+ROUNDING_PROMPTS, LARGE_ROUNDING_STEPS = 8, 3  # ranges of activations settle sooner than Gram matrices
 GIB = 2**30
 GRAPH_BYTES = 400_000  # of an .xml file, beside its weights
+GRAM_BYTES = 6 * GIB
 SECONDS_PER_GIB = 30.0  # tracing, converting and compressing, per GiB of 32-bit weights, on two cores
+CALL_SECONDS_PER_GIB = 0.7  # of one call of a denoiser at its own size
 
 
 class OpenVINO(Backend):
-    """Weights in 16 or 8 bits; activations and arithmetic in what the device prefers."""
+    """Weights in 16, 8 or 4 bits, and activations in 8 where asked; other arithmetic in what the device prefers.
+
+    Variants of a name that ends in `-tome<ratio>` merge that share of the tokens (0.1 to 0.7) and have one size.
+    """
 
     name = "openvino"
     extra = "openvino"
@@ -38,6 +48,17 @@ class OpenVINO(Backend):
     library = "diffusers"  # the Hub knows no library openvino: that is a tag
     repository = "{model}-openvino-{treatment}"
     install = 'pip install "optimum-intel[openvino]" diffusers'
+    revision = 2
+
+    def knows(self, variant: str) -> bool:
+        return _merging(variant)[0] in self.variants
+
+    def summary(self, variant: str) -> str | None:
+        base, ratio = _merging(variant)
+        said = self.variants.get(base)
+        if said is None or not ratio:
+            return said
+        return f"{said}; {ratio:.0%} of the tokens merged in the largest self-attention"
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
         if not checkpoint.family.buildable:
@@ -49,7 +70,16 @@ class OpenVINO(Backend):
         return None
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
-        return preset(variant, [part.name for part in _parts(checkpoint)])
+        base, ratio = _merging(variant)
+        made = preset(base, [part.name for part in _parts(checkpoint)])
+        denoiser = checkpoint.family.denoiser
+        component = made.components[denoiser]
+        update: dict[str, Any] = {"name": variant, "calibration": _calibration(checkpoint, component)}
+        if ratio:
+            side = checkpoint.size or checkpoint.family.size
+            merged = component.model_copy(update={"token_merging": ratio})
+            update |= {"components": {**made.components, denoiser: merged}, "sizes": ((side, side),)}
+        return made.model_copy(update=update)
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
         parts = {part.name for part in _parts(checkpoint)}
@@ -57,17 +87,27 @@ class OpenVINO(Backend):
             fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
             raise RecipeError(f"{recipe.name}: component {name} {fault}")
         for name, component in recipe.components.items():
-            _accept(name, component)
+            _accept(recipe, name, component, is_denoiser=name == checkpoint.family.denoiser)
+        if recipe.attention:
+            raise UnsupportedError(f"{recipe.name}: OpenVINO has no choice of attention")
+        if len(recipe.sizes) > 1:
+            raise UnsupportedError(f"{recipe.name}: OpenVINO variants have one fixed size, or none")
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
         size, parameters = 0, 0
         for part in _parts(checkpoint):
-            bits = _bits(recipe.components[part.name].default)
-            size += part.parameters * bits // 8 + GRAPH_BYTES
+            size += int(part.parameters * _bits(recipe.components[part.name].default) / 8) + GRAPH_BYTES
             parameters += part.parameters
         full = 4 * parameters
+        denoiser = checkpoint.component(checkpoint.family.denoiser)
+        largest = 4 * denoiser.parameters if denoiser else full
+        calls, gram = _calls(recipe.calibration), 0
+        if any(_compensated(each) for each in recipe.components.values()):
+            gram = min(GRAM_BYTES, 2 * largest)
         return Forecast(
-            bytes=size, peak_bytes=2 * full + int(1.5 * GIB), seconds=20 + SECONDS_PER_GIB * full / GIB
+            bytes=size,
+            peak_bytes=max(full + largest // 2 + gram, 2 * largest) + int(1.5 * GIB),
+            seconds=20 + SECONDS_PER_GIB * full / GIB + calls * CALL_SECONDS_PER_GIB * largest / GIB,
         )
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
@@ -94,27 +134,110 @@ class OpenVINO(Backend):
             f"pipe = {loader}.from_pretrained({repo_id!r}{pin})",
         )
 
+    def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
+        if not recipe.sizes:
+            return ()
+        width, height = recipe.sizes[0]
+        return (f"Pictures are {width} × {height} pixels: the graphs have fixed shapes.",)
+
+
+def _merging(variant: str) -> tuple[str, float]:
+    """A variant's name without its token merging, and the ratio of that; 0 where there is none."""
+    match = MERGING.fullmatch(variant)
+    if match is None:
+        return variant, 0.0
+    ratio = float(match["ratio"])
+    usual = f"{ratio:g}" == match["ratio"] and 0 < ratio <= MOST_MERGED
+    return (match["base"], ratio) if usual else (variant, 0.0)
+
 
 def _parts(checkpoint: Checkpoint) -> list[Any]:
     """Components that are exported: those with weights, the safety checker excepted."""
     return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
 
 
-def _accept(name: str, component: Component) -> None:
-    for where, treatment in {"default": component.default, **component.layers}.items():
-        if isinstance(treatment, Float):
-            if treatment.dtype != "float16":
-                raise UnsupportedError(f"{name}.{where}: OpenVINO files keep float weights in float16")
-        elif not isinstance(treatment, Affine):
-            raise UnsupportedError(f"{name}.{where}: OpenVINO has no weights of scheme {treatment.scheme}")
-        elif treatment.bits != 8 or treatment.group_size:
-            raise UnsupportedError(f"{name}.{where}: OpenVINO weights are made in 8 bits per output channel")
-        elif where != "default":
-            raise UnsupportedError(f"{name}.{where}: single layers can only be kept float16")
+def _calibration(checkpoint: Checkpoint, component: Component) -> Calibration | None:
+    if not any(_calibrated(each) for each in component.treatments.values()):
+        return None
+    usual = calibration_for(checkpoint)
+    if _compensated(component):
+        return usual
+    part = checkpoint.component(checkpoint.family.denoiser)
+    if part is not None and part.parameters > LARGE:
+        return usual.model_copy(update={"recorded": min(LARGE_ROUNDING_STEPS, usual.recorded)})
+    stride = max(len(usual.prompts) // ROUNDING_PROMPTS, 1)
+    return usual.model_copy(update={"prompts": usual.prompts[::stride][:ROUNDING_PROMPTS]})
 
 
-def _bits(treatment: Treatment) -> int:
-    return treatment.bits if isinstance(treatment, Affine) else 16
+def _calibrated(treatment: Treatment) -> bool:
+    """Whether a treatment asks what the layers' inputs are."""
+    if not isinstance(treatment, Affine):
+        return False
+    return treatment.activations != "float" or treatment.rounding == "compensated" or treatment.spared > 0
+
+
+def _compensated(component: Component) -> bool:
+    return any(
+        isinstance(each, Affine) and each.rounding == "compensated" for each in component.treatments.values()
+    )
+
+
+def _accept(recipe: Recipe, name: str, component: Component, *, is_denoiser: bool) -> None:
+    for where, treatment in component.treatments.items():
+        _accept_treatment(f"{name}.{where}", treatment)
+        if _calibrated(treatment) and not is_denoiser:
+            raise UnsupportedError(f"{name}.{where}: only the denoiser is calibrated")
+        if _calibrated(treatment) and recipe.calibration is None:
+            raise RecipeError(
+                f"{name}.{where}: needs a calibration and the recipe has none",
+                hint="take it from a preset's recipe",
+            )
+        if isinstance(treatment, Affine) and treatment.spared and where != "default":
+            raise UnsupportedError(f"{name}.{where}: a single layer has no share to be spared")
+    smoothing = {
+        each.smoothing
+        for each in component.treatments.values()
+        if isinstance(each, Affine) and each.activations != "float"
+    }
+    if len(smoothing) > 1:
+        raise UnsupportedError(f"{name}: layers cannot be smoothed each in its own way")
+    if component.token_merging and not (is_denoiser and len(recipe.sizes) == 1):
+        raise UnsupportedError(f"{name}: token merging is for the denoiser, and needs one fixed size")
+
+
+def _accept_treatment(where: str, treatment: Treatment) -> None:
+    if isinstance(treatment, Float):
+        if treatment.dtype != "float16":
+            raise UnsupportedError(f"{where}: OpenVINO files keep float weights in float16")
+    elif not isinstance(treatment, Affine):
+        raise UnsupportedError(f"{where}: OpenVINO has no weights of scheme {treatment.scheme}")
+    elif treatment.bits not in (4, 8):
+        raise UnsupportedError(f"{where}: OpenVINO weights are made in 4 or 8 bits")
+    elif treatment.activations == "float":
+        if treatment.smoothing:
+            raise UnsupportedError(f"{where}: there is nothing to smooth where activations stay float")
+    elif treatment.bits != 8 or treatment.group_size or treatment.rounding != "nearest":
+        raise UnsupportedError(
+            f"{where}: layers that compute in integers have 8-bit weights, rounded to the nearest"
+        )
+
+
+def _bits(treatment: Treatment) -> float:
+    """Bits of a weight, with its share of scales and zero points."""
+    if not isinstance(treatment, Affine):
+        return 16
+    codes = treatment.bits * (1 - treatment.spared) + 8 * treatment.spared
+    scales = 16 + (0 if treatment.symmetric else treatment.bits)
+    return codes + (scales / treatment.group_size if treatment.group_size else 0)
+
+
+def _calls(calibration: Calibration | None) -> int:
+    """Calls of batch 1 that a calibration and what follows take."""
+    if calibration is None:
+        return 0
+    guided = 2 if calibration.guidance > 1 else 1
+    steps = len(calibration.prompts) * calibration.steps * guided
+    return steps + 3 * len(calibration.prompts) * calibration.recorded
 
 
 BACKEND = OpenVINO()

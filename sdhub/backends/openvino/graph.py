@@ -1,0 +1,71 @@
+"""OpenVINO graphs on disk, and their weighted operations by the checkpoint's own layer names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+MODEL = "openvino_model.xml"
+# The converter names operations after the module and the torch function that they come from.
+OPERATION = re.compile(r"__module\.(?P<layer>.+)/aten::(?:linear|_convolution\w*|conv2d)/(?:MatMul|Convolution)")
+PRODUCTS = ("MatMul", "Convolution", "GroupConvolution", "ScaledDotProductAttention")
+WEIGHT = 1  # the input of a product that holds its weight
+
+
+def read(folder: Path) -> Any:
+    """The model of an exported component; its weights stay in the file until they are used."""
+    import openvino
+
+    return openvino.Core().read_model(folder / MODEL)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the model, with float weights in 16 bits, in place of the one it was read from."""
+    import openvino
+
+    # Beside the old files first: those are still mapped into memory.
+    fresh = folder / "fresh.xml"
+    openvino.save_model(model, fresh, compress_to_fp16=True)
+    fresh.with_suffix(".bin").replace(folder / "openvino_model.bin")
+    fresh.replace(folder / MODEL)
+
+
+def layers(model: Any) -> dict[str, Any]:
+    """Every Linear and Conv2d of the graph by its module path: the operation that multiplies with its weight."""
+    found = {}
+    for operation in model.get_ordered_ops():
+        match = OPERATION.fullmatch(operation.get_friendly_name())
+        if match and operation.get_type_name() in PRODUCTS:
+            found[match["layer"]] = operation
+    return found
+
+
+def products(model: Any) -> list[str]:
+    """Names of all operations that multiply, with and without weights."""
+    return [each.get_friendly_name() for each in model.get_ordered_ops() if each.get_type_name() in PRODUCTS]
+
+
+def constant_of(operation: Any) -> Any:
+    """The constant that a weighted operation's weight is computed from."""
+    node = operation.input_value(WEIGHT).get_node()
+    while node.get_type_name() != "Constant":
+        node = node.input_value(0).get_node()
+    return node
+
+
+def weight_types(model: Any) -> Counter[str]:
+    """How many layers keep their weight in which type: "f16", "u8", "i8", "u4", "i4"."""
+    return Counter(
+        constant_of(operation).get_output_element_type(0).get_type_name() for operation in layers(model).values()
+    )
+
+
+def integer_products(model: Any) -> list[str]:
+    """Layers that are computed in integers: those whose inputs are rounded."""
+    return [
+        layer
+        for layer, operation in layers(model).items()
+        if operation.input_value(0).get_node().get_type_name() == "FakeQuantize"
+    ]

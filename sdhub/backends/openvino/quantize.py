@@ -1,0 +1,187 @@
+"""Compressing one exported component as its recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdhub.backends.openvino import constants, graph
+from sdhub.errors import BuildError
+from sdhub.progress import SILENT, Progress
+from sdhub.quiet import quiet
+from sdhub.recipes.recipe import Affine, Component, Treatment
+
+if TYPE_CHECKING:
+    from sdhub.backends.openvino.calls import Calls
+    from sdhub.compression.calibration import LayerStatistics
+
+SPARED = Affine(bits=8)  # what layers get that lose too much
+MEMORY = 2 * 2**30
+
+
+def compress(
+    folder: Path,
+    component: Component,
+    *,
+    spared: Iterable[str] = (),
+    calls: Calls | None = None,
+    statistics: Mapping[str, LayerStatistics] | None = None,
+    progress: Progress = SILENT,
+) -> None:
+    """Compress the model in `folder` in place.
+
+    `spared`: layers that keep 8-bit weights and float activations whatever the recipe says. `calls`: what rounded
+    activations are calibrated on; `statistics`: for layers whose rounding is compensated. Layers that the
+    component names and the graph does not have (the other half of a VAE) are passed over. Raises BuildError.
+    """
+    if not any(isinstance(each, Affine) for each in component.treatments.values()):
+        return
+    with quiet():
+        model = graph.read(folder)
+    found = graph.layers(model)
+    wanted = {layer: _treatment(layer, component, spared) for layer in found}
+    integers = [layer for layer in found if _is_integer(found[layer], wanted[layer])]
+    own = [layer for layer in found if layer not in integers and _is_own(wanted[layer])]
+    _put_grids(found, {layer: wanted[layer] for layer in own}, statistics or {}, progress)
+    taken = [found[layer].get_friendly_name() for layer in (*integers, *own)]
+    model = _plain(model, component, found, wanted, taken)
+    if integers:
+        if not calls:
+            raise BuildError(f"{folder.name}: activations are rounded only after calibration")
+        names = {found[layer].get_friendly_name() for layer in integers}
+        model = _integer(model, names, smoothing_of(component), calls, progress)
+    with quiet():
+        graph.save(model, folder)
+
+
+def smoothing_of(component: Component) -> float:
+    """The smoothing of a component's rounded activations; a backend accepts one for all its layers."""
+    rounding = [
+        each for each in component.treatments.values() if isinstance(each, Affine) and each.activations != "float"
+    ]
+    return rounding[0].smoothing if rounding else 0.0
+
+
+def _treatment(layer: str, component: Component, spared: Iterable[str]) -> Treatment:
+    named = component.layers.get(layer)
+    if named is not None:
+        return named
+    return SPARED if layer in spared else component.default
+
+
+def _is_integer(operation: Any, treatment: Treatment) -> bool:
+    if not isinstance(treatment, Affine) or treatment.activations == "float":
+        return False
+    return treatment.activations == "int8" or operation.get_type_name() != "MatMul"
+
+
+def _is_own(treatment: Treatment) -> bool:
+    """Whether the grid is made here; NNCF makes those of 8 bits and one scale per channel."""
+    if not isinstance(treatment, Affine):
+        return False
+    return treatment.bits != 8 or bool(treatment.group_size) or treatment.rounding == "compensated"
+
+
+def _put_grids(
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Treatment],
+    statistics: Mapping[str, LayerStatistics],
+    progress: Progress,
+) -> None:
+    from sdhub.compression.affine import Grid
+    from sdhub.recipes import weights
+
+    if not wanted:
+        return
+    given = {layer: constants.weight_of(found[layer]) for layer in wanted}
+    fitting = {layer: _fitting(each, given[layer][0].numel()) for layer, each in wanted.items()}
+    component = Component(default=SPARED, layers=fitting)
+    for layer, grid in weights.compress(given, component, statistics, memory=MEMORY, progress=progress):
+        assert isinstance(grid, Grid)
+        constants.put(found[layer], grid)
+
+
+def _fitting(treatment: Treatment, columns: int) -> Treatment:
+    """One scale per output channel where groups do not divide the inputs."""
+    assert isinstance(treatment, Affine)
+    if treatment.group_size and columns % treatment.group_size:
+        return treatment.model_copy(update={"group_size": 0})
+    return treatment
+
+
+def _plain(
+    model: Any,
+    component: Component,
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Treatment],
+    taken: list[str],
+) -> Any:
+    """8-bit weights, a scale per output channel, of all that is left: layers, and embeddings by the default."""
+    import nncf
+
+    modes = {False: nncf.CompressWeightsMode.INT8_ASYM, True: nncf.CompressWeightsMode.INT8_SYM}
+    for symmetric, mode in modes.items():
+        chosen = {
+            operation.get_friendly_name()
+            for layer, operation in found.items()
+            if isinstance(each := wanted[layer], Affine) and each.symmetric == symmetric
+        } - set(taken)
+        embeddings = isinstance(component.default, Affine) and component.default.symmetric == symmetric
+        if not chosen and not embeddings:
+            continue
+        ignored = {each.get_friendly_name() for each in found.values()} - chosen
+        ignored |= set() if embeddings else _gathers(model)
+        with quiet():
+            model = nncf.compress_weights(
+                model, mode=mode, ignored_scope=nncf.IgnoredScope(names=sorted(ignored), validate=False)
+            )
+    return model
+
+
+def _gathers(model: Any) -> set[str]:
+    return {each.get_friendly_name() for each in model.get_ops() if each.get_type_name() == "Gather"}
+
+
+def _integer(model: Any, names: set[str], smoothing: float, calls: Calls, progress: Progress) -> Any:
+    """Round the inputs and weights of the named operations; all other products stay as they are.
+
+    The range of an activation is the widest that any call had: ranges differ from timestep to timestep, and
+    averaging them, as is usual, clips. Weights use half of their 8 bits, because processors without VNNI add
+    products of two full ones beyond 16 bits. Attention's own products stay float: they are faster fused.
+    """
+    import nncf
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+        OverflowFix,
+    )
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    kept = [name for name in graph.products(model) if name not in names]
+    with progress.task("rounding activations"), quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(_Inputs(calls, model)),
+            subset_size=len(calls),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+            advanced_parameters=AdvancedQuantizationParameters(
+                overflow_fix=OverflowFix.ENABLE,
+                disable_bias_correction=True,
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=smoothing or -1.0),
+            ),
+        )
+
+
+class _Inputs:
+    """Recorded calls as a model's inputs, one at a time."""
+
+    def __init__(self, calls: Calls, model: Any) -> None:
+        self.calls = calls
+        self.types = {each.get_any_name(): each.get_element_type().to_dtype() for each in model.inputs}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for call in self.calls:
+            yield {name: call[name].numpy().astype(kind) for name, kind in self.types.items()}

@@ -1,0 +1,173 @@
+"""What recipes do to OpenVINO graphs, on small networks whose numbers are checked by hand or by OpenVINO itself."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import openvino
+import pytest
+import torch
+
+from sdhub.backends.openvino import constants, graph
+from sdhub.backends.openvino.calls import Calls
+from sdhub.backends.openvino.quantize import compress
+from sdhub.compression import affine
+from sdhub.compression.gram import gram_of
+from sdhub.compression.recorder import LayerStatistics
+from sdhub.errors import BuildError
+from sdhub.recipes.recipe import Affine, Component, Float
+
+KIND = {True: "i4", False: "u4"}
+
+
+class Net(torch.nn.Module):
+    """A convolution and two products, on inputs called as a denoiser's."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(4, 64, 3, padding=1)
+        self.up = torch.nn.Linear(64, 128)
+        self.down = torch.nn.Linear(128, 64)
+
+    def forward(self, sample):
+        hidden = torch.nn.functional.silu(self.conv(sample)).flatten(2).transpose(1, 2)
+        return self.down(torch.nn.functional.silu(self.up(hidden)))
+
+
+@pytest.fixture(scope="module")
+def net():
+    return Net().eval()
+
+
+@pytest.fixture
+def folder(net, tmp_path):
+    model = openvino.convert_model(net, example_input=torch.zeros(1, 4, 8, 8))
+    model.inputs[0].get_tensor().set_names({"sample"})
+    folder = tmp_path / "unet"
+    folder.mkdir()
+    openvino.save_model(model, folder / graph.MODEL, compress_to_fp16=True)
+    return folder
+
+
+def calls_in(folder, count=4):
+    folder.mkdir()
+    calls = Calls(folder)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        calls.add({"sample": torch.randn(2, 4, 8, 8, generator=generator)})
+    return calls
+
+
+def drawn(folder, sample):
+    return openvino.Core().compile_model(folder / graph.MODEL, "CPU")(sample.numpy())[0]
+
+
+@pytest.mark.parametrize(("symmetric", "group_size", "bits"), itertools.product((True, False), (0, 16), (4, 8)))
+def test_a_grid_in_the_graph_is_the_weight_that_it_stands_for(net, folder, symmetric, group_size, bits):
+    sample = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    model = graph.read(folder)
+    expected = Net().eval()
+    expected.load_state_dict(net.half().float().state_dict())
+    for layer, operation in graph.layers(model).items():
+        columns = expected.get_submodule(layer).weight[0].numel()
+        group = group_size if group_size and columns % group_size == 0 else None
+        grid = affine.quantize(constants.weight_of(operation), bits, symmetric=symmetric, group_size=group)
+        constants.put(operation, grid)
+        scale = grid.scale.half().float()
+        zero = 0 if grid.zero_point is None else grid.zero_point[..., None]
+        codes = grid.codes.float().view(grid.codes.shape[0], -1, grid.group_size)
+        with torch.no_grad():
+            target = expected.get_submodule(layer).weight
+            target.copy_(((codes - zero) * scale[..., None]).view(target.shape))
+    graph.save(model, folder)
+    assert graph.weight_types(graph.read(folder)) == {f"{'i' if symmetric else 'u'}{bits}": 3}
+    with torch.no_grad():
+        wanted = expected(sample).numpy()
+    np.testing.assert_allclose(drawn(folder, sample), wanted, atol=2e-3)
+
+
+def test_four_bit_codes_are_packed_low_half_first(folder):
+    model = graph.read(folder)
+    operation = graph.layers(model)["down"]
+    codes = torch.arange(64 * 128, dtype=torch.uint8).view(64, 128) % 16
+    ones = torch.ones(64, 1)
+    constants.put(operation, affine.Grid(codes, ones, 0 * ones, bits=4, group_size=128))
+    packed = graph.constant_of(operation)
+    assert packed.get_byte_size() == codes.numel() // 2
+    # Code 2 i is 2 i mod 16 and lies low, the next one lies high.
+    assert bytes(np.asarray(packed.get_data(dtype=openvino.Type.u4)).reshape(-1)[:4]) == bytes([0, 1, 2, 3])
+
+
+def test_each_layer_gets_what_the_recipe_says(folder):
+    layers = {"conv": Float(), "down": Affine(bits=8, symmetric=True)}
+    compress(folder, Component(default=Affine(bits=4, group_size=32), layers=layers))
+    model = graph.read(folder)
+    kinds = {
+        layer: graph.constant_of(each).get_output_element_type(0).get_type_name()
+        for layer, each in graph.layers(model).items()
+    }
+    assert kinds == {"conv": "f16", "up": "u4", "down": "i8"}
+    assert graph.integer_products(model) == []
+
+
+def test_spared_layers_keep_eight_bits_and_float_inputs(folder, tmp_path):
+    component = Component(default=Affine(bits=8, activations="int8", smoothing=0.5))
+    compress(folder, component, spared={"conv"}, calls=calls_in(tmp_path / "calls"))
+    model = graph.read(folder)
+    assert sorted(graph.integer_products(model)) == ["down", "up"]
+    assert graph.weight_types(model) == Counter({"i8": 2, "u8": 1})
+
+
+def test_hybrid_rounds_the_inputs_of_convolutions_alone(folder, tmp_path):
+    compress(folder, Component(default=Affine(bits=8, activations="hybrid")), calls=calls_in(tmp_path / "calls"))
+    model = graph.read(folder)
+    assert graph.integer_products(model) == ["conv"]
+    assert graph.weight_types(model) == Counter({"u8": 2, "i8": 1})
+
+
+def test_integer_weights_use_half_of_their_range(folder, tmp_path):
+    """Two products of an unsigned and a signed byte fit into 16 bits only so: 2 · 255 · 64 < 2^15."""
+    compress(folder, Component(default=Affine(bits=8, activations="int8")), calls=calls_in(tmp_path / "calls"))
+    for operation in graph.layers(graph.read(folder)).values():
+        assert np.abs(graph.constant_of(operation).data.astype(int)).max() <= 64
+
+
+def test_the_range_of_an_input_is_the_widest_of_all_calls(folder, tmp_path):
+    calls = calls_in(tmp_path / "calls", count=3)
+    calls.add({"sample": torch.full((1, 4, 8, 8), 9.0)})
+    compress(folder, Component(default=Affine(bits=8, activations="hybrid")), calls=calls)
+    rounding = graph.layers(graph.read(folder))["conv"].input_value(0).get_node()
+    high = rounding.input_value(2).get_node()
+    while high.get_type_name() != "Constant":
+        high = high.input_value(0).get_node()
+    assert float(high.data.max()) == pytest.approx(9.0, rel=0.02)
+
+
+def test_activations_are_not_rounded_without_calibration(folder):
+    with pytest.raises(BuildError, match="calibration"):
+        compress(folder, Component(default=Affine(bits=8, activations="int8")))
+
+
+def test_compensated_rounding_lowers_the_error_of_the_output(net, folder):
+    rows = torch.randn(512, 128, generator=torch.Generator().manual_seed(3)) @ torch.randn(128, 128)
+    zero = torch.zeros(128)
+    known = LayerStatistics(zero, zero, 512, torch.empty(0, 128), gram_of(rows), 512)
+    errors = []
+    for rounding, statistics in (("nearest", {}), ("compensated", {"down": known})):
+        copy = folder.parent / rounding
+        copy.mkdir()
+        for path in folder.iterdir():
+            (copy / path.name).write_bytes(path.read_bytes())
+        layers = {"down": Affine(bits=4, group_size=32, rounding=rounding)}
+        compress(copy, Component(default=Float(), layers=layers), statistics=statistics)
+        operation = graph.layers(graph.read(copy))["down"]
+        weight = _constant_folded(operation.input_value(graph.WEIGHT))
+        off = rows @ (torch.from_numpy(weight) - net.down.weight.detach().half().float()).T
+        errors.append(float(off.norm()))
+    assert errors[1] < 0.7 * errors[0]
+
+
+def _constant_folded(output):
+    model = openvino.Model([output], [], "weight")
+    return openvino.Core().compile_model(model, "CPU")([])[0]
