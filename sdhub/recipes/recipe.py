@@ -2,7 +2,7 @@
 
 Components and layers carry the checkpoint's own names (`unet`, `mid_block.resnets.0.conv1`), so that a recipe
 serves every backend and every fine-tune of the same architecture. Its identity is the SHA-256 of its
-canonical form: all fields present, keys sorted, no spaces, UTF-8.
+canonical form: all fields present but `evidence`, keys sorted, no spaces, UTF-8.
 """
 
 from __future__ import annotations
@@ -126,11 +126,49 @@ class Calibration(_Strict):
     block: Annotated[int, Field(ge=64, le=65536)] = 4096
 
 
+class Checked(_Strict):
+    """Latent PSNR in dB of one choice of treatments, `bits` per weight: as predicted, and as measured."""
+
+    bits: float
+    predicted_db: float
+    measured_db: float
+
+
+class Analyzed(_Strict):
+    """How an analysis found the treatments of `component`.
+
+    `source` and `fingerprint`: the checkpoint, and the hash that identifies its bytes. `trajectories`: what was
+    sampled to measure responses; the `timesteps` passed; `calls` of the denoiser, one per trajectory and step, each
+    backward pass counted as one more. `checks`: the choices that were sampled as a whole; the predictions are
+    corrected by them. `bits`: per weight of the layers that were chosen among, `model_bits` per parameter of the
+    whole component, of `bytes`. PSNR in dB of the final latents, pooled over all trajectories; `measured_db` None:
+    this very choice was not sampled. `start`: SHA-256 of the recipe that it was repaired from, which kept
+    all but `repaired` layers. `versions`: of the packages that decide the figures.
+    """
+
+    component: Name
+    source: Text
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    trajectories: Calibration
+    timesteps: Annotated[tuple[float, ...], Field(max_length=1000)]
+    calls: Annotated[int, Field(ge=0)]
+    checks: Annotated[tuple[Checked, ...], Field(max_length=64)] = ()
+    bits: float
+    model_bits: float
+    bytes: Annotated[int, Field(ge=0)]
+    predicted_db: float
+    measured_db: float | None = None
+    start: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    repaired: Annotated[tuple[Name, ...], Field(max_length=100_000)] = ()
+    versions: Annotated[dict[Name, Text], Field(max_length=32)]
+
+
 class Recipe(_Strict):
     """What makes a variant of a checkpoint.
 
     `calibration` None: nothing is calibrated. `sizes`: (width, height) in pixels, for backends whose graphs have
     fixed shapes; empty: the checkpoint's own. `attention`: implementations, for backends that have a choice.
+    `evidence`: how an analysis found it; it changes nothing of the variant, and is no part of the identity.
     """
 
     version: Literal[1] = 1
@@ -140,6 +178,7 @@ class Recipe(_Strict):
     calibration: Calibration | None = None
     sizes: Annotated[tuple[tuple[Side, Side], ...], Field(max_length=16)] = ()
     attention: Annotated[tuple[Attention, ...], Field(max_length=3)] = ()
+    evidence: Analyzed | None = None
 
     def nearest(self) -> Recipe:
         """The same formats without calibration: everything rounded to the nearest value."""
@@ -158,7 +197,7 @@ class Recipe(_Strict):
             )
             for name, each in self.components.items()
         }
-        update = {"name": f"{self.name}-fast", "components": components, "calibration": None}
+        update = {"name": f"{self.name}-fast", "components": components, "calibration": None, "evidence": None}
         return self if components == self.components else self.model_copy(update=update)
 
     def document(self) -> dict[str, Any]:
@@ -167,7 +206,7 @@ class Recipe(_Strict):
 
     def canonical(self) -> bytes:
         """The bytes that are hashed."""
-        return canonical(self.document())
+        return canonical(self.model_dump(mode="json", exclude={"evidence"}))
 
     @property
     def sha256(self) -> str:
