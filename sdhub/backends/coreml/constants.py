@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sdhub.backends.coreml.program import named
 from sdhub.compression.affine import Grid
 from sdhub.compression.packing.bits import pack_bits
 from sdhub.compression.palettize import Palette
@@ -180,6 +181,8 @@ class Constants:
         return _operation("constexpr_blockwise_shift_scale", name, shape, self._scalar, inputs=inputs)
 
     def _rounded(self, name: str, tensor: Tensor) -> Array:
+        if tensor.is_meta:
+            raise BuildError(f"{name}: the weight has neither numbers nor codes")
         tensor = tensor.detach().cpu()
         found = tensor.to(getattr(torch, self._scalar))
         wrong = found.numel() - int(torch.isfinite(found).sum())
@@ -219,12 +222,7 @@ def _operation(
     inputs: dict[str, Any] | None = None,
 ) -> Any:
     """An operation; an input is a value, or the name of one."""
-    from coremltools.proto import MIL_pb2
-
-    operation = MIL_pb2.Operation(type=kind)
-    title = operation.attributes["name"]
-    title.type.tensorType.dataType = MIL_pb2.DataType.Value("STRING")
-    title.immediateValue.tensor.strings.values.append(name.encode())
+    operation = named(kind, name, _type(_SCALARS[scalar], shape))
     for key, value in (attributes or {}).items():
         operation.attributes[key].CopyFrom(value)
     for key, value in (inputs or {}).items():
@@ -233,7 +231,6 @@ def _operation(
             binding.name = value
         else:
             binding.value.CopyFrom(value)
-    operation.outputs.add(name=name, type=_type(_SCALARS[scalar], shape))
     return operation
 
 

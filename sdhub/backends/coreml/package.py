@@ -8,11 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sdhub.backends.coreml.constants import Codes, Constants, Scalar, Target, WeightFile
+from sdhub.backends.coreml.program import block_of, file_values, operations, rename
 from sdhub.backends.coreml.skeleton import Weight, number_of
+from sdhub.compression.affine import Grid
+from sdhub.compression.palettize import Palette
 
 AUTHOR = "com.apple.CoreML"
 DATA = "Data"
+BLOBS = "weights/weight.bin"
 ITEMS = (
     ("model.mlmodel", "CoreML Model Specification"),
     ("weights", "CoreML Model Weights"),
@@ -23,21 +29,21 @@ SPACE = uuid.UUID("5f2d7d5c-6f1b-5b0e-9a39-0d5c9d2f4a11")
 
 def write_package(
     model: Any,
-    blobs: Path,
+    skeleton: Path,
     out: Path,
     weights: Sequence[Weight],
     codes: Mapping[str, Codes],
     target: Target,
 ) -> Iterator[str]:
-    """Write `model`, a converted skeleton whose small constants are in the file `blobs`, to the folder `out`.
+    """Write `model`, a converted skeleton with its small constants in the package `skeleton`, to the folder `out`.
 
     Every placeholder becomes the constant of its weight: the codes of `codes`, by parameter, else floats. Yields
     each parameter's name when it has been written; `model` is changed and only complete at the end.
     """
     folder = out / DATA / AUTHOR
-    (folder / "weights").mkdir(parents=True)
-    file = WeightFile(folder / "weights" / "weight.bin")
-    yield from _fill(model, blobs, file, weights, codes, target)
+    (folder / BLOBS).parent.mkdir(parents=True)
+    file = WeightFile(folder / BLOBS)
+    yield from _fill(model, skeleton / DATA / AUTHOR / BLOBS, file, weights, codes, target)
     for key in UNTIMELY:
         model.description.metadata.userDefined.pop(key, None)
     (folder / "model.mlmodel").write_bytes(model.SerializeToString(deterministic=True))
@@ -62,8 +68,8 @@ def _fill(
     for operation in operations(model):
         number = number_of(operation.outputs[0].name) if operation.type == "constexpr_lut_to_dense" else None
         if number is None:
-            _rename(operation, renamed)
-            for value in _file_values(operation):
+            rename(operation, renamed)
+            for value in file_values(operation):
                 kind = MIL_pb2.DataType.Name(value.type.tensorType.dataType)
                 value.blobFileValue.offset = file.copy(reader, value.blobFileValue.offset, kind)
             filled.append(operation)
@@ -76,49 +82,19 @@ def _fill(
         renamed[output.name] = name
         filled += Constants(file, target, scalar).operations(name, tuple(weight.tensor.shape), value)
         yield weight.name
-    block = _block(model)
+    block = block_of(model)
     del block.operations[:]
     block.operations.extend(filled)
     for index, name in enumerate(block.outputs):
         block.outputs[index] = renamed.get(name, name)
 
 
-def constant_name(parameter: str, value: Any, scalar: str) -> str:
-    """What the constant of a parameter is called in the program, as coremltools would."""
-    import torch
-
-    kind = f"to_{'fp16' if scalar == 'float16' else 'fp32'}" if isinstance(value, torch.Tensor) else "compressed"
-    return f"{parameter.replace('.', '_')}_{kind}"
-
-
-def operations(model: Any) -> Sequence[Any]:
-    """All operations of a model's program, in order."""
-    found: Sequence[Any] = _block(model).operations
-    return found
-
-
-def _block(model: Any) -> Any:
-    main = model.mlProgram.functions["main"]
-    return main.block_specializations[main.opset]
-
-
-def _rename(operation: Any, names: Mapping[str, str]) -> None:
-    for argument in operation.inputs.values():
-        for binding in argument.arguments:
-            if binding.WhichOneof("binding") == "name":
-                binding.name = names.get(binding.name, binding.name)
-
-
-def _file_values(operation: Any) -> Iterator[Any]:
-    """Values of an operation that stand in the weight file, in an order that does not change."""
-    for key in sorted(operation.attributes):
-        value = operation.attributes[key]
-        if value.WhichOneof("value") == "blobFileValue":
-            yield value
-    for key in sorted(operation.inputs):
-        for binding in operation.inputs[key].arguments:
-            if binding.WhichOneof("binding") == "value" and binding.value.WhichOneof("value") == "blobFileValue":
-                yield binding.value
+def constant_name(parameter: str, value: Tensor | Codes, scalar: Scalar) -> str:
+    """What the constant of a parameter is called in the program: as coremltools and its tools would call it."""
+    name = f"{parameter.replace('.', '_')}_to_{'fp16' if scalar == 'float16' else 'fp32'}"
+    if isinstance(value, Palette):
+        return f"{name}_palettized"
+    return f"{name}_quantized" if isinstance(value, Grid) else name
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -59,9 +59,15 @@ class Weights:
         for name, tensor in _tensors(module):
             number = known.setdefault(id(tensor), len(self.all))
             if number == len(self.all):
-                placeholder = tensor.ndim > 1 and (tensor.numel() > SMALL or name in large)
+                wide = tensor.numel() > SMALL or name in large or tensor.is_meta
+                placeholder = tensor.ndim > 1 and wide
                 self.all.append(Weight(name, tensor, placeholder))
             self.numbers[name] = number
+
+    def count(self, constant: str) -> int:
+        """How many numbers the weight has whose placeholder is called `constant`; other constants are small: 0."""
+        number = number_of(constant)
+        return 0 if number is None else self.all[number].tensor.numel()
 
     @contextmanager
     def replaced(self, tensors: Sequence[Tensor]) -> Iterator[None]:
