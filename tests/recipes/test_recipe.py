@@ -25,7 +25,8 @@ def test_presets_fit_the_published_schema_and_come_back(name):
 def test_hash_is_of_sorted_compact_json_and_does_not_depend_on_order():
     recipe = preset("openvino-int8", PARTS)
     turned = preset("openvino-int8", PARTS[::-1])
-    expected = json.dumps(recipe.document(), sort_keys=True, separators=(",", ":")).encode()
+    document = {name: value for name, value in recipe.document().items() if name != "evidence"}
+    expected = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
     assert recipe.sha256 == turned.sha256 == hashlib.sha256(expected).hexdigest()
 
 
