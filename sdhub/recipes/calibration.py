@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 SEED = 100_000  # far from the seeds of evidence
 LARGE = 200e6  # parameters of a denoiser whose calls take seconds
-LARGE_PROMPTS, LARGE_STEPS = 6, 6
+LARGE_PROMPTS, LARGE_STEPS, LARGE_ROWS = 6, 6, 1024
+SMALL_PROMPTS, SMALL_STEPS, SMALL_ROWS = 32, 10, 128
+GRAM_BYTES = 5 * 2**29
 
 
 def calibration_for(checkpoint: Checkpoint) -> Calibration:
     """The calibration of a checkpoint: prompts that its evidence does not show, along its own trajectories.
 
-    A large denoiser gets few, short trajectories (36 calls, all recorded), of the longest prompts; a small one all
-    of them, with 10 calls recorded of each.
+    A large denoiser gets 6 short trajectories of the longest prompts, each call seen; a small one 32 of 10 steps,
+    6 of them seen. Both give some 30,000 rows to every Gram matrix of a layer with as many inputs.
     """
     part = checkpoint.component(checkpoint.family.denoiser)
     large = part is not None and part.parameters > LARGE
@@ -36,15 +38,23 @@ def calibration_for(checkpoint: Checkpoint) -> Calibration:
     guidance = checkpoint.family.guidance if checkpoint.guidance is None else checkpoint.guidance
     if checkpoint.traits & {"turbo", "lcm"}:
         steps, guidance = checkpoint.steps or 4, checkpoint.guidance or 0.0
+    prompts = prompts[-LARGE_PROMPTS:] if large else _spaced(prompts, SMALL_PROMPTS)
+    steps = min(LARGE_STEPS if large else SMALL_STEPS, steps)
     return Calibration(
-        prompts=tuple(prompts[-LARGE_PROMPTS:] if large else prompts),
+        prompts=tuple(prompts),
         seed=SEED,
-        steps=min(LARGE_STEPS, steps) if large else steps,
-        recorded=min(LARGE_STEPS if large else 10, steps),
+        steps=steps,
+        recorded=min(6, steps),
         guidance=float(guidance),
         width=side,
         height=side,
+        rows=LARGE_ROWS if large else SMALL_ROWS,
     )
+
+
+def _spaced(texts: list[str], count: int) -> list[str]:
+    """`count` of them, evenly spread."""
+    return [texts[index * len(texts) // count] for index in range(min(count, len(texts)))]
 
 
 def calibrate(
@@ -59,19 +69,22 @@ def calibrate(
 ) -> dict[str, LayerStatistics]:
     """Statistics of the inputs of a component's layers, as `sdhub.compression.calibration.collect` gives them.
 
-    The denoiser is run along the trajectories of all prompts, a text encoder over their texts.
+    The denoiser is run along the trajectories of all prompts, a text encoder over their texts. Blocks of the Gram
+    matrices are as wide as the calibration says, and narrower where all together would exceed 2.5 GiB.
     """
-    from sdhub.compression.calibration import collect
+    from sdhub.compression.calibration import collect, fitting_block
 
+    module = getattr(pipeline, component)
+    block = min(calibration.block, fitting_block(module, GRAM_BYTES, layers))
     drive = _texts(pipeline, calibration) if component.startswith("text_encoder") else None
     with progress.task("calibrating", total=_steps(calibration) if drive is None else None, unit="steps") as task:
         return collect(
-            getattr(pipeline, component),
+            module,
             drive or _trajectories(pipeline, calibration, lambda *_: task.advance()),
             layers,
             gram=gram,
             gram_rows=calibration.rows,
-            block=calibration.block,
+            block=block,
             tokens=tokens,
             seed=calibration.seed,
         )

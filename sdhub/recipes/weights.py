@@ -43,7 +43,8 @@ def compress(
     """Layer after layer, in the order of `weights` (output channels first), its palette or grid.
 
     Tables are float16, as all formats that hold palettes store them. "compensated" layers without a Gram matrix
-    in `statistics` are rounded to the nearest. Several layers are worked on at once, within `memory` bytes (see
+    in `statistics` are rounded to the nearest. A weight is not looked at again after its codes were given, so that
+    it may be dropped. Several layers are worked on at once, within `memory` bytes (see
     `sdhub.compression.layers.each_layer`). Raises UsageError, naming the layer, for weights that are not finite.
     """
     from sdhub.compression.layers import each_layer
@@ -58,11 +59,11 @@ def compress(
         widest = max((int(block.numel()) for block in grams.get(name, ())), default=0)
         return 4 * (4 * int(weights[name].numel()) + 3 * widest)
 
-    total = sum(weights[name].numel() for name in chosen)
-    with progress.task("compressing weights", total=total / 1e6, unit="M weights") as task:
+    millions = {name: weights[name].numel() / 1e6 for name in chosen}
+    with progress.task("compressing weights", total=sum(millions.values()), unit="M weights") as task:
         for name, found in each_layer(chosen, work, cost=cost, memory=memory):
             yield name, found
-            task.advance(weights[name].numel() / 1e6)
+            task.advance(millions[name])
 
 
 def _compressed(weight: torch.Tensor, treatment: Treatment, gram: tuple[torch.Tensor, ...] | None) -> Codebook:

@@ -158,7 +158,7 @@ def assemble(folder: Path, models: Mapping[str, Model]) -> Any:
     index = document(folder / "model_index.json")
     kind = getattr(diffusers, _known(index.get("_class_name"), PIPELINES))
     expected, optional = kind._get_signature_keys(kind)
-    parts: dict[str, Any] = dict.fromkeys(NETWORKS & expected)
+    parts: dict[str, Any] = dict.fromkeys(NETWORKS & set(expected))
     parts |= {name: _loaded(folder, name, index) for name in CARRIED if name in expected and name in index}
     parts |= {"requires_safety_checker": False} if "requires_safety_checker" in optional else {}
     return kind(**{**parts, **models})
