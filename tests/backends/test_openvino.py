@@ -3,19 +3,28 @@
 import dataclasses
 import hashlib
 import json
+import math
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
-from sdhub import stages
+from sdhub import measure, stages
 from sdhub.backends.base import backend_of, backends
-from sdhub.backends.openvino.export import MODEL, vet_layers
+from sdhub.backends.openvino import graph, shapes
+from sdhub.backends.openvino.export import vet_layers
+from sdhub.backends.openvino.graph import MODEL
 from sdhub.endpoint import endpoint
 from sdhub.errors import RecipeError, UnsupportedError
+from sdhub.evidence.compare import compare
+from sdhub.evidence.sampling import Prompt, Sampling
 from sdhub.isolate import apart
 from sdhub.progress import SILENT
-from sdhub.recipes.recipe import Affine, Component, Float, Recipe
+from sdhub.recipes.recipe import Affine, Component, Float, Palette, Recipe
 from sdhub.sources import resolve
+
+DRAWN = Sampling((Prompt("red heart", 3), Prompt("pizza", 1)), steps=20, guidance=4.0, width=64, height=64)
+LAYERS = 119  # of the UNet, with weights
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +107,147 @@ def test_the_forecast_is_near_the_truth(backend, checkpoint, int8):
     assert 0.8 < forecast.bytes / actual < 1.25
 
 
-def test_the_same_inputs_give_the_same_bytes(backend, checkpoint, recipe, int8, tmp_path):
-    assert hashes(build(backend, checkpoint, recipe, tmp_path / "again")) == hashes(int8)
+def shortly(recipe):
+    """The recipe with a calibration that takes seconds."""
+    short = {"prompts": recipe.calibration.prompts[:4], "recorded": 5, "rows": 128}
+    return recipe.model_copy(update={"calibration": recipe.calibration.model_copy(update=short)})
+
+
+@pytest.fixture(scope="module")
+def base(checkpoint):
+    return measure.draw_all(measure.load_base(checkpoint, endpoint(None), SILENT), DRAWN, SILENT)
+
+
+def fidelity(backend, folder, base):
+    return compare(base, measure.draw_all(backend.open(folder), DRAWN, SILENT), DRAWN)
+
+
+@pytest.fixture(scope="module")
+def full_recipe(backend, checkpoint):
+    return shortly(backend.recipe(checkpoint, "openvino-int8-full"))
+
+
+@pytest.fixture(scope="module")
+def full(backend, checkpoint, full_recipe, tmp_path_factory):
+    return build(backend, checkpoint, full_recipe, tmp_path_factory.mktemp("ov") / "full")
+
+
+def test_all_but_the_spared_layers_compute_in_integers(full):
+    unet = graph.read(full / "unet")
+    integers = set(graph.integer_products(unet))
+    spared = set(graph.layers(unet)) - integers
+    assert graph.weight_types(unet) == {"i8": len(integers), "u8": len(spared)}
+    assert len(integers) + len(spared) == LAYERS
+    # The latents themselves, and the way past the last blocks, go straight into the output.
+    assert {"conv_in", "up_blocks.1.resnets.1.conv_shortcut"} <= spared
+    assert len(integers) >= 95
+    assert graph.weight_types(graph.read(full / "vae_decoder")).keys() == {"f16"}
+    assert set(graph.weight_types(graph.read(full / "text_encoder"))) == {"u8"}
+
+
+def test_integer_arithmetic_keeps_the_pictures(backend, full, int8, base):
+    computed, stored = fidelity(backend, full, base), fidelity(backend, int8, base)
+    assert computed.psnr_db > 33
+    assert computed.ssim > 0.98
+    assert stored.psnr_db > computed.psnr_db
+
+
+def test_the_same_inputs_give_the_same_bytes(backend, checkpoint, full_recipe, full, tmp_path):
+    assert hashes(build(backend, checkpoint, full_recipe, tmp_path / "again")) == hashes(full)
+
+
+def test_four_bits_where_they_do_and_eight_where_not(backend, checkpoint, base, tmp_path):
+    recipe = shortly(backend.recipe(checkpoint, "openvino-int4"))
+    folder = build(backend, checkpoint, recipe, tmp_path / "int4")
+    unet = graph.read(folder / "unet")
+    kinds = graph.weight_types(unet)
+    assert set(kinds) == {"u4", "u8"} and kinds.total() == LAYERS
+    weights = {
+        layer: math.prod(graph.constant_of(each).get_output_shape(0)) for layer, each in graph.layers(unet).items()
+    }
+    eight = {
+        layer
+        for layer, each in graph.layers(unet).items()
+        if graph.constant_of(each).get_output_element_type(0).get_type_name() == "u8"
+    }
+    assert 0 < sum(weights[layer] for layer in eight) <= 0.1 * sum(weights.values())
+    assert fidelity(backend, folder, base).psnr_db > 27
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert 0.8 < backend.forecast(checkpoint, recipe).bytes / size < 1.25
+
+
+@pytest.fixture(scope="module")
+def merged(backend, checkpoint, tmp_path_factory):
+    recipe = backend.recipe(checkpoint, "openvino-fp16-tome0.4")
+    return build(backend, checkpoint, recipe, tmp_path_factory.mktemp("ov") / "merged")
+
+
+def test_token_merging_in_the_graph_is_that_of_the_model(backend, checkpoint, merged):
+    pipeline = measure.load_base(checkpoint, endpoint(None), SILENT)
+    assert shapes.merge_tokens(pipeline.unet, 0.4, (16, 16)) == 3  # one attention going down, two coming up
+    expected = measure.draw_all(pipeline, DRAWN, SILENT)
+    assert fidelity(backend, merged, expected).psnr_db > 40
+
+
+def test_fixed_shapes_stay_fixed_for_every_pipeline(merged):
+    from optimum.intel import OVStableDiffusionImg2ImgPipeline, OVStableDiffusionPipeline
+
+    for kind in (OVStableDiffusionPipeline, OVStableDiffusionImg2ImgPipeline):
+        pipe = kind.from_pretrained(merged, compile=False)
+        assert str(pipe.unet.model.input("sample").get_partial_shape()) == "[?,4,16,16]"
+        assert (pipe.width, pipe.height) == (64, 64)
+
+
+def test_a_fixed_size_has_its_width_and_its_height_in_the_right_places(merged, tmp_path):
+    """(width, height) in recipes, (height, width) in graphs."""
+    for part, expected in (
+        ("unet", "[?,4,16,16]"),
+        ("vae_encoder", "[?,3,96,48]"),
+        ("vae_decoder", "[?,4,24,12]"),
+    ):
+        folder = shutil.copytree(merged / part, tmp_path / part)
+        if part != "unet":  # its tokens are those of one size
+            shapes.fix(folder, (48, 96), 4)
+        name = shapes.SCALED[part]
+        assert str(graph.read(folder).input(name).get_partial_shape()) == expected
+
+
+def test_variants_have_names_with_ratios(backend, checkpoint):
+    assert backend_of("openvino-int8-full-tome0.4") is backend
+    recipe = backend.recipe(checkpoint, "openvino-int8-tome0.25")
+    assert (recipe.name, recipe.sizes) == ("openvino-int8-tome0.25", ((64, 64),))
+    assert recipe.components["unet"].token_merging == 0.25
+    assert "25% of the tokens" in backend.summary("openvino-int8-tome0.25")
+    for wrong in (
+        "openvino-int8-tome0.8",
+        "openvino-int8-tome0",
+        "openvino-int8-tome0.40",
+        "openvino-int3-tome0.4",
+    ):
+        assert not backend.knows(wrong)
+
+
+def test_every_preset_is_accepted(backend, checkpoint):
+    for variant in (*backend.variants, "openvino-int4-tome0.5"):
+        recipe = backend.recipe(checkpoint, variant)
+        backend.accept(checkpoint, recipe)
+        assert backend.forecast(checkpoint, recipe).bytes > 0
+
+
+def test_pictures_can_be_the_start(backend, int8):
+    """Image-to-image and inpainting load from the same folder."""
+    from optimum.intel import OVStableDiffusionImg2ImgPipeline, OVStableDiffusionInpaintPipeline
+    from PIL import Image
+
+    picture = Image.new("RGB", (64, 64), "red")
+    again = {"num_inference_steps": 4, "strength": 0.5, "width": 64, "height": 64}
+    pipe = OVStableDiffusionImg2ImgPipeline.from_pretrained(int8)
+    del again["width"], again["height"]
+    assert pipe("red heart", image=picture, **again).images[0].size == (64, 64)
+    pipe = OVStableDiffusionInpaintPipeline.from_pretrained(int8)
+    mask = Image.new("L", (64, 64), 255)
+    made = pipe("red heart", image=picture, mask_image=mask, width=64, height=64, **again)
+    assert made.images[0].size == (64, 64)
 
 
 def test_a_layer_that_is_not_there_is_named(recipe):
@@ -113,12 +261,34 @@ def test_a_layer_that_is_not_there_is_named(recipe):
 
 @pytest.mark.parametrize(
     ("treatment", "said"),
-    [(Affine(bits=4), "8 bits"), (Affine(bits=8, group_size=64), "8 bits"), (Float(dtype="bfloat16"), "float16")],
+    [
+        (Affine(bits=3), "4 or 8 bits"),
+        (Float(dtype="bfloat16"), "float16"),
+        (Palette(bits=4), "palette"),
+        (Affine(bits=8, smoothing=0.5), "smooth"),
+        (Affine(bits=4, activations="int8"), "8-bit weights"),
+    ],
 )
 def test_treatments_that_it_does_not_follow_are_refused_before_work(backend, checkpoint, treatment, said):
     recipe = backend.recipe(checkpoint, "openvino-int8")
     wrong = recipe.model_copy(update={"components": {**recipe.components, "unet": Component(default=treatment)}})
     with pytest.raises(UnsupportedError, match=said):
+        backend.accept(checkpoint, wrong)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("unet", {"default": Affine(bits=8, activations="int8")}, "needs a calibration"),
+        ("text_encoder", {"default": Affine(bits=8, spared=0.1)}, "only the denoiser"),
+        ("unet", {"default": Affine(bits=8), "token_merging": 0.4}, "one fixed size"),
+        ("unet", {"default": Affine(bits=8), "layers": {"conv_in": Affine(bits=8, spared=0.1)}}, "single layer"),
+    ],
+)
+def test_what_needs_something_else_says_so(backend, checkpoint, part, changes, said):
+    recipe = backend.recipe(checkpoint, "openvino-int8")
+    wrong = recipe.model_copy(update={"components": {**recipe.components, part: Component(**changes)}})
+    with pytest.raises((UnsupportedError, RecipeError), match=said):
         backend.accept(checkpoint, wrong)
 
 

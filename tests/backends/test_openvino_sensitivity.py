@@ -1,4 +1,4 @@
-"""Sensitivity against networks whose Jacobians are known, and the choice of layers against a small case by hand."""
+"""Sensitivity against a network whose Jacobian is known; the choice of layers against a case by hand."""
 
 import pytest
 import torch

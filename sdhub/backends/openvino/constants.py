@@ -63,7 +63,9 @@ def _integers(codes: npt.NDArray[np.generic], grid: Grid, name: str) -> Any:
     if grid.bits == 4:
         even = np.append(flat, np.uint8(0)) if flat.size % 2 else flat
         flat = np.bitwise_or(even[0::2] & 15, even[1::2] << 4).astype(np.uint8)
-    tensor = openvino.Tensor(np.ascontiguousarray(flat), openvino.Shape(list(codes.shape)), kind)
+    # Of memory of its own: a tensor over an array of NumPy's does not keep that alive.
+    tensor = openvino.Tensor(kind, openvino.Shape(list(codes.shape)))
+    tensor.data[...] = flat.view(tensor.data.dtype).reshape(tensor.data.shape)
     constant = openvino.op.Constant(tensor)
     constant.set_friendly_name(name)
     return constant

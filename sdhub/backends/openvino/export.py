@@ -1,4 +1,4 @@
-"""From a diffusers pipeline to optimum-intel's folder, component by component: convert, compress, release."""
+"""From a diffusers pipeline to optimum-intel's folder, calibrate, convert, release, compress, part by part."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from sdhub.backends.openvino import shapes
 from sdhub.backends.openvino.calls import Calls, record
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.backends.openvino.quantize import compress, smoothing_of
+from sdhub.backends.openvino.sensitivity import Cost, sensitivities, spare
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.errors import BuildError, MissingExtraError, RecipeError
 from sdhub.progress import Progress
 from sdhub.quiet import quiet
-from sdhub.recipes.recipe import Affine, Component, Recipe
+from sdhub.recipes.recipe import Affine, Calibration, Component, Recipe
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
@@ -30,67 +31,122 @@ GRAM_BYTES = 6 * 2**30  # of the Gram matrices of all layers together
 
 @dataclass(frozen=True)
 class Known:
-    """What calibration found out about the denoiser."""
+    """What calibration found out about the denoiser; `costs` are of layers that may be spared."""
 
     calls: Calls | None = None
     statistics: Mapping[str, LayerStatistics] = field(default_factory=dict)
-    spared: frozenset[str] = frozenset()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
 
 def export(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Build the variant in the empty folder `out`. Raises BuildError, RecipeError."""
+    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
+        known = prepare(checkpoint, pipeline, recipe, Path(place), progress)
+        parts = convert(checkpoint, pipeline, recipe, out, progress)
+        for part in parts:
+            compress_part(checkpoint, recipe, out / part, known, progress)
+
+
+def prepare(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, place: Path, progress: Progress) -> Known:
+    """Make the pipeline what will be converted, and calibrate it; recorded calls go into the folder `place`."""
     with quiet():
         try:
             import nncf  # noqa: F401
             import optimum.exporters.openvino  # noqa: F401
         except ImportError as error:
             raise MissingExtraError("openvino", error.name or "optimum-intel") from None
-
     vet_layers(pipeline, recipe)
     # A safety_checker/ folder breaks loading from the Hub: optimum-intel leaves safetensors files out.
     pipeline.register_modules(safety_checker=None)
     pipeline.register_to_config(requires_safety_checker=False)
     denoiser = recipe.components[checkpoint.family.denoiser]
-    latent = shapes.set_size(pipeline, recipe.sizes[0]) if recipe.sizes else None
-    if denoiser.token_merging and latent:
-        shapes.merge_tokens(pipeline.unet, denoiser.token_merging, latent)
-    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
-        known = calibrated(pipeline, recipe, denoiser, Path(place), progress)
-        parts = _convert_all(checkpoint, pipeline, recipe, out, latent, known, progress)
-    if latent:
+    if recipe.sizes:
+        latent = shapes.set_size(pipeline, recipe.sizes[0])
+        if denoiser.token_merging:
+            shapes.merge_tokens(pipeline.unet, denoiser.token_merging, latent)
+    return _calibrated(pipeline.unet, pipeline, recipe.calibration, denoiser, place, progress)
+
+
+def convert(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> list[str]:
+    """Write the folder that optimum-intel would, weights in 16 bits; the names of its parts.
+
+    Modules are let go of one by one; the denoiser comes last, when nothing else is left in memory.
+    """
+    from optimum.exporters.openvino.convert import get_diffusion_models_for_export_ext
+
+    try:
+        with quiet():
+            models = get_diffusion_models_for_export_ext(pipeline, exporter="openvino")[1]
+            _save_rest(pipeline, models, out)
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BuildError(f"optimum-intel could not export {checkpoint.id}: {_one_line(error)}") from error
+    parts = sorted(models, key=lambda name: (name == checkpoint.family.denoiser, name))
+    _release(pipeline)
+    with progress.task("converting", total=len(parts), unit="parts") as task:
+        for part in parts:
+            _convert(checkpoint, part, models.pop(part), out)
+            gc.collect()
+            if recipe.sizes:
+                shapes.fix(out / part, recipe.sizes[0], pipeline.vae_scale_factor)
+            task.advance()
+    if recipe.sizes:
         shapes.keep_fixed(out)
     _write_config(out, recipe, parts)
     _settle_names(out, checkpoint.id)
     for tokenizer in sorted(out.glob("tokenizer*")):
         write_bpe_files(tokenizer)
+    return parts
 
 
-def calibrated(pipeline: Any, recipe: Recipe, denoiser: Component, place: Path, progress: Progress) -> Known:
-    """Run the denoiser as the recipe's calibration says, if there is one; recorded calls go into `place`."""
-    if recipe.calibration is None:
+def compress_part(checkpoint: Checkpoint, recipe: Recipe, folder: Path, known: Known, progress: Progress) -> None:
+    """Compress one converted part in place."""
+    component = _component(recipe, folder.name)
+    if folder.name != checkpoint.family.denoiser:
+        compress(folder, component, progress=progress)
+        return
+    compress(
+        folder,
+        component,
+        spared=spared(component, known.costs),
+        calls=known.calls,
+        statistics=known.statistics,
+        progress=progress,
+    )
+
+
+def spared(component: Component, costs: Mapping[str, Cost]) -> frozenset[str]:
+    """The layers that a component's default spares."""
+    treatment = component.default
+    if not isinstance(treatment, Affine) or not treatment.spared:
+        return frozenset()
+    rounds = treatment.activations != "float"
+    return spare(costs, treatment.spared, by=lambda cost: cost.multiplications if rounds else cost.weights)
+
+
+def _calibrated(
+    unet: Any,
+    pipeline: Any,
+    calibration: Calibration | None,
+    component: Component,
+    place: Path,
+    progress: Progress,
+) -> Known:
+    """Run the denoiser as the calibration says, if there is one."""
+    if calibration is None:
         return Known()
-    from sdhub.backends.openvino.sensitivity import sensitivities, spare
     from sdhub.compression.calibration import fitting_block
 
-    treatments = {layer: denoiser.layers.get(layer, denoiser.default) for layer in _weighted(pipeline.unet)}
+    treatments = {layer: component.layers.get(layer, component.default) for layer in _weighted(unet)}
     gram = frozenset(
         layer for layer, each in treatments.items() if isinstance(each, Affine) and each.rounding == "compensated"
     )
-    block = min(recipe.calibration.block, fitting_block(pipeline.unet, GRAM_BYTES, gram)) if gram else None
-    calls, statistics = record(pipeline, recipe.calibration, place, gram=gram, block=block, progress=progress)
-    spared: frozenset[str] = frozenset()
-    if isinstance(denoiser.default, Affine) and denoiser.default.spared:
-        judged = {layer: each for layer, each in treatments.items() if layer not in denoiser.layers}
-        costs = sensitivities(
-            pipeline.unet, calls.some(JUDGED), judged, seed=recipe.calibration.seed, progress=progress
-        )
-        rounds = denoiser.default.activations != "float"
-        spared = spare(
-            costs,
-            denoiser.default.spared,
-            by=lambda cost: cost.multiplications if rounds else cost.weights,
-        )
-    return Known(calls, statistics, spared)
+    block = min(calibration.block, fitting_block(unet, GRAM_BYTES, gram)) if gram else None
+    calls, statistics = record(pipeline, calibration, place, gram=gram, block=block, progress=progress)
+    if not isinstance(component.default, Affine) or not component.default.spared:
+        return Known(calls, statistics)
+    judged = {layer: each for layer, each in treatments.items() if layer not in component.layers}
+    costs = sensitivities(unet, calls.some(JUDGED), judged, seed=calibration.seed, progress=progress)
+    return Known(calls, statistics, costs)
 
 
 def vet_layers(pipeline: Any, recipe: Recipe) -> None:
@@ -107,47 +163,6 @@ def _weighted(module: Any) -> list[str]:
     import torch
 
     return [name for name, each in module.named_modules() if isinstance(each, (torch.nn.Linear, torch.nn.Conv2d))]
-
-
-def _convert_all(
-    checkpoint: Checkpoint,
-    pipeline: Any,
-    recipe: Recipe,
-    out: Path,
-    latent: tuple[int, int] | None,
-    known: Known,
-    progress: Progress,
-) -> list[str]:
-    """The parts that were made. The denoiser comes last, when nothing else is left in memory."""
-    from optimum.exporters.openvino.convert import get_diffusion_models_for_export_ext
-
-    try:
-        with quiet():
-            models = get_diffusion_models_for_export_ext(pipeline, exporter="openvino")[1]
-            _save_rest(pipeline, models, out)
-    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BuildError(f"optimum-intel could not export {checkpoint.id}: {_one_line(error)}") from error
-    denoiser = checkpoint.family.denoiser
-    names = sorted(models, key=lambda name: (name == denoiser, name))
-    scale = pipeline.vae_scale_factor
-    _release(pipeline)
-    with progress.task("converting and compressing", total=len(names), unit="parts") as task:
-        for name in names:
-            _convert(checkpoint, name, models.pop(name), out)
-            gc.collect()
-            if latent:
-                shapes.fix(out / name, latent, scale)
-            own = known if name == denoiser else Known()
-            compress(
-                out / name,
-                _component(recipe, name),
-                spared=own.spared,
-                calls=own.calls,
-                statistics=own.statistics,
-                progress=progress,
-            )
-            task.advance()
-    return names
 
 
 def _convert(checkpoint: Checkpoint, name: str, part: tuple[Any, Any], out: Path) -> None:

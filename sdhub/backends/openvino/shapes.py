@@ -45,17 +45,17 @@ def set_size(pipeline: Any, size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def fix(folder: Path, latent: tuple[int, int], scale: int) -> None:
-    """Fix height and width of an exported component, in this order; the batch stays free."""
+def fix(folder: Path, size: tuple[int, int], scale: int) -> None:
+    """Give an exported component the size (width, height), in pixels; the batch stays free."""
     name = SCALED.get(folder.name)
     if name is None:
         return
-    height, width = latent
-    times = scale if folder.name == "vae_encoder" else 1
+    per = 1 if folder.name == "vae_encoder" else scale
+    width, height = (side // per for side in size)
     with quiet():
         model = graph.read(folder)
         channels = model.input(name).get_partial_shape()[1]
-        model.reshape({name: [-1, channels, height * times, width * times]})
+        model.reshape({name: [-1, channels, height, width]})
         graph.save(model, folder)
 
 

@@ -1,0 +1,67 @@
+"""As fast as a floor of quality allows: the least share of spared layers that reaches it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sdhub.backends.openvino.export import compress_part, convert, prepare
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.errors import UnsupportedError
+from sdhub.progress import Progress
+from sdhub.recipes.recipe import Affine, Recipe
+
+SHARES = (0.0, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
+LEAST = 0.03  # so that costs are measured
+
+
+def reach(
+    checkpoint: Checkpoint,
+    pipeline: Any,
+    recipe: Recipe,
+    floor: float,
+    judge: Callable[[Path], float],
+    progress: Progress,
+) -> Recipe:
+    """`recipe` with the first share of `SHARES` at which the variant has `floor` dB, under a name that says so.
+
+    `judge(folder)`: the PSNR of a built variant in dB, of pictures that its evidence does not show. The pipeline
+    is consumed: calibrated and converted once, its denoiser compressed for every share. Raises UnsupportedError
+    where the recipe has nothing to spare or the floor is out of reach.
+    """
+    denoiser = checkpoint.family.denoiser
+    if not isinstance(recipe.components[denoiser].default, Affine) or recipe.calibration is None:
+        raise UnsupportedError(f"{recipe.name}: only calibrated variants have a floor of quality")
+    best = float("-inf")
+    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
+        calls, variant, kept = (Path(place) / name for name in ("calls", "variant", "kept"))
+        calls.mkdir()
+        variant.mkdir()
+        known = prepare(checkpoint, pipeline, _sparing(recipe, denoiser, LEAST), calls, progress)
+        for part in convert(checkpoint, pipeline, recipe, variant, progress):
+            if part != denoiser:
+                compress_part(checkpoint, recipe, variant / part, known, progress)
+        (variant / denoiser).rename(kept)
+        with progress.task(f"looking for {floor:g} dB", total=len(SHARES), unit="shares") as task:
+            for share in SHARES:
+                tried = _sparing(recipe, denoiser, share)
+                shutil.rmtree(variant / denoiser, ignore_errors=True)
+                shutil.copytree(kept, variant / denoiser)
+                compress_part(checkpoint, tried, variant / denoiser, known, progress)
+                best = max(best, judge(variant))
+                if best >= floor:
+                    return tried.model_copy(update={"name": f"{recipe.name}-min{floor:g}"})
+                task.advance()
+    raise UnsupportedError(
+        f"{recipe.name} reaches {best:.1f} dB and not {floor:g}", hint="weights of more bits come nearer"
+    )
+
+
+def _sparing(recipe: Recipe, denoiser: str, share: float) -> Recipe:
+    component = recipe.components[denoiser]
+    default = component.default.model_copy(update={"spared": share})
+    changed = component.model_copy(update={"default": default})
+    return recipe.model_copy(update={"components": {**recipe.components, denoiser: changed}})
