@@ -17,7 +17,7 @@ def demo(variant: options.Variants = None, json: options.Json = False) -> None:
     from sdhub.sources import resolve
 
     talk("The built-in checkpoint becomes a variant, is measured, published to the embedded Hub, and checked.")
-    wanted = Options(namespace="demo", variants=tuple(variant or ()))
+    wanted = Options(namespace="demo", variants=tuple(variant or ("openvino-int8",)))
     report = publish(resolve("demo"), wanted, hub="local", progress=ConsoleProgress())
     if json:
         emit(report.document())

@@ -120,7 +120,7 @@ def _consumed(
     statistics: Mapping[str, Any],
     progress: Progress,
 ) -> Iterator[tuple[str, Codes]]:
-    """Codes of a component; each weight is dropped as soon as it has its codes, so that memory holds one of both."""
+    """Codes of a component; a weight is dropped as soon as it has its codes: memory holds one of both."""
     from torch import nn
 
     for name, codes in compress(weights, component, statistics, progress=progress):

@@ -327,6 +327,19 @@ def test_refuses_a_link_that_leads_out(package):
     assert "leads out of the package" in refused(package, UnsafeError)
 
 
+def test_reads_a_snapshot_of_the_hubs_cache(package, tmp_path):
+    """There files are links to blobs beside the snapshots."""
+    cache = tmp_path / "models--org--name"
+    inside = cache / "snapshots" / "0123abcd" / "broken.mlpackage"
+    (cache / "blobs").mkdir(parents=True)
+    for number, path in enumerate(sorted(each for each in package.rglob("*") if each.is_file())):
+        blob, link = cache / "blobs" / str(number), inside / path.relative_to(package)
+        shutil.copyfile(path, blob)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    assert open_package(inside).inputs.keys() == open_package(package).inputs.keys()
+
+
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_refuses_a_specification_cut_short(package, share):
     data = specification(package).read_bytes()

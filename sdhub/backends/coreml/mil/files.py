@@ -72,9 +72,15 @@ class PackageFiles:
         parts = PurePosixPath(name)
         path = base / parts
         safe = not parts.is_absolute() and ".." not in parts.parts and "\\" not in name and "\0" not in name
-        if not safe or not path.resolve().is_relative_to(self.folder.resolve()):
+        resolved = path.resolve()
+        if not safe or not any(resolved.is_relative_to(root) for root in self._roots()):
             raise UnsafeError(f"{self.folder}: {name!r} leads out of the package")
         return path
+
+    def _roots(self) -> list[Path]:
+        """Where links may lead: into the package, and, from a snapshot in the Hub's cache, to that cache's blobs."""
+        caches = [each.parent / "blobs" for each in self.folder.absolute().parents if each.name == "snapshots"]
+        return [root.resolve() for root in (self.folder, *caches)]
 
 
 def _read(path: Path, most: int) -> bytes:
