@@ -279,7 +279,8 @@ def built_in(place: Path, *, prompts: int) -> list[dict[str, Any]]:
         psnr[name] = found.psnr_db
         unet = graph.read(folder / "unet")
         print(
-            f"emoji-sd {name:22} {found.psnr_db:6.2f} dB  SSIM {found.ssim:.4f}  latents {found.latent_psnr_db:6.2f} dB"
+            f"emoji-sd {name:22} {found.psnr_db:6.2f} dB  SSIM {found.ssim:.4f}"
+            f"  latents {found.latent_psnr_db:6.2f} dB"
             f"  {compare.folder_bytes(folder) / 2**20:5.1f} MiB  {timed.ratio:.2f} times torch"
             f"  {dict(graph.weight_types(unet))}, {len(graph.integer_products(unet))} in integers",
             flush=True,
