@@ -8,7 +8,7 @@ import sys
 import typer
 from click.exceptions import Abort, ClickException
 
-from sdhub.cli import build, demo, generate, hub, inspect, plan, publish, recipe, tools, verify, watch
+from sdhub.cli import build, card, demo, generate, hub, inspect, plan, publish, recipe, space, tools, verify, watch
 from sdhub.cli.console import fail
 from sdhub.errors import SdhubError
 
@@ -29,10 +29,12 @@ app.command(epilog=build.EXAMPLES)(build.build)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=tools.PACKAGE_EXAMPLES)(tools.package)
 app.command(epilog=tools.PUSH_EXAMPLES)(tools.push)
+app.command(epilog=card.EXAMPLES)(card.card)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=watch.EXAMPLES)(watch.watch)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(space.app, name="space")
 app.add_typer(hub.app, name="hub")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,13 @@ def serve(
     users: Annotated[
         Path | None, typer.Option(help="JSON list of users and tokens; without it any token may write.")
     ] = None,
+    spaces: Annotated[
+        Literal["present", "own"] | None,
+        typer.Option(
+            help="Run the apps of Spaces, in the present environment or in ones made from their requirements.txt. "
+            "That is running the code of all who may write here."
+        ),
+    ] = None,
 ) -> None:
     """Serve the embedded Hub until interrupted."""
     from sdhub.errors import HubError
@@ -35,7 +42,7 @@ def serve(
     from sdhub.work import home
 
     try:
-        run(root or home() / "hub", host=host, port=port, users=users, on_ready=_tell)
+        run(root or home() / "hub", host=host, port=port, users=users, run_spaces=spaces, on_ready=_tell)
     except StartError as error:
         raise HubError(str(error), hint="another one may be running: choose a --port") from None
 

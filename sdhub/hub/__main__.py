@@ -20,6 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--users", type=Path, help="JSON list of users; without it any token may write")
     parser.add_argument("--ready-file", type=Path, help="written as JSON once connections are accepted")
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input does")
+    parser.add_argument(
+        "--spaces",
+        choices=["present", "own"],
+        help="run the apps of Spaces, in the present environment or in ones made from their requirements.txt: the "
+        "code of all who may write here",
+    )
     parser.add_argument("--quiet", action="store_true", help="do not say the address")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -31,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
             users=options.users,
             ready_file=options.ready_file,
             exit_with_parent=options.exit_with_parent,
+            run_spaces=options.spaces,
             on_ready=None if options.quiet else _say,
         )
     except StartError as error:

@@ -7,6 +7,7 @@ import hmac
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdhub.hub.errors import Refusal
 from sdhub.hub.store import repositories
@@ -15,10 +16,15 @@ from sdhub.hub.store.database import Database
 from sdhub.hub.store.repositories import Repo
 from sdhub.hub.users import Caller, Users
 
+if TYPE_CHECKING:
+    from sdhub.hub.running import Runner
+
 
 @dataclass(frozen=True, eq=False)
 class Hub:
-    """All that a request needs. `loopback`: bound to this machine only; `lasting`: not ending with a parent."""
+    """All that a request needs. `loopback`: bound to this machine only; `lasting`: not ending with a parent;
+    `runner`: what runs its Spaces, where they run.
+    """
 
     root: Path
     database: Database
@@ -28,6 +34,7 @@ class Hub:
     store_id: str
     loopback: bool
     lasting: bool = True
+    runner: Runner | None = None
 
     def sign(self, *parts: object) -> str:
         """A signature over `parts` that only this store can make (hex)."""

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ from sdhub.hub.errors import StartError
 
 if TYPE_CHECKING:
     import uvicorn
+
+    from sdhub.hub.hub import Hub
+    from sdhub.hub.running import Python
 
 PORT = 8420
 BACKLOG = 2048
@@ -34,15 +38,18 @@ def serve(
     users: Path | None = None,
     ready_file: Path | None = None,
     exit_with_parent: bool = False,
+    run_spaces: Python | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the Hub in `root` until SIGTERM or SIGINT; several servers may share one root.
 
     `port` 0 picks a free one. `users` is a users file (see `users.py`); without it any token may write.
     When connections are accepted, `ready_file` is written, as JSON `{"url", "pid"}`, and `on_ready` called with
-    the address. With `exit_with_parent` the server ends when its standard input does.
+    the address. With `exit_with_parent` the server ends when its standard input does. `run_spaces` runs the apps
+    of Spaces (see `running.py`), which is running the code of all who may write.
 
-    Raises StartError: the port is taken, the root cannot be written, the users file is broken.
+    Raises StartError: the port is taken, the root cannot be written, the users file is broken, Spaces would be run
+    for anyone on other machines.
     """
     import uvicorn
 
@@ -60,24 +67,44 @@ def serve(
             raise StartError(f"the Hub cannot keep its data in {root}: {error.strerror}") from None
         if not loopback:
             logger.warning("the Hub is open to other machines on %s%s", host, _warning(accounts.open))
+        if run_spaces and not loopback and accounts.open:
+            raise StartError(
+                "Spaces run the code of all who may write: give --users, or listen on this machine only"
+            )
         url = address(host, listener)
-        config = uvicorn.Config(
-            make_app(hub),
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
-        if exit_with_parent:
-            threading.Thread(target=_end_with_input, daemon=True).start()
-        if ready_file is not None:
-            _announce(ready_file, url)
-        if on_ready is not None:
-            on_ready(url)
-        server = uvicorn.Server(config)
-        with _quiet_end(server):
-            server.run(sockets=[listener])
+        with _running_spaces(hub, run_spaces, url) as hub:
+            config = uvicorn.Config(
+                make_app(hub),
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+            if exit_with_parent:
+                threading.Thread(target=_end_with_input, daemon=True).start()
+            if ready_file is not None:
+                _announce(ready_file, url)
+            if on_ready is not None:
+                on_ready(url)
+            server = uvicorn.Server(config)
+            with _quiet_end(server):
+                server.run(sockets=[listener])
+
+
+@contextmanager
+def _running_spaces(hub: Hub, python: Python | None, url: str) -> Iterator[Hub]:
+    """The Hub with a runner for its Spaces, where they are to run."""
+    if python is None:
+        yield hub
+        return
+    from sdhub.hub.running import Runner
+
+    runner = Runner(hub, python, url)
+    try:
+        yield replace(hub, runner=runner)
+    finally:
+        runner.close()
 
 
 def _warning(is_open: bool) -> str:

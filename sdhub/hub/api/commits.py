@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 
+from sdhub.hub.api import spaces
 from sdhub.hub.api.call import Call, answer, api_paths, api_routes, buffered, streaming
 from sdhub.hub.errors import Refusal, bad_request, no_revision
 from sdhub.hub.hub import Hub
@@ -181,6 +182,8 @@ def _commit(call: Call, reader: CommitReader) -> Response:
         made = commit(connection, call.hub.blobs, repo, ref, reader.operations, message, parent=parent)
         if ref.kind == "pr" and made.oid != ref.oid:
             discussions.add_commit(connection, repo, int(ref.name), made)
+    if ref == Ref("branch", revisions.MAIN, ref.oid) and made.oid != ref.oid:
+        spaces.changed(call, repo)
     return answer(_committed(call, repo, made, number))
 
 

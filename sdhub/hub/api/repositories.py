@@ -101,6 +101,8 @@ def delete(call: Call) -> Response:
     call.hub.require_owner(call.caller, repo.namespace)
     with call.hub.database.write() as connection:
         held = repositories.delete(connection, repo)
+    if call.hub.runner:
+        call.hub.runner.stop(repo)
     call.hub.blobs.collect(held)
     return PlainTextResponse("OK")
 
@@ -213,8 +215,8 @@ def describe(call: Call, repo: Repo, *, files: str, rev: str = revisions.MAIN) -
     if repo.type == "model":
         document.update(_model_fields(repo, tree, data or {}))
     if repo.type == "space":
-        runtime = as_runtime(spaces.runtime(connection, repo))
-        document.update({"sdk": repo.sdk, "runtime": runtime, "host": None, "subdomain": None})
+        runtime = as_runtime(call.hub, repo, spaces.runtime(connection, repo))
+        document.update({"sdk": repo.sdk, "runtime": runtime, "host": runtime.get("url"), "subdomain": None})
     if files != "none":
         document["siblings"] = _siblings(tree, blobs=files == "blobs")
         document["usedStorage"] = repositories.used_bytes(connection, repo.id)

@@ -1,4 +1,4 @@
-"""Spaces: runtime, hardware, variables and secrets. They are stored; nothing is run."""
+"""Spaces: runtime, hardware, variables and secrets; and having them run, where the server does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 
 from sdhub.hub.api.call import Call, Handler, answer, route
 from sdhub.hub.errors import Refusal, bad_request
+from sdhub.hub.hub import Hub
 from sdhub.hub.store import spaces
 from sdhub.hub.store.repositories import Repo
 from sdhub.hub.store.spaces import Runtime
@@ -17,15 +18,28 @@ from sdhub.hub.store.spaces import Runtime
 MAX_SLEEP = 10**9
 
 
-def as_runtime(runtime: Runtime) -> dict[str, Any]:
-    """A runtime as the API shows it."""
-    return {
+def as_runtime(hub: Hub, repo: Repo, runtime: Runtime) -> dict[str, Any]:
+    """A runtime as the API shows it; `url` is where the app answers."""
+    url = hub.runner.url_of(repo) if hub.runner else None
+    message = hub.runner.message_of(repo) if hub.runner else None
+    document: dict[str, Any] = {
         "stage": runtime.stage,
-        "hardware": {"current": None, "requested": runtime.hardware},
+        "hardware": {"current": runtime.hardware if url else None, "requested": runtime.hardware},
         "gcTimeout": runtime.sleep_seconds,
         "storage": None,
         "replicas": {"requested": 1},
     }
+    if url:
+        document |= {"url": url, "domains": [{"domain": url.partition("://")[2], "stage": "READY"}]}
+    if message:
+        document["errorMessage"] = message
+    return document
+
+
+def changed(call: Call, repo: Repo) -> None:
+    """Run what is new in a Space."""
+    if repo.type == "space" and call.hub.runner:
+        call.hub.runner.start(repo)
 
 
 def _space(call: Call) -> Repo:
@@ -36,7 +50,7 @@ def _space(call: Call) -> Repo:
 def get_runtime(call: Call) -> Response:
     """`GET /api/spaces/{repo}/runtime`."""
     call.params["types"] = "spaces"
-    return answer(as_runtime(spaces.runtime(call.hub.database.connection(), call.repo)))
+    return answer(as_runtime(call.hub, call.repo, spaces.runtime(call.hub.database.connection(), call.repo)))
 
 
 def _changed(call: Call, change: Callable[[Any, Repo], None]) -> Response:
@@ -44,7 +58,7 @@ def _changed(call: Call, change: Callable[[Any, Repo], None]) -> Response:
     with call.hub.database.write() as connection:
         spaces.runtime(connection, repo)
         change(connection, repo)
-        return answer(as_runtime(spaces.runtime(connection, repo)))
+        return answer(as_runtime(call.hub, repo, spaces.runtime(connection, repo)))
 
 
 def hardware(call: Call) -> Response:
@@ -75,11 +89,18 @@ def _seconds(value: object) -> int | None:
 
 def pause(call: Call) -> Response:
     """`POST …/pause`."""
+    if call.hub.runner:
+        call.hub.runner.stop(_space(call))
     return _changed(call, lambda connection, repo: spaces.set_stage(connection, repo, "PAUSED"))
 
 
 def restart(call: Call) -> Response:
-    """`POST …/restart`."""
+    """`POST …/restart`: in name alone where no Spaces run."""
+    runner, repo = call.hub.runner, _space(call)
+    if runner and repo.sdk != "static":
+        spaces.runtime(call.hub.database.connection(), repo)
+        runner.start(repo)
+        return get_runtime(call)
     return _changed(call, lambda connection, repo: spaces.set_stage(connection, repo, "RUNNING"))
 
 

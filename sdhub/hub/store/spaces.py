@@ -1,4 +1,4 @@
-"""What a Space is set to: stage, hardware, sleep time, variables and secrets. Nothing runs here."""
+"""What a Space is set to: stage, hardware, sleep time, variables and secrets. `running` runs it."""
 
 from __future__ import annotations
 
@@ -75,6 +75,22 @@ def delete_value(connection: Connection, repo: Repo, kind: str, key: object) -> 
     ).rowcount
     if not gone:
         raise Refusal(404, "There is no such key")
+
+
+def environment(connection: Connection, repo: Repo) -> dict[str, str]:
+    """Variables and secrets with their values, for the app alone."""
+    rows = connection.execute(
+        "SELECT key, value FROM space_value WHERE repo_id = ? ORDER BY kind DESC", (repo.id,)
+    )
+    return {row["key"]: row["value"] for row in rows}
+
+
+def put_to_sleep(connection: Connection) -> None:
+    """What another server ran does not run now."""
+    connection.execute(
+        "UPDATE space SET stage = 'SLEEPING' WHERE stage IN ('BUILDING', 'APP_STARTING', 'RUNNING') "
+        "AND repo_id IN (SELECT id FROM repo WHERE sdk != 'static')"
+    )
 
 
 def values(connection: Connection, repo: Repo, kind: str) -> dict[str, dict[str, str]]:

@@ -1,0 +1,69 @@
+"""`sdhub space`: demos of published variants."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from sdhub.cli import options
+from sdhub.cli.console import ConsoleProgress, emit, say
+from sdhub.cli.examples import examples
+
+app = typer.Typer(help="Demo Spaces of published variants.", no_args_is_help=True)
+
+
+@app.command(
+    epilog=examples(
+        "sdhub space deploy me/model-openvino-int8",
+        "sdhub space deploy demo/emoji-sd-openvino-int8 --hub local",
+        "sdhub space deploy me/model-openvino-int8 me/model-openvino-fp16 --to me/try-model --private",
+    )
+)
+def deploy(
+    repos: Annotated[list[str], typer.Argument(metavar="REPO…", help="Published variants, as NAMESPACE/NAME.")],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="NAMESPACE/NAME", help="The Space (default: beside the first REPO)."),
+    ] = None,
+    hardware: Annotated[
+        str, typer.Option("--hardware", metavar="NAME", help="cpu-basic is free; SDNQ variants need a GPU.")
+    ] = "cpu-basic",
+    private: Annotated[bool, typer.Option("--private", help="Make the Space private.")] = False,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option("--secret", metavar="NAME", help="A secret of the Space, its value from this environment."),
+    ] = None,
+    hub: options.Hub = None,
+    json: options.Json = False,
+) -> None:
+    """Create or update a Space that draws with published variants, and wait until it runs."""
+    from sdhub.endpoint import connect
+    from sdhub.spaces.publish import deploy_demo
+
+    with connect(hub) as at:
+        deployed = deploy_demo(
+            repos,
+            hub=at,
+            to=to,
+            hardware=hardware,
+            private=private,
+            secrets={name: _value(name) for name in secret or ()},
+            progress=ConsoleProgress(),
+        )
+    if json:
+        emit(deployed.document())
+    else:
+        say(f"{deployed.status}, {deployed.stage.lower()}: {deployed.url}")
+        if deployed.app:
+            say(f"  the app answers at {deployed.app}")
+
+
+def _value(name: str) -> str:
+    from sdhub.errors import UsageError
+
+    value = os.environ.get(name)
+    if not value:
+        raise UsageError(f"the environment has no {name}", hint=f"set it first: export {name}=…")
+    return value

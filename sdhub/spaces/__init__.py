@@ -1,0 +1,1 @@
+"""Spaces: demos of published variants, on the Hub or on the embedded one."""

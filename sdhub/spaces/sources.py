@@ -1,0 +1,19 @@
+"""The files of the Spaces that sdhub deploys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+IGNORED = {"__pycache__", ".DS_Store"}
+
+
+def space_files(name: str) -> dict[str, bytes]:
+    """The files of the Space `demo` or `publisher` by path: beside the package in a checkout, inside it else."""
+    package = Path(__file__).parents[1]
+    folder = next(path for path in (package / "_spaces" / name, package.parent / "spaces" / name) if path.is_dir())
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in found
+        if not IGNORED & set(path.relative_to(folder).parts) and path.suffix != ".pyc"
+    }

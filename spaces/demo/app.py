@@ -1,0 +1,250 @@
+"""Try the variants of a diffusion model: a Gradio app for a Space of the Hub.
+
+`variants.json` names the repositories; they are read when the app starts, and loaded when first drawn with.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import markup
+from catalog import Variant, read_catalog
+from drawing import MAX_GUIDANCE, MAX_PROMPT, MAX_SEED, MAX_STEPS, Event, Refusal, Studio, Wish, wish
+
+HERE = Path(__file__).parent
+QUEUE, HISTORY = 16, 12
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+MONO = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+
+
+class Page:
+    """The page and what it does. `stops` ends the drawing of each session."""
+
+    def __init__(self, variants: list[Variant]) -> None:
+        self.variants = variants
+        self.studio = Studio()
+        self.stops: dict[str, threading.Event] = {}
+
+    def variant(self, label: Any) -> Variant:
+        """The variant of a label; the first for labels that mean nothing."""
+        return next((each for each in self.variants if each.label == label), self.variants[0])
+
+    def choose(self, label: Any) -> list[Any]:
+        """What changes with the variant."""
+        chosen = self.variant(label)
+        sizes = [size(each) for each in chosen.sizes]
+        return [
+            markup.facts(chosen),
+            markup.comparison(chosen),
+            chosen.usage,
+            gr.Dropdown(choices=sizes, value=sizes[0]),
+            chosen.steps,
+            chosen.guidance,
+        ]
+
+    def generate(
+        self,
+        label: Any,
+        prompt: Any,
+        negative: Any,
+        random_seed: Any,
+        seed: Any,
+        steps: Any,
+        guidance: Any,
+        chosen_size: Any,
+        history: list[Any],
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Draw, and tell of it step by step: picture, status, seed, gallery, history, and the two buttons."""
+        chosen = self.variant(label)
+        number = secrets.randbelow(MAX_SEED) if random_seed else seed
+        try:
+            wanted = wish(prompt, negative, number, steps, guidance, chosen_size, chosen)
+        except Refusal as refusal:
+            yield (
+                gr.skip(),
+                markup.status(str(refusal), "bad"),
+                gr.skip(),
+                gr.skip(),
+                history,
+                *buttons(busy=False),
+            )
+            return
+        stop = self.stops[str(request.session_hash)] = threading.Event()
+        try:
+            yield (
+                markup.picture(None, "Getting ready …", busy=True),
+                markup.status(f"Drawing “{wanted.prompt}” with {chosen.name}."),
+                wanted.seed,
+                gr.skip(),
+                history,
+                *buttons(busy=True),
+            )
+            yield from self._draw(chosen, wanted, stop, history)
+        finally:
+            stop.set()
+
+    def _draw(
+        self, chosen: Variant, wanted: Wish, stop: threading.Event, history: list[Any]
+    ) -> Iterator[tuple[Any, ...]]:
+        preview = None
+        for event in self.studio.draw(chosen, wanted, stop):
+            preview = event.image or preview
+            if event.kind == "done":
+                history = [(event.image, f"{wanted.prompt} · {chosen.name} · seed {wanted.seed}"), *history][
+                    :HISTORY
+                ]
+            yield (*shown(event, preview, chosen, wanted), gr.skip(), history or gr.skip(), history, *ends(event))
+
+    def cancel(self, request: gr.Request) -> str:
+        """End the drawing of this session."""
+        stop = self.stops.get(str(request.session_hash))
+        if stop is None or stop.is_set():
+            return markup.status("Nothing is being drawn.")
+        stop.set()
+        return markup.status("Cancelling …")
+
+    def forget(self, request: gr.Request) -> None:
+        """A session ended: so does its drawing."""
+        stop = self.stops.pop(str(request.session_hash), None)
+        if stop is not None:
+            stop.set()
+
+
+def shown(event: Event, preview: Any, chosen: Variant, wanted: Wish) -> tuple[Any, Any]:
+    """Picture and status of an event."""
+    if event.kind == "loading":
+        return (
+            markup.picture(None, f"Loading {chosen.name} …", busy=True),
+            markup.status(f"Loading {chosen.name}; this takes a while the first time."),
+        )
+    if event.kind == "step":
+        alt = f"{wanted.prompt}, step {event.step} of {wanted.steps}"
+        bar = markup.picture(preview, alt, busy=True, step=event.step, steps=wanted.steps)
+        return bar, gr.skip()
+    if event.kind == "done":
+        words = f"Done in {event.seconds:.1f} s: {wanted.steps} steps, seed {wanted.seed}."
+        return markup.picture(event.image, wanted.prompt), markup.status(words, "good")
+    if event.kind == "cancelled":
+        return markup.picture(None, markup.NOTHING_YET), markup.status("Cancelled.")
+    return markup.picture(None, markup.NOTHING_YET), markup.status(event.message, "bad")
+
+
+def ends(event: Event) -> tuple[Any, Any]:
+    """The buttons after an event."""
+    return buttons(busy=event.kind in {"loading", "step"})
+
+
+def buttons(*, busy: bool) -> tuple[Any, Any]:
+    """Generate and Cancel."""
+    return gr.Button(interactive=not busy), gr.Button(interactive=busy)
+
+
+def size(sides: tuple[int, int]) -> str:
+    """For the list of sizes."""
+    return f"{sides[0]}×{sides[1]}"
+
+
+def build(variants: list[Variant]) -> gr.Blocks:
+    """The page."""
+    page, first = Page(variants), variants[0]
+    sizes = [size(each) for each in first.sizes]
+    with gr.Blocks(title=f"Try {first.source}", analytics_enabled=False) as blocks:
+        gr.HTML(markup.header(variants))
+        history = gr.State([])
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=300):
+                prompt = gr.Textbox(
+                    label="Prompt",
+                    placeholder=f"{first.prompts[0]} …" if first.prompts else "What to draw",
+                    max_length=MAX_PROMPT,
+                    lines=1,
+                    max_lines=3,
+                    elem_id="prompt",
+                    autofocus=True,
+                )
+                with gr.Row():
+                    go = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
+                    halt = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1)
+                if first.prompts:
+                    gr.Examples(
+                        [[text] for text in first.prompts], inputs=[prompt], label="Examples", elem_id="examples"
+                    )
+                picker = gr.Radio(
+                    [each.label for each in variants], value=first.label, label="Variant", elem_id="variant"
+                )
+                facts = gr.HTML(markup.facts(first), elem_id="facts")
+                with gr.Accordion("Settings", open=False):
+                    negative = gr.Textbox(
+                        label="Negative prompt",
+                        info="What to keep out of it.",
+                        max_length=MAX_PROMPT,
+                        elem_id="negative",
+                    )
+                    with gr.Row():
+                        random_seed = gr.Checkbox(True, label="A new seed each time", elem_id="random")
+                        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
+                    steps = gr.Slider(1, MAX_STEPS, first.steps, step=1, label="Steps", elem_id="steps")
+                    guidance = gr.Slider(
+                        0, MAX_GUIDANCE, first.guidance, step=0.5, label="Guidance", elem_id="guidance"
+                    )
+                    chosen_size = gr.Dropdown(sizes, value=sizes[0], label="Size in pixels", elem_id="size")
+            with gr.Column(scale=6, min_width=300):
+                picture = gr.HTML(markup.picture(None, markup.NOTHING_YET), elem_id="picture")
+                status = gr.HTML(markup.status("Ready."), elem_id="status")
+                gallery = gr.Gallery(
+                    label="Drawn in this session",
+                    columns=4,
+                    height="auto",
+                    elem_id="gallery",
+                    interactive=False,
+                    object_fit="contain",
+                    format="png",
+                )
+        with gr.Tabs():
+            with gr.Tab("Base and variant side by side"):
+                comparison = gr.HTML(markup.comparison(first), elem_id="comparison")
+            with gr.Tab("Use this model"):
+                usage = gr.Code(first.usage, language="python", label="Python", interactive=False, elem_id="usage")
+
+        picker.change(
+            page.choose,
+            [picker],
+            [facts, comparison, usage, chosen_size, steps, guidance],
+            api_visibility="private",
+        )
+        gr.on(
+            [go.click, prompt.submit],
+            page.generate,
+            [picker, prompt, negative, random_seed, seed, steps, guidance, chosen_size, history],
+            [picture, status, seed, gallery, history, go, halt],
+            show_progress="hidden",
+            concurrency_limit=1,
+            trigger_mode="once",
+            api_visibility="private",
+        )
+        halt.click(page.cancel, None, [status], queue=False, show_progress="hidden", api_visibility="private")
+        blocks.unload(page.forget)
+    return blocks
+
+
+def theme() -> gr.themes.Base:
+    """Plain, with the fonts of the visitor's system: nothing is loaded from elsewhere."""
+    return gr.themes.Base(font=FONTS, font_mono=MONO, primary_hue="orange", neutral_hue="gray")
+
+
+def main() -> None:
+    """Serve the page where Gradio's environment variables say."""
+    blocks = build(read_catalog(HERE / "variants.json"))
+    blocks.queue(max_size=QUEUE, default_concurrency_limit=4, api_open=False).launch(
+        theme=theme(), css_paths=[HERE / "style.css"], footer_links=[], show_error=False, ssr_mode=False
+    )
+
+
+if __name__ == "__main__":
+    main()

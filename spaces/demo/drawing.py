@@ -1,0 +1,214 @@
+"""Drawing with a variant: one picture at a time, told step by step, and ended when asked."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catalog import SIDES, Variant
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PROMPT, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 300, 50, 20.0, 2**32 - 1
+PREVIEW_SHARE = 0.25  # of the time that a step takes
+
+
+class Refusal(ValueError):
+    """What is wrong with a wish, in one sentence for its author."""
+
+
+class Cancelled(Exception):
+    """Nobody waits for the picture any more."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to draw, within bounds."""
+
+    prompt: str
+    negative: str
+    seed: int
+    steps: int
+    guidance: float
+    width: int
+    height: int
+
+
+def wish(prompt: Any, negative: Any, seed: Any, steps: Any, guidance: Any, size: Any, variant: Variant) -> Wish:
+    """A wish from what a stranger sent. Raises Refusal."""
+    text = _text(prompt)
+    if not text:
+        raise Refusal("Say what to draw first.")
+    try:
+        width, height = (int(side) for side in str(size).split("×"))
+        number, count, scale = int(seed), int(steps), float(guidance)
+    except (TypeError, ValueError, OverflowError):
+        raise Refusal("One of the settings is no number.") from None
+    if (width, height) not in variant.sizes or not all(SIDES[0] <= side <= SIDES[1] for side in (width, height)):
+        raise Refusal("This variant does not draw that size.")
+    if not 1 <= count <= MAX_STEPS:
+        raise Refusal(f"Steps go from 1 to {MAX_STEPS}.")
+    if not 0 <= scale <= MAX_GUIDANCE:
+        raise Refusal(f"Guidance goes from 0 to {MAX_GUIDANCE:g}.")
+    if not 0 <= number <= MAX_SEED:
+        raise Refusal(f"Seeds go from 0 to {MAX_SEED}.")
+    return Wish(text, _text(negative), number, count, scale, width, height)
+
+
+def _text(value: Any) -> str:
+    """Printable characters in one line, of bounded length. Raises Refusal for longer ones."""
+    text = "".join(char if char.isprintable() else " " for char in value) if isinstance(value, str) else ""
+    text = " ".join(text.split())
+    if len(text) > MAX_PROMPT:
+        raise Refusal(f"A prompt has at most {MAX_PROMPT} characters.")
+    return text
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happens: `kind` is loading, step, done, cancelled or failed."""
+
+    kind: str
+    step: int = 0
+    image: Image | None = None
+    seconds: float = 0.0
+    message: str = ""
+
+
+class Studio:
+    """Holds one variant in memory, and draws for one visitor at a time."""
+
+    def __init__(self) -> None:
+        self._busy = threading.Lock()
+        self._loaded: tuple[str, Any] | None = None
+
+    def holds(self, variant: Variant) -> bool:
+        """Whether the variant is in memory."""
+        return self._loaded is not None and self._loaded[0] == variant.repo
+
+    def draw(self, variant: Variant, wanted: Wish, stop: threading.Event) -> Iterator[Event]:
+        """Events of a drawing. Setting `stop`, or leaving the iteration, ends it at the next step."""
+        events: queue.Queue[Event] = queue.Queue()
+        thread = threading.Thread(target=self._work, args=(variant, wanted, stop, events), daemon=True)
+        thread.start()
+        try:
+            while True:
+                event = events.get()
+                yield event
+                if event.kind in {"done", "cancelled", "failed"}:
+                    return
+        finally:
+            stop.set()
+
+    def _work(self, variant: Variant, wanted: Wish, stop: threading.Event, events: queue.Queue[Event]) -> None:
+        try:
+            with self._busy:
+                if not self.holds(variant):
+                    events.put(Event("loading"))
+                pipe = self._open(variant)
+                started = time.perf_counter()
+                image = _run(pipe, wanted, stop, events, started)
+            events.put(Event("done", wanted.steps, image, time.perf_counter() - started))
+        except Cancelled:
+            events.put(Event("cancelled"))
+        except Exception as error:  # of any library: its words are not for visitors
+            print(f"{variant.repo}: {type(error).__name__}: {error}", flush=True)
+            events.put(Event("failed", message="The variant could not draw this. The log of this Space says why."))
+
+    def _open(self, variant: Variant) -> Any:
+        if not self.holds(variant):
+            self._loaded = None  # memory is short: the old one goes first
+            self._loaded = (variant.repo, load(variant))
+        assert self._loaded is not None
+        return self._loaded[1]
+
+
+def load(variant: Variant) -> Any:
+    """The pipeline, as the variant's card says to load it. Weights are safetensors and OpenVINO graphs."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(
+        snapshot_download(
+            variant.repo, revision=variant.commit, ignore_patterns=["*.zip", "evidence/*", "*.bin.index", "*.py"]
+        )
+    )
+    if any(folder.glob("*/openvino_model.xml")):
+        from optimum.intel import OVDiffusionPipeline
+
+        return OVDiffusionPipeline.from_pretrained(folder)
+    import sdnq  # noqa: F401 — teaches diffusers the format
+    import torch
+    from diffusers import DiffusionPipeline
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).to(device)
+
+
+def _run(pipe: Any, wanted: Wish, stop: threading.Event, events: queue.Queue[Event], started: float) -> Image:
+    import torch
+
+    previews = Previews(pipe)
+
+    def on_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if stop.is_set():
+            raise Cancelled
+        last = step + 1 >= wanted.steps
+        image = None if last else previews.of(tensors["latents"])
+        events.put(Event("step", step + 1, image, time.perf_counter() - started))
+        return tensors
+
+    if stop.is_set():
+        raise Cancelled
+    pipe.set_progress_bar_config(disable=True)
+    settings: dict[str, Any] = {"negative_prompt": wanted.negative} if wanted.negative else {}
+    drawn = pipe(
+        wanted.prompt,
+        num_inference_steps=wanted.steps,
+        guidance_scale=wanted.guidance,
+        width=wanted.width,
+        height=wanted.height,
+        generator=torch.Generator().manual_seed(wanted.seed),
+        callback_on_step_end=on_step,
+        **settings,
+    )
+    image: Image = drawn.images[0]
+    return image
+
+
+class Previews:
+    """Pictures of unfinished latents, as many as take a fourth of the time that the steps take."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+        self._cost = 0.0  # of the last one, in seconds
+        self._last = time.perf_counter()
+
+    def of(self, latents: Any) -> Image | None:
+        """The picture, or None where it is too early for another one or the pipeline has no plain decoder."""
+        now = time.perf_counter()
+        if now - self._last < self._cost / PREVIEW_SHARE:
+            return None
+        try:
+            image = self._decode(latents)
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            self._cost = float("inf")
+            return None
+        self._last = time.perf_counter()
+        self._cost = self._last - now
+        return image
+
+    def _decode(self, latents: Any) -> Image:
+        import torch
+
+        vae = self._pipe.vae
+        with torch.no_grad():
+            pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        images: list[Image] = self._pipe.image_processor.postprocess(torch.as_tensor(pixels), output_type="pil")
+        return images[0]
