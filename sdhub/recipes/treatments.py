@@ -1,0 +1,136 @@
+"""Treatments as an analysis sees them: which there are, how large they are, and what they leave of a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+from sdhub.errors import UsageError
+from sdhub.progress import SILENT, Progress
+from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Rounding, Treatment
+from sdhub.recipes.weights import compress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sdhub.compression.calibration import LayerStatistics
+
+SCALAR = 16  # bits of a scale, a zero point's share aside, of a table's entry, and of a low-rank branch's number
+SAMPLE = 2**16  # weights that an error is estimated from
+
+
+def offers(backend: str, rounding: Rounding = "compensated") -> tuple[Treatment, ...]:
+    """What an analysis chooses among for the backend, the narrowest first. Raises UsageError."""
+    if backend == "coreml":
+        return (*(Palette(bits=bits, rounding=rounding) for bits in (1, 2, 3, 4, 6, 8)), Float())
+    if backend == "openvino":
+        return (Affine(bits=4, group_size=64, rounding=rounding), Affine(bits=8), Float())
+    if backend == "sdnq":
+        ranks = (0, 16, 32, 64, 128)
+        return (
+            *(LowRank(rank=rank, residual="uint4", group_size=64, rounding=rounding) for rank in ranks),
+            Affine(bits=8, symmetric=True, rounding=rounding),
+            Float(),
+        )
+    if backend == "svdquant":
+        ranks = (16, 32, 64, 128)
+        return (*(LowRank(rank=rank, residual="int4", group_size=64, smoothing=True) for rank in ranks), Float())
+    raise UsageError(f"no analysis is made for {backend}", hint="coreml, openvino, sdnq or svdquant")
+
+
+def size_of(treatment: Treatment, shape: Sequence[int]) -> int:
+    """Bits of a weight of this shape, tables and scales included. Raises UsageError where it does not fit."""
+    rows, columns = shape[0], prod(shape[1:])
+    if isinstance(treatment, Float):
+        return rows * columns * (32 if treatment.dtype == "float32" else 16)
+    if isinstance(treatment, Palette):
+        tables = -(-rows // treatment.group_size) if treatment.group_size else 1
+        return rows * columns * treatment.bits + tables * SCALAR * 2**treatment.bits
+    if isinstance(treatment, Affine):
+        zero = 0 if treatment.symmetric else treatment.bits
+        return rows * columns * treatment.bits + _scales(rows, columns, treatment.group_size) * (SCALAR + zero)
+    if treatment.rank > min(rows, columns):
+        raise UsageError(f"rank {treatment.rank} of a weight of {rows} x {columns}")
+    bits = 8 if treatment.residual.endswith("8") else 4
+    zero = bits if treatment.residual.startswith("uint") else 0
+    scale = 8 if treatment.residual == "nvfp4" else SCALAR
+    scales = _scales(rows, columns, 16 if treatment.residual == "nvfp4" else treatment.group_size)
+    return rows * columns * bits + scales * (scale + zero) + treatment.rank * (rows + columns) * SCALAR
+
+
+def squared_error(treatment: Treatment, weight: Tensor) -> Tensor:
+    """Mean squared error of a weight (N, ...), rounded to the nearest, by output channel: (N,) float64.
+
+    Wide layers are judged by some of their channels, evenly spaced; the others get the mean. Raises UsageError
+    where the treatment does not fit.
+    """
+    import torch
+
+    rows = weight.shape[0] if isinstance(treatment, LowRank) else max(SAMPLE // max(weight[0].numel(), 1), 16)
+    chosen = torch.linspace(0, weight.shape[0] - 1, min(rows, weight.shape[0])).round().long()
+    part = weight.detach().cpu().float()[chosen]
+    off = (_approximation(treatment, part) - part).flatten(1).square().mean(1, dtype=torch.float64)
+    found = off.mean().repeat(weight.shape[0])
+    found[chosen] = off
+    return found
+
+
+def dequantized(
+    weights: Mapping[str, Tensor],
+    treatments: Mapping[str, Treatment],
+    statistics: Mapping[str, LayerStatistics] | None = None,
+    *,
+    progress: Progress = SILENT,
+) -> Iterator[tuple[str, Tensor]]:
+    """What the treatments leave of each weight (N, ...), float32, in no particular order; `statistics` as in `weights.compress`.
+
+    Low-rank treatments are made plainly, without calibration, as `squared_error` reckons them.
+    """
+    coded = {name: each for name, each in treatments.items() if isinstance(each, (Affine, Palette))}
+    for name, treatment in treatments.items():
+        if name not in coded:
+            yield name, _approximation(treatment, weights[name].cpu().float())
+    component = Component(default=Float(), layers=coded)
+    for name, found in compress(
+        {name: weights[name] for name in coded}, component, statistics, progress=progress
+    ):
+        yield name, found.dequantize()
+
+
+def _approximation(treatment: Treatment, weight: Tensor) -> Tensor:
+    import torch
+
+    if isinstance(treatment, Float):
+        return weight.to(getattr(torch, treatment.dtype)).float()
+    if isinstance(treatment, LowRank):
+        return _low_rank(treatment, weight)
+    plain = Component(default=Float(), layers={"layer": treatment.model_copy(update={"rounding": "nearest"})})
+    ((_, found),) = compress({"layer": weight}, plain)
+    return found.dequantize()
+
+
+def _low_rank(treatment: LowRank, weight: Tensor) -> Tensor:
+    """The plain decomposition: the best branch, and the residual rounded."""
+    from sdhub.compression.affine import quantize
+    from sdhub.compression.formats import nvfp4
+    from sdhub.compression.lowrank import nearest_branch
+
+    flat = weight.flatten(1)
+    branch = nearest_branch(flat, treatment.rank).dense() if treatment.rank else flat.new_zeros(flat.shape)
+    residual = flat - branch
+    if treatment.residual == "nvfp4":
+        return (branch + nvfp4(residual).dequantize()).view(weight.shape)
+    grid = quantize(
+        residual,
+        int(treatment.residual[-1]),
+        symmetric=treatment.residual.startswith("int"),
+        group_size=treatment.group_size or None,
+    )
+    return (branch + grid.dequantize()).view(weight.shape)
+
+
+def _scales(rows: int, columns: int, group_size: int) -> int:
+    if group_size and columns % group_size:
+        raise UsageError(f"groups of {group_size} among {columns} inputs")
+    return rows * (columns // group_size if group_size else 1)
