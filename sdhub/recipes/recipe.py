@@ -184,9 +184,12 @@ class Recipe(_Strict):
         """The same formats without calibration: everything rounded to the nearest value."""
 
         def plain(treatment: Treatment) -> Treatment:
-            return (
-                treatment if isinstance(treatment, Float) else treatment.model_copy(update={"rounding": "nearest"})
-            )
+            if isinstance(treatment, Float):
+                return treatment
+            update: dict[str, object] = {"rounding": "nearest"}
+            if isinstance(treatment, Affine) and treatment.activations == "float":
+                update["spared"] = 0.0  # which layers, only calibration could tell
+            return treatment.model_copy(update=update)
 
         components = {
             name: each.model_copy(

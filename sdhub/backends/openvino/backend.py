@@ -203,6 +203,9 @@ def _accept(recipe: Recipe, name: str, component: Component, *, is_denoiser: boo
         raise UnsupportedError(f"{name}: layers cannot be smoothed each in its own way")
     if component.token_merging and not (is_denoiser and len(recipe.sizes) == 1):
         raise UnsupportedError(f"{name}: token merging is for the denoiser, and needs one fixed size")
+    calibration = recipe.calibration
+    if component.token_merging and calibration and (calibration.width, calibration.height) != recipe.sizes[0]:
+        raise RecipeError(f"{name}: tokens that merge at one size are calibrated at another")
 
 
 def _accept_treatment(where: str, treatment: Treatment) -> None:

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 def weight_of(operation: Any) -> torch.Tensor:
-    """The float weight of a layer, output channels first."""
-    import numpy as np
+    """The float weight of a layer, output channels first; not to be written to, it is the model's own."""
+    import warnings
+
     import torch
 
-    return torch.from_numpy(np.array(constant_of(operation).data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(constant_of(operation).data)
 
 
 def put(operation: Any, grid: Grid) -> None:
