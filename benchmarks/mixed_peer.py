@@ -1,13 +1,14 @@
 """The peer of `mixed_bits.py`: mixed-bit palettization as Apple published it, from its description.
 
-For each width, every candidate layer is palettized alone and one denoising step from pure noise is compared with the
-uncompressed one; then the layers are palettized one after another, the least harmful first, and every state is
-compared. A recipe gives each layer the least width whose state lies above a threshold, and 16 bits where none does.
+For each width, every candidate layer is palettized alone and one denoising step from pure noise is compared with
+the uncompressed one; then the layers are palettized one after another, the least harmful first, and every state is
+compared. A recipe gives each layer the least width whose state lies above a threshold, and 16 bits where none
+does.
 
 Four things are in its favour: a layer is clustered once per width, not for every run; texts are encoded once; all
 prompts are one batch; and
-thresholds are spread over the range of its own figures, since the published range rests on the noise of a GPU and is
-empty on a machine that computes the same twice.
+thresholds are spread over the range of its own figures, since the published range rests on the noise of a GPU and
+is empty on a machine that computes the same twice.
 """
 
 from __future__ import annotations
@@ -66,9 +67,7 @@ class Peer:
 
 def parse(document: dict[str, Any]) -> Peer:
     """What `Peer.document` gave, out of JSON."""
-    alone, states = (
-        {int(bits): found for bits, found in document[name].items()} for name in ("alone", "states")
-    )
+    alone, states = ({int(bits): found for bits, found in document[name].items()} for name in ("alone", "states"))
     return Peer(alone, states, document["calls"], document["seconds"])
 
 

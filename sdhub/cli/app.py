@@ -8,7 +8,22 @@ import sys
 import typer
 from click.exceptions import Abort, ClickException
 
-from sdhub.cli import build, card, demo, generate, hub, inspect, plan, publish, recipe, space, tools, verify, watch
+from sdhub.cli import (
+    analyze,
+    build,
+    card,
+    demo,
+    generate,
+    hub,
+    inspect,
+    plan,
+    publish,
+    recipe,
+    space,
+    tools,
+    verify,
+    watch,
+)
 from sdhub.cli.console import fail
 from sdhub.errors import SdhubError
 
@@ -25,6 +40,7 @@ app = typer.Typer(
 app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.command(epilog=publish.EXAMPLES)(publish.publish)
+app.command(epilog=analyze.EXAMPLES)(analyze.analyze)
 app.command(epilog=build.EXAMPLES)(build.build)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=tools.PACKAGE_EXAMPLES)(tools.package)

@@ -3,8 +3,8 @@
 Layers are independent in this model, so that the best choices of all sizes lie on the lower convex hulls of the
 layers' (size, error) points (Shoham and Gersho, "Efficient bit allocation for an arbitrary set of quantizers",
 1988): walking down the steepest steps of all hulls meets, at every step, the least error of that size. Between two
-steps what is left of a budget is filled with the best steps that fit. Ties are broken by name: the same figures give
-the same choice.
+steps what is left of a budget is filled with the best steps that fit. Ties are broken by name: the same figures
+give the same choice.
 """
 
 from __future__ import annotations

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sdhub.errors import RecipeError, UsageError
 from sdhub.recipes.allocation import Choice, Option, allocate, loyal, path, total
-from sdhub.recipes.recipe import Analyzed, Calibration, Checked, Component, Float, Recipe, Treatment
+from sdhub.recipes.recipe import Analyzed, Calibration, Checked, Float, Recipe, Treatment
 from sdhub.recipes.treatments import size_of, squared_error
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class Analysis:
-    """`treatments` are numbered; `options` has one of each that fits for every layer, under its number in `numbers`.
+    """`treatments` are numbered; `options` has one of each that fits for every layer, under its number in
+    `numbers`.
 
     Errors are mean squared changes of the final latents' elements, `peak` is the latents' largest magnitude.
     `weights`: of each layer. `parameters`: of the whole component. `calls` of the denoiser so far; `checks`: what
@@ -86,7 +88,7 @@ class Analysis:
         known = sorted((check.predicted_db, check.measured_db - check.predicted_db) for check in self.checks)
         if not known or raw >= MOST_DB:
             return raw
-        for (low, first), (high, second) in zip(known, known[1:], strict=False):
+        for (low, first), (high, second) in pairwise(known):
             if low <= raw < high:
                 return raw + first + (second - first) * (raw - low) / (high - low)
         return raw + (known[0] if raw < known[0][0] else known[-1])[1]
@@ -151,7 +153,12 @@ class Analysis:
         return found
 
     def recipe(
-        self, choice: Choice, template: Recipe, name: str, start: Recipe | None = None, repaired: Iterable[str] = ()
+        self,
+        choice: Choice,
+        template: Recipe,
+        name: str,
+        start: Recipe | None = None,
+        repaired: Iterable[str] = (),
     ) -> Recipe:
         """`template` with this choice for the component, under `name`, with its evidence."""
         layers = self.treatments_of(choice)
@@ -263,5 +270,3 @@ def _format(treatment: Treatment) -> Treatment:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
-
-

@@ -1,26 +1,28 @@
 """Apple's mixed-bit recipes: the JSON that `mixed_bit_compression_pre_analysis` of ml-stable-diffusion writes.
 
-One file holds several recipes, `recipes[key][module] = bits` (16: left as it is) with torch's module names, and under
-`baselines` the PSNR in dB that was measured of each, of the original and of linear 8 bit. There, a recipe is applied
-to any weight whose first number and size are those of the model that was analyzed; here, to the module of the name it
-carries, and only to a weight that such a recipe can mean.
+One file holds several recipes, `recipes[key][module] = bits` (16: left as it is) with torch's module names, and
+under `baselines` the PSNR in dB that was measured of each, of the original and of linear 8 bit. There, a recipe
+is applied to any weight whose first number and size are those of the model that was analyzed; here, to the module
+of the name it carries, and only to a weight that such a recipe can mean.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdhub.errors import RecipeError
-from sdhub.recipes.recipe import MAX_BYTES, Float, Palette, Rounding, Treatment
+from sdhub.recipes.recipe import MAX_BYTES, Component, Float, Palette, Recipe, Rounding, Treatment
 
 BITS = (1, 2, 4, 6, 8)
 FLOAT = 16
 MAX_RECIPES, MAX_LAYERS, MAX_NAME = 256, 20_000, 256
+MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}")
 DIMENSIONS = (2, 4)  # of the weights of Linear and Conv2d
 
 
@@ -31,6 +33,12 @@ class AppleRecipe:
     key: str
     bits: Mapping[str, int]
     psnr_db: float | None = None
+
+    def as_recipe(self, component: str = "unet") -> Recipe:
+        """A recipe of ours that says the same of `component`, to start an analysis from."""
+        layers = {name: _treatment(bits, "compensated") for name, bits in self.bits.items()}
+        parts = {component: Component(default=Float(), layers=layers)}
+        return Recipe(name="coreml-imported", backend="coreml", components=parts)
 
 
 @dataclass(frozen=True)
@@ -153,8 +161,12 @@ def applied(
         if reason:
             unmatched[name] = reason
         else:
-            layers[name] = Float() if bits == FLOAT else Palette(bits=bits, rounding=rounding)  # type: ignore[arg-type]
+            layers[name] = _treatment(bits, rounding)
     return Applied(layers, unmatched)
+
+
+def _treatment(bits: int, rounding: Rounding) -> Treatment:
+    return Float() if bits == FLOAT else Palette.model_validate({"bits": bits, "rounding": rounding})
 
 
 def _mismatch(
@@ -187,7 +199,8 @@ def _layers(key: str, layers: Any, origin: str) -> dict[str, int]:
     if not isinstance(layers, dict) or not 1 <= len(layers) <= MAX_LAYERS:
         raise RecipeError(f"{origin}: {key[:80]!r} is no object of 1 to {MAX_LAYERS} layers")
     for name, bits in layers.items():
-        _name(name, origin)
+        if not MODULE.fullmatch(name):
+            raise RecipeError(f"{origin}: {name[:40]!r} is no module of torch")
         if isinstance(bits, bool) or bits not in (*BITS, FLOAT):
             raise RecipeError(
                 f"{origin}: {key[:80]}.{name} has {str(bits)[:20]!r} bits", hint="1, 2, 4, 6, 8, or 16 for none"

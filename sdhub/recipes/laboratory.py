@@ -58,7 +58,8 @@ def trajectories_for(checkpoint: Checkpoint) -> Calibration:
 
 @dataclass
 class Laboratory:
-    """Measures one component. `load` gives the pipeline when it is first needed; `fingerprint` identifies its bytes.
+    """Measures one component. `load` gives the pipeline when it is first needed; `fingerprint` identifies its
+    bytes.
 
     `device`: where it is run, a name of torch's. `calls` counts those of the denoiser that were made or, from an
     earlier run, kept: one per trajectory and step, and one more for going back.
@@ -192,9 +193,11 @@ class Laboratory:
 
         reference = torch.stack([each.latents for each in self.trajectories])
         drawn = []
-        with self._treated(treatments), self.progress.task(
-            "checking", total=len(reference) * self.setting.steps, unit="steps"
-        ) as task, torch.no_grad():
+        with (
+            self._treated(treatments),
+            self.progress.task("checking", total=len(reference) * self.setting.steps, unit="steps") as task,
+            torch.no_grad(),
+        ):
             for number in range(len(reference)):
                 latents, _ = sensitivity.sample(self.pipeline, self.setting, number, task.advance)
                 drawn.append(latents[0].float().cpu())

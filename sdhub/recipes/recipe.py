@@ -138,8 +138,8 @@ class Analyzed(_Strict):
     """How an analysis found the treatments of `component`.
 
     `source` and `fingerprint`: the checkpoint, and the hash that identifies its bytes. `trajectories`: what was
-    sampled to measure responses; the `timesteps` passed; `calls` of the denoiser, one per trajectory and step, each
-    backward pass counted as one more. `checks`: the choices that were sampled as a whole; the predictions are
+    sampled to measure responses; the `timesteps` passed; `calls` of the denoiser, one per trajectory and step,
+    each backward pass counted as one more. `checks`: the choices that were sampled as a whole; the predictions are
     corrected by them. `bits`: per weight of the layers that were chosen among, `model_bits` per parameter of the
     whole component, of `bytes`. PSNR in dB of the final latents, pooled over all trajectories; `measured_db` None:
     this very choice was not sampled. `start`: SHA-256 of the recipe that it was repaired from, which kept

@@ -4,9 +4,9 @@ One trajectory is sampled with gradients, through all its steps, and a random ±
 is traced back: g = ∂(v·x)/∂W of every layer at once, with guidance, scheduler and all later steps in it. To first
 order an error E of the weight changes the latents by δ with E[(v·δ)²] = ‖δ‖², v·δ = ⟨g, E⟩.
 
-Rounding to the nearest value makes errors that are independent from weight to weight, so that ‖δ‖² = Σ g² σ², σ² the
-squared error of a weight. Compensated rounding leaves errors E = R diag(L) L⁻¹ instead, with independent R and the
-Cholesky factor L of the inputs' Gram matrix (see `sdhub.compression.rounding`), so that there
+Rounding to the nearest value makes errors that are independent from weight to weight, so that ‖δ‖² = Σ g² σ², σ²
+the squared error of a weight. Compensated rounding leaves errors E = R diag(L) L⁻¹ instead, with independent R
+and the Cholesky factor L of the inputs' Gram matrix (see `sdhub.compression.rounding`), so that there
 ‖δ‖² = Σ (g L⁻ᵀ diag(L))² σ²: what no layer has to be rounded for, let alone the network run.
 """
 
@@ -35,8 +35,8 @@ LARGE = 200e6  # parameters from which on a trajectory's activations are compute
 @dataclass(frozen=True)
 class Response:
     """Of one layer of N output channels: mean squared change of an element of the final latents, per unit of the
-    squared error of each weight of a channel; (N,) float64. `nearest`: of independent errors, `compensated`: of those
-    that compensated rounding makes."""
+    squared error of each weight of a channel; (N,) float64. `nearest`: of independent errors, `compensated`: of
+    those that compensated rounding makes."""
 
     nearest: Tensor
     compensated: Tensor

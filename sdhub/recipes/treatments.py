@@ -83,7 +83,8 @@ def dequantized(
     *,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[str, Tensor]]:
-    """What the treatments leave of each weight (N, ...), float32, in no particular order; `statistics` as in `weights.compress`.
+    """What the treatments leave of each weight (N, ...), float32, in no particular order; `statistics` as in
+    `weights.compress`.
 
     Low-rank treatments are made plainly, without calibration, as `squared_error` reckons them.
     """
@@ -92,9 +93,7 @@ def dequantized(
         if name not in coded:
             yield name, _approximation(treatment, weights[name].cpu().float())
     component = Component(default=Float(), layers=coded)
-    for name, found in compress(
-        {name: weights[name] for name in coded}, component, statistics, progress=progress
-    ):
+    for name, found in compress({name: weights[name] for name in coded}, component, statistics, progress=progress):
         yield name, found.dequantize()
 
 

@@ -85,7 +85,9 @@ def test_shapes_are_compared_and_a_linear_is_a_1x1_convolution() -> None:
 
 
 def test_export_names_the_mean_bits_and_refuses_what_the_format_has_not() -> None:
-    found = exported({"a": Palette(bits=4), "b": Float(), "c": Palette(bits=1)}, {"a": 200, "b": 100, "c": 100}, 70.0)
+    found = exported(
+        {"a": Palette(bits=4), "b": Float(), "c": Palette(bits=1)}, {"a": 200, "b": 100, "c": 100}, 70.0
+    )
     assert found == AppleRecipe("recipe_6.25_bit_mixedpalette", {"a": 4, "b": 16, "c": 1}, 70.0)
     for wrong in (Palette(bits=3), Palette(bits=4, group_size=16), Affine(bits=8)):
         with pytest.raises(RecipeError, match="Apple's recipes have no"):
