@@ -2,7 +2,8 @@
 
 Fidelity: 4-bit palettes per tensor of every Linear and Conv2d of the denoiser, calibrated once; judged on prompts,
 seeds and a step count that calibration did not see, by the output error of each layer (mean of the layers' dB) and
-by the error of the predicted noise.
+by the error of the predicted noise. In the latter, layers of at most 8,192 weights (the first and the last
+convolution) are rounded jointly with what follows them.
 
 Time: one layer of each shape that occurs, with a Gram matrix of random, correlated inputs, multiplied by how often
 the shape occurs. `--quick` measures the shapes up to 2,880 inputs and extrapolates the others by their arithmetic
@@ -26,9 +27,10 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.calibration import collect, spread, trajectories
-from sdhub.compression.gram import Gram, divided
+from sdhub.compression.gradients import output_grams
+from sdhub.compression.gram import Gram, blocks_of, divided
 from sdhub.compression.palettize import Palette, palettize
-from sdhub.compression.rounding import compensate
+from sdhub.compression.rounding import JOINT, compensate, compensate_jointly
 
 BITS = 4
 QUICK_WIDTH = 2880
@@ -70,6 +72,8 @@ def fidelity(*, quick: bool) -> list[dict[str, Any]]:
     pipe = StableDiffusionPipeline.from_pretrained(emoji_sd(), torch_dtype=torch.float32)
     unet = pipe.unet
     grams = calibrated(pipe, quick=quick)
+    small = [name for name in grams if unet.get_submodule(name).weight.numel() <= JOINT]
+    behind = output_grams(unet, judged(pipe, SEEN[:6])[0], small)
     calls, tokens = judged(pipe, UNSEEN[:6] if quick else UNSEEN)
     plain, full, blocks = copy.deepcopy(unet), copy.deepcopy(unet), copy.deepcopy(unet)
     gains: dict[str, list[tuple[float, float]]] = {"Linear": [], "Conv2d": []}
@@ -82,6 +86,8 @@ def fidelity(*, quick: bool) -> list[dict[str, Any]]:
         errors = [output_error(weight, each, tokens[name]) for each in found]
         kind = "Linear" if weight.ndim == 2 else "Conv2d"
         gains[kind].append((decibels(errors[0], errors[1]), decibels(errors[0], errors[2])))
+        if weight.numel() <= JOINT:
+            found[1] = compensate_jointly(weight, palette, one_block(gram), behind[name])
         for model, each in zip((plain, full, blocks), found, strict=True):
             model.get_submodule(name).weight.data.copy_(each.dequantize())
     wanted = predicted(unet, calls)
@@ -104,6 +110,12 @@ def calibrated(pipe: Any, *, quick: bool) -> dict[str, Gram]:
     drive = trajectories(pipe, SEEN[:count], range(100, 100 + count), steps=20, guidance=4.0, keep=spread(20, 10))
     found = collect(pipe.unet, drive, gram=True, gram_rows=rows, block=8192, tokens=0)
     return {name: layer.gram for name, layer in found.items() if layer.gram}
+
+
+def one_block(gram: Gram) -> Tensor:
+    """The one block of a narrow layer."""
+    (block,) = blocks_of(gram, sum(len(each) for each in gram))
+    return block
 
 
 def judged(pipe: Any, prompts: tuple[str, ...]) -> tuple[list[tuple[Any, Any]], dict[str, Tensor]]:

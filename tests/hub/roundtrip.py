@@ -201,6 +201,7 @@ def main() -> None:
     collection = api.create_collection("Round trip", namespace=sys.argv[1])
     collection = api.add_collection_item(collection.slug, item_id=repo, item_type="model", note="here")
     assert [item.item_id for item in api.get_collection(collection.slug).items] == [repo]
+    assert [each.slug for each in api.list_collections(owner=sys.argv[1])] == [collection.slug]
 
     api.update_repo_settings(repo, private=True)
     assert api.model_info(repo).private

@@ -40,6 +40,7 @@ class CoreML(Backend):
     library = "diffusers"
     repository = "coreml-{model}-{treatment}"
     install = 'pip install "sdhub[coreml]"'
+    shows_nearest = True
 
     @property
     def checks(self) -> Literal["usage", "sdhub"]:  # type: ignore[override]

@@ -46,7 +46,9 @@ def list_collections(call: Call) -> Response:
     owners = call.request.query_params.getlist("owner") or [""]
     found = [item for owner in owners for item in collections.search(call.hub.database.connection(), owner)]
     visible = [item for item in found if _visible(call, item)]
-    return answer([as_collection(call, item) for item in visible[: call.number("limit", 100, 100)]])
+    shown = [as_collection(call, item) for item in visible[: call.number("limit", 100, 100)]]
+    # In a list the place says it, and huggingface_hub counts for itself.
+    return answer([{name: value for name, value in each.items() if name != "position"} for each in shown])
 
 
 def create(call: Call) -> Response:
