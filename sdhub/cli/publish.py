@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdhub.cli import options
-from sdhub.cli.console import ConsoleProgress, emit, fail, talk
+from sdhub.cli.console import ConsoleProgress, emit, fail, say, talk
 from sdhub.cli.examples import examples
 from sdhub.cli.reports import leave, show, show_many
 
 if TYPE_CHECKING:
     from sdhub.job import Job
     from sdhub.many import Order
+    from sdhub.report import Report
+    from sdhub.spaces.deploy import Deployed
 
 EXAMPLES = examples(
     "sdhub publish demo --to demo --hub local",
@@ -65,6 +67,9 @@ def publish(
     collection: Annotated[
         bool, typer.Option(help="Tie the variants of a source together in a collection on the Hub.")
     ] = True,
+    space: Annotated[
+        bool, typer.Option("--space", help="Deploy a demo Space of what was published, and wait until it runs.")
+    ] = False,
     prompts: options.Prompts = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
@@ -103,13 +108,15 @@ def publish(
         Order(source, wanted, loras, config, prompts, steps, guidance, hub, dry_run)
         for source in dict.fromkeys(sources)
     ]
+    if space:
+        _fit_for_a_space(orders)
     if len(orders) == 1:
-        _one(orders[0], ask=not (yes or json or dry_run or hub == "local"), json=json)
+        _one(orders[0], space=space, ask=not (yes or json or dry_run or hub == "local"), json=json)
     else:
         _many(orders, jobs, memory, ask=not (yes or json or dry_run or hub == "local"), json=json)
 
 
-def _one(order: Order, *, ask: bool, json: bool) -> None:
+def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
     from sdhub.publish import prepare, run
 
     checkpoint, wanted = order.resolved()
@@ -117,11 +124,36 @@ def _one(order: Order, *, ask: bool, json: bool) -> None:
         if ask:
             _confirm(job)
         report = run(job, ConsoleProgress())
+        deployed = _deploy(report, job) if space else None
     if json:
-        emit(report.document())
+        emit(report.document() | ({"space": deployed.document()} if deployed else {}))
     else:
         show(report)
+        if deployed:
+            say(f"\nSpace: {deployed.stage.lower()}: {deployed.app or deployed.url}")
     leave(report)
+
+
+def _fit_for_a_space(orders: Sequence[Order]) -> None:
+    """Raises UsageError, before any work, where a Space could not show what will be published."""
+    from sdhub.errors import UsageError
+
+    options = orders[0].options
+    if len(orders) > 1:
+        raise UsageError("--space is for one source at a time", hint="deploy others with: sdhub space deploy")
+    if options.create_pr or options.branches or options.private or orders[0].dry_run:
+        raise UsageError(
+            "--space shows public variants on main: not with --create-pr, --branches, --private or --dry-run",
+            hint="deploy a Space of private variants with: sdhub space deploy REPO --secret HF_TOKEN",
+        )
+
+
+def _deploy(report: Report, job: Job) -> Deployed | None:
+    """The Space of what was published; None where nothing was."""
+    from sdhub.spaces.publish import deploy_demo
+
+    there = [each.repo for each in report.variants if each.status in {"published", "unchanged"}]
+    return deploy_demo(there, hub=job.hub, progress=ConsoleProgress()) if there else None
 
 
 def _many(orders: Sequence[Order], jobs: int, memory: float | None, *, ask: bool, json: bool) -> None:

@@ -58,6 +58,8 @@ def deploy(
         say(f"{deployed.status}, {deployed.stage.lower()}: {deployed.url}")
         if deployed.app:
             say(f"  the app answers at {deployed.app}")
+        elif hub == "local":
+            say("  have its app run: sdhub hub serve --spaces present")
 
 
 def _value(name: str) -> str:

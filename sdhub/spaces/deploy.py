@@ -22,8 +22,8 @@ ATTEMPTS = 5
 WAIT_SECONDS = 1200.0
 LOOK_SECONDS = 2.0
 HARDWARE = "cpu-basic"
-UP = {"RUNNING", "SLEEPING"}
-DOWN = {"BUILD_ERROR", "CONFIG_ERROR", "RUNTIME_ERROR", "NO_APP_FILE", "PAUSED", "STOPPED", "DELETING"}
+SETTLED = {"RUNNING", "SLEEPING", "PAUSED"}
+DOWN = {"BUILD_ERROR", "CONFIG_ERROR", "RUNTIME_ERROR", "STOPPED", "DELETING"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def deploy(
     """Make the Space `repo_id` hold `files`, in one commit of those that differ, and wait until it runs.
 
     Secrets and variables go through the Hub's API and into no file; they are set before the files, so that the
-    first start has them. Files of others in it are left alone. Raises HubError; PrivacyError where `private` is
+    first start has them. Files of others in it are left alone. A Space that is paused or asleep (as on an
+    embedded Hub that runs none) is left so. Raises HubError; PrivacyError where `private` is
     asked for and the Space is public; CheckError where it does not come up, with what the Hub says of it.
     """
     space = _Space(repo_id, hub, progress)
@@ -177,7 +178,7 @@ class _Space:
     def wake(self) -> None:
         """Start one that is not running."""
         runtime = self.ask("look at", lambda: self.api.get_space_runtime(self.repo_id))
-        if str(runtime.stage) in DOWN | {"SLEEPING"}:
+        if str(runtime.stage) in DOWN | {"SLEEPING", "PAUSED"}:
             self.ask("start", lambda: self.api.restart_space(self.repo_id))
 
     def wait(self, seconds: float) -> str:
@@ -190,12 +191,13 @@ class _Space:
                 if stage != last:
                     self.progress.note(f"{self.repo_id}: {stage.lower().replace('_', ' ')}")
                     last = stage
-                if stage in UP:
+                if stage in SETTLED:
                     return stage
                 if stage in DOWN:
                     said = str(runtime.raw.get("errorMessage") or "no reason is given")
                     raise CheckError(
-                        f"the Space {self.repo_id} is down ({stage}): {said[:300]}", hint=_hint(stage)
+                        f"the Space {self.repo_id} is down ({stage}): {said[:300]}",
+                        hint=f"its logs are on {self.url}",
                     )
                 if time.monotonic() > deadline:
                     raise CheckError(
@@ -209,12 +211,6 @@ class _Space:
         info = self.info()
         host = getattr(info, "host", None)
         return str(host) if host else None
-
-
-def _hint(stage: str) -> str:
-    if stage in {"NO_APP_FILE", "PAUSED"}:
-        return "the embedded Hub runs Spaces with: sdhub hub serve --spaces present"
-    return "its logs are on its page"
 
 
 def _blob_id(raw: bytes) -> str:

@@ -96,10 +96,10 @@ class Page:
         for event in self.studio.draw(chosen, wanted, stop):
             preview = event.image or preview
             if event.kind == "done":
-                history = [(event.image, f"{wanted.prompt} · {chosen.name} · seed {wanted.seed}"), *history][
-                    :HISTORY
-                ]
-            yield (*shown(event, preview, chosen, wanted), gr.skip(), history or gr.skip(), history, *ends(event))
+                words = f"{wanted.prompt} · {chosen.name} · seed {wanted.seed}"
+                history = [markup.drawn(event.image, words), *history][:HISTORY]
+            drawn = markup.gallery(history) if event.kind == "done" else gr.skip()
+            yield (*shown(event, preview, chosen, wanted), gr.skip(), drawn, history, *ends(event))
 
     def cancel(self, request: gr.Request) -> str:
         """End the drawing of this session."""
@@ -155,10 +155,10 @@ def build(variants: list[Variant]) -> gr.Blocks:
     page, first = Page(variants), variants[0]
     sizes = [size(each) for each in first.sizes]
     with gr.Blocks(title=f"Try {first.source}", analytics_enabled=False) as blocks:
-        gr.HTML(markup.header(variants))
+        gr.HTML(markup.header(variants), padding=False)
         history = gr.State([])
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=300):
+        with gr.Row(elem_id="studio"):
+            with gr.Column(elem_id="ask"):
                 prompt = gr.Textbox(
                     label="Prompt",
                     placeholder=f"{first.prompts[0]} …" if first.prompts else "What to draw",
@@ -169,16 +169,20 @@ def build(variants: list[Variant]) -> gr.Blocks:
                     autofocus=True,
                 )
                 with gr.Row():
-                    go = gr.Button("Generate", variant="primary", elem_id="generate", scale=3)
-                    halt = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1)
+                    go = gr.Button("Generate", variant="primary", elem_id="generate", scale=3, min_width=120)
+                    halt = gr.Button("Cancel", elem_id="cancel", interactive=False, scale=1, min_width=100)
                 if first.prompts:
-                    gr.Examples(
-                        [[text] for text in first.prompts], inputs=[prompt], label="Examples", elem_id="examples"
-                    )
+                    examples = [[text] for text in first.prompts]
+                    gr.Examples(examples, inputs=[prompt], label="Examples", elem_id="examples")
+            with gr.Column(elem_id="result"):
+                picture = gr.HTML(markup.picture(None, markup.NOTHING_YET), elem_id="picture", padding=False)
+                status = gr.HTML(markup.status("Ready."), elem_id="status", padding=False)
+                gallery = gr.HTML("", elem_id="gallery", padding=False)
+            with gr.Column(elem_id="how"):
                 picker = gr.Radio(
                     [each.label for each in variants], value=first.label, label="Variant", elem_id="variant"
                 )
-                facts = gr.HTML(markup.facts(first), elem_id="facts")
+                facts = gr.HTML(markup.facts(first), elem_id="facts", padding=False)
                 with gr.Accordion("Settings", open=False):
                     negative = gr.Textbox(
                         label="Negative prompt",
@@ -186,29 +190,16 @@ def build(variants: list[Variant]) -> gr.Blocks:
                         max_length=MAX_PROMPT,
                         elem_id="negative",
                     )
-                    with gr.Row():
-                        random_seed = gr.Checkbox(True, label="A new seed each time", elem_id="random")
-                        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
+                    random_seed = gr.Checkbox(True, label="A new seed each time", elem_id="random")
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
                     steps = gr.Slider(1, MAX_STEPS, first.steps, step=1, label="Steps", elem_id="steps")
                     guidance = gr.Slider(
                         0, MAX_GUIDANCE, first.guidance, step=0.5, label="Guidance", elem_id="guidance"
                     )
                     chosen_size = gr.Dropdown(sizes, value=sizes[0], label="Size in pixels", elem_id="size")
-            with gr.Column(scale=6, min_width=300):
-                picture = gr.HTML(markup.picture(None, markup.NOTHING_YET), elem_id="picture")
-                status = gr.HTML(markup.status("Ready."), elem_id="status")
-                gallery = gr.Gallery(
-                    label="Drawn in this session",
-                    columns=4,
-                    height="auto",
-                    elem_id="gallery",
-                    interactive=False,
-                    object_fit="contain",
-                    format="png",
-                )
         with gr.Tabs():
-            with gr.Tab("Base and variant side by side"):
-                comparison = gr.HTML(markup.comparison(first), elem_id="comparison")
+            with gr.Tab("Beside the base"):
+                comparison = gr.HTML(markup.comparison(first), elem_id="comparison", padding=False)
             with gr.Tab("Use this model"):
                 usage = gr.Code(first.usage, language="python", label="Python", interactive=False, elem_id="usage")
 
@@ -235,7 +226,29 @@ def build(variants: list[Variant]) -> gr.Blocks:
 
 def theme() -> gr.themes.Base:
     """Plain, with the fonts of the visitor's system: nothing is loaded from elsewhere."""
-    return gr.themes.Base(font=FONTS, font_mono=MONO, primary_hue="orange", neutral_hue="gray")
+    base = gr.themes.Base(
+        font=FONTS, font_mono=MONO, primary_hue="orange", neutral_hue="neutral", radius_size="lg"
+    )
+    light = {
+        "body_background_fill": "#f7f7f5",
+        "block_background_fill": "#ffffff",
+        "block_border_color": "#dfdfda",
+        "input_background_fill": "#ffffff",
+        "input_border_color": "#bdbdb6",
+        "input_border_width": "1px",
+        "block_label_text_color": "#5f656e",
+        "body_text_color": "#1c1e21",
+    }
+    dark = {
+        "body_background_fill": "#131519",
+        "block_background_fill": "#1b1e23",
+        "block_border_color": "#343a43",
+        "input_background_fill": "#131519",
+        "input_border_color": "#5b626d",
+        "block_label_text_color": "#a0a7b2",
+        "body_text_color": "#e6e7ea",
+    }
+    return base.set(**light, **{f"{name}_dark": value for name, value in dark.items()})
 
 
 def main() -> None:

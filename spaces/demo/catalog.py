@@ -31,7 +31,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Variant:
-    """A published variant. `speed` is times the base's, `bytes` its size, `steps` … `height` how it is drawn best."""
+    """A published variant: `speed` is times the base's; `steps` to `height` are how it is drawn best."""
 
     repo: str
     commit: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_PROMPT, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 300, 50, 20.0, 2**32 - 1
 PREVIEW_SHARE = 0.25  # of the time that a step takes
+
+logger = logging.getLogger(__name__)
 
 
 class Refusal(ValueError):
@@ -117,8 +120,8 @@ class Studio:
             events.put(Event("done", wanted.steps, image, time.perf_counter() - started))
         except Cancelled:
             events.put(Event("cancelled"))
-        except Exception as error:  # of any library: its words are not for visitors
-            print(f"{variant.repo}: {type(error).__name__}: {error}", flush=True)
+        except Exception:
+            logger.exception("%s could not draw", variant.repo)
             events.put(Event("failed", message="The variant could not draw this. The log of this Space says why."))
 
     def _open(self, variant: Variant) -> Any:

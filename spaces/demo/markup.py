@@ -22,8 +22,8 @@ def header(variants: list[Variant]) -> str:
     sources = sorted({variant.source for variant in variants})
     return (
         f"<header class='top'><h1>Try {escape(', '.join(sources)[:120])} on a device</h1>"
-        "<p>Small, fast variants of a diffusion model, made and measured by "
-        "<a href='https://github.com/sdhub/sdhub'>sdhub</a>. Pictures are drawn by this Space, on this hardware.</p>"
+        "<p>Small, fast variants of a diffusion model, made and measured with sdhub. "
+        "Pictures are drawn here, on this Space’s hardware.</p>"
         "</header>"
     )
 
@@ -54,7 +54,7 @@ def facts(variant: Variant) -> str:
         base = f" of {size_words(variant.base_bytes)}" if variant.base_bytes else ""
         rows.append(("Size", f"{size_words(variant.bytes)}{base}"))
     if variant.speed:
-        rows.append(("Speed", f"{variant.speed:.2f}× the base’s, measured when it was made"))
+        rows.append(("Speed", f"{variant.speed:.2f}× the base’s where it was made"))
     if variant.ssim is not None:
         rows.append(("Likeness", f"SSIM {variant.ssim:.3f} to the base’s pictures"))
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
@@ -73,11 +73,23 @@ def _pair(pair: Pair) -> str:
     prompt = escape(pair.prompt)
     figure = f"<span class='soft'> PSNR {pair.psnr_db:.1f} dB</span>" if pair.psnr_db is not None else ""
     pictures = "".join(
-        f"<div><img src='{file_uri(path)}' alt='{prompt}, drawn by the {side}' loading='lazy'{_pixelated(_width(path))}>"
+        f"<div><img src='{file_uri(path)}' alt='{prompt}, drawn by the {side}'{_pixelated(_width(path))}>"
         f"<span>{side}</span></div>"
         for side, path in (("base", pair.base), ("variant", pair.variant))
     )
-    return f"<figure class='pair'><div class='both'>{pictures}</div><figcaption>{prompt}{figure}</figcaption></figure>"
+    caption = f"<figcaption>{prompt}{figure}</figcaption>"
+    return f"<figure class='pair'><div class='both'>{pictures}</div>{caption}</figure>"
+
+
+def drawn(image: Image, words: str) -> str:
+    """A picture of the session's gallery."""
+    words = escape(words, quote=True)
+    return f"<li><img src='{data_uri(image)}' alt='{words}' title='{words}'{_pixelated(image.width)}></li>"
+
+
+def gallery(entries: list[str]) -> str:
+    """What was drawn in this session, newest first, from `drawn`."""
+    return f"<h2 class='small'>Drawn in this session</h2><ul class='drawn'>{''.join(entries)}</ul>"
 
 
 def data_uri(image: Image) -> str:

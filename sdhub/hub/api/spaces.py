@@ -37,9 +37,14 @@ def as_runtime(hub: Hub, repo: Repo, runtime: Runtime) -> dict[str, Any]:
 
 
 def changed(call: Call, repo: Repo) -> None:
-    """Run what is new in a Space."""
-    if repo.type == "space" and call.hub.runner:
+    """Run what is new in a Space; where Spaces do not run, it sleeps."""
+    if repo.type != "space" or repo.sdk == "static":
+        return
+    if call.hub.runner:
         call.hub.runner.start(repo)
+        return
+    with call.hub.database.write() as connection:
+        spaces.set_stage(connection, repo, "SLEEPING")
 
 
 def _space(call: Call) -> Repo:

@@ -17,7 +17,7 @@ from sdhub.hub.errors import Refusal, no_entry
 from sdhub.hub.names import is_name
 from sdhub.hub.pages import view
 from sdhub.hub.pages.markdown import Place, render
-from sdhub.hub.store import discussions, repositories, revisions
+from sdhub.hub.store import discussions, repositories, revisions, spaces
 from sdhub.hub.store.repositories import Repo
 from sdhub.hub.store.revisions import MAIN, Revision
 from sdhub.hub.store.trees import Tree, load_tree, make_tree
@@ -93,6 +93,24 @@ def _frame(call: Call, tab: str, tree: Tree | None = None) -> dict[str, Any]:
         "tags": [tag for tag in derived_tags(data) if ":" not in tag][:MAX_TAGS],
         "open_talks": sum(talk.status in {"open", "draft"} for talk in talks),
         "base": call.base,
+        "app": _app(call),
+    }
+
+
+def _app(call: Call) -> dict[str, str | None] | None:
+    """The app of a Space that may run here; a visit wakes it."""
+    if call.repo.type != "space" or call.repo.sdk == "static":
+        return None
+    runner, stage = call.hub.runner, spaces.runtime(call.hub.database.connection(), call.repo).stage
+    if runner and stage == "SLEEPING":
+        runner.start(call.repo)
+        stage = "BUILDING"
+    return {
+        "stage": stage.lower().replace("_", " "),
+        "url": runner.url_of(call.repo) if runner else None,
+        "message": runner.message_of(call.repo)
+        if runner
+        else "have it run with: sdhub hub serve --spaces present",
     }
 
 
