@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Codebook: TypeAlias = palettize.Palette | affine.Grid
 
-LEAST = 2048  # weights; smaller layers save nothing
+LEAST = 2**14  # weights; smaller layers, the first and last convolutions, save nothing and cost most
 MEMORY = 2 * 2**30
 PASS_WIDTH, PASSES = 2304, 2  # of coordinate descent, where inputs are few enough for it to be cheap
 

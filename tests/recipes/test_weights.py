@@ -12,13 +12,13 @@ from sdhub.recipes.recipe import Affine, Component, Float, Palette
 from sdhub.recipes.weights import compress, treatments
 
 GENERATOR = torch.Generator().manual_seed(1)
-MIX = torch.randn(64, 64, generator=GENERATOR)
-TOKENS = torch.randn(512, 64, generator=GENERATOR) @ MIX
+MIX = torch.randn(128, 128, generator=GENERATOR)
+TOKENS = torch.randn(512, 128, generator=GENERATOR) @ MIX
 WEIGHTS = {
-    "a": torch.randn(64, 64, generator=GENERATOR),
+    "a": torch.randn(128, 128, generator=GENERATOR),
     "small": torch.randn(8, 8, generator=GENERATOR),
-    "b": torch.randn(128, 64, generator=GENERATOR),
-    "bias": torch.randn(4096, generator=GENERATOR),
+    "b": torch.randn(256, 128, generator=GENERATOR),
+    "bias": torch.randn(2**15, generator=GENERATOR),
 }
 
 
@@ -57,6 +57,6 @@ def test_without_a_calibration_the_nearest_value_is_taken() -> None:
 
 
 def test_a_weight_that_is_not_finite_is_refused_by_name() -> None:
-    broken = {**WEIGHTS, "b": torch.full((128, 64), torch.nan)}
+    broken = {**WEIGHTS, "b": torch.full((256, 128), torch.nan)}
     with pytest.raises(UsageError, match=r"^b: "):
         dict(compress(broken, Component(default=Palette(bits=3))))
