@@ -14,6 +14,7 @@ is empty on a machine that computes the same twice.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log10
 from typing import Any
@@ -71,7 +72,9 @@ def parse(document: dict[str, Any]) -> Peer:
     return Peer(alone, states, document["calls"], document["seconds"])
 
 
-def analyze(pipe: Any, prompts: list[str], layers: list[str], guidance: float) -> Peer:
+def analyze(
+    pipe: Any, prompts: list[str], layers: list[str], guidance: float, widths: Sequence[int] = BITS
+) -> Peer:
     """The published analysis of a Stable Diffusion pipeline on the CPU."""
     started = time.perf_counter()
     step = _Step(pipe, prompts, guidance)
@@ -80,7 +83,7 @@ def analyze(pipe: Any, prompts: list[str], layers: list[str], guidance: float) -
     dense = {name: module.weight.detach().clone() for name, module in modules.items()}
     alone: dict[int, dict[str, float]] = {}
     states: dict[int, dict[str, float]] = {}
-    for bits in BITS:
+    for bits in widths:
         tables = {name: palettize(weight.half(), bits).dequantize() for name, weight in dense.items()}
         alone[bits], states[bits] = {}, {}
         for name, module in modules.items():
@@ -97,7 +100,7 @@ def analyze(pipe: Any, prompts: list[str], layers: list[str], guidance: float) -
 
 
 class _Step:
-    """One denoising step from pure noise, all prompts at once; `calls` counts those of the denoiser, one a prompt."""
+    """One denoising step from pure noise, all prompts at once; `calls` of the denoiser: one a prompt."""
 
     def __init__(self, pipe: Any, prompts: list[str], guidance: float) -> None:
         self.pipe, self.guidance, self.calls = pipe, guidance, 0

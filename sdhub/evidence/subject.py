@@ -149,9 +149,11 @@ def _small(picture: Picture) -> npt.NDArray[np.float32]:
     sums = np.add.reduceat(np.add.reduceat(picture.astype(np.float64), rows, axis=0), columns, axis=1)
     counts = np.diff([*rows, height])[:, None, None] * np.diff([*columns, width])[None, :, None]
     means = sums / counts
-    return (means - means.mean(axis=(0, 1))).ravel().astype(np.float32)
+    small: npt.NDArray[np.float32] = (means - means.mean(axis=(0, 1))).ravel().astype(np.float32)
+    return small
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1.0)
+    units: npt.NDArray[np.float64] = vectors / np.where(lengths > 0, lengths, 1.0)
+    return units

@@ -1,4 +1,4 @@
-"""What an analysis knows of a denoiser: what each treatment of each layer costs; and the recipes that follow from it."""
+"""What an analysis knows: what each treatment of each layer costs; and the recipes that follow from it."""
 
 from __future__ import annotations
 

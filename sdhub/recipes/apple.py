@@ -43,7 +43,7 @@ class AppleRecipe:
 
 @dataclass(frozen=True)
 class AppleFile:
-    """A file: the model that was analyzed, its recipes, and the PSNR of the original and of linear 8 bit, in dB."""
+    """A file: the model that was analyzed, its recipes, PSNR in dB of the original and of linear 8 bit."""
 
     model: str
     recipes: tuple[AppleRecipe, ...]
@@ -106,7 +106,7 @@ def parse_apple(text: str | bytes, *, origin: str = "recipes") -> AppleFile:
 
 
 def write_apple(file: AppleFile) -> str:
-    """The JSON of a file, as ml-stable-diffusion reads it; keys sorted, so that the same recipes give the same text."""
+    """The JSON of a file, as ml-stable-diffusion reads it; the same recipes give the same text."""
     figures = {"original": file.original_db, "linear_8bit": file.linear_8bit_db}
     figures.update({each.key: each.psnr_db for each in file.recipes})
     document = {

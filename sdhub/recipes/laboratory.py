@@ -1,4 +1,4 @@
-"""A denoiser under analysis: its trajectories traced, candidate choices sampled; every result kept in the work folder."""
+"""A denoiser under analysis: trajectories traced, choices sampled; every result kept in the work folder."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def candidates(denoiser: torch.nn.Module, least: int) -> list[str]:
 
 
 def factors(statistics: Mapping[str, LayerStatistics]) -> Factors:
-    """Of each layer, block by block: the order of its columns, and the Cholesky factor of its damped Gram matrix."""
+    """By layer and block: the order of its columns, and the Cholesky factor of its damped Gram matrix."""
     from sdhub.compression.gram import damped, factor
 
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -93,7 +93,7 @@ def sample(
     number: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> tuple[Tensor, tuple[float, ...]]:
-    """Final latents (1, C, h, w) and timesteps of trajectory `number` of `setting`, with gradients if they are on."""
+    """Latents (1, C, h, w) and timesteps of trajectory `number` of `setting`, with gradients where they are on."""
     import torch
 
     moments: list[float] = []
@@ -204,7 +204,7 @@ def _response(gradient: Tensor, blocks: Sequence[tuple[Tensor, Tensor]]) -> Resp
 
 @contextmanager
 def _differentiable(pipeline: Any, denoiser: Any, layers: Sequence[str], *, again: bool) -> Iterator[None]:
-    """Within it the layers' weights have gradients and nothing else; `again`: calls are computed anew going back."""
+    """The layers' weights have gradients and nothing else; `again`: calls are computed anew on the way back."""
     from torch import nn
     from torch.utils.checkpoint import checkpoint
 

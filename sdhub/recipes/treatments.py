@@ -27,9 +27,11 @@ def offers(backend: str, rounding: Rounding = "compensated") -> tuple[Treatment,
     if backend == "openvino":
         return (Affine(bits=4, group_size=64, rounding=rounding), Affine(bits=8), Float())
     if backend == "sdnq":
-        ranks = (0, 16, 32, 64, 128)
         return (
-            *(LowRank(rank=rank, residual="uint4", group_size=64, rounding=rounding) for rank in ranks),
+            *(
+                LowRank(rank=rank, residual="uint4", group_size=64, rounding=rounding)
+                for rank in (0, 16, 32, 64, 128)
+            ),
             Affine(bits=8, symmetric=True, rounding=rounding),
             Float(),
         )
@@ -88,7 +90,9 @@ def dequantized(
 
     Low-rank treatments are made plainly, without calibration, as `squared_error` reckons them.
     """
-    coded = {name: each for name, each in treatments.items() if isinstance(each, (Affine, Palette))}
+    coded: dict[str, Treatment] = {
+        name: each for name, each in treatments.items() if isinstance(each, (Affine, Palette))
+    }
     for name, treatment in treatments.items():
         if name not in coded:
             yield name, _approximation(treatment, weights[name].cpu().float())

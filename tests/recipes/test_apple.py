@@ -1,4 +1,4 @@
-"""Apple's recipe files, as ml-stable-diffusion writes them: read, written, applied by name; hostile ones refused."""
+"""Apple's recipe files: read, written, applied by name; hostile ones refused."""
 
 from __future__ import annotations
 
