@@ -34,6 +34,7 @@ from sdhub.backends.openvino.quantize import compress
 from sdhub.backends.openvino.shapes import merge_tokens
 from sdhub.endpoint import endpoint
 from sdhub.evidence import compare, latency
+from sdhub.evidence.subject import pixels, subject_kept
 from sdhub.isolate import apart
 from sdhub.plan import sampling_for
 from sdhub.progress import SILENT
@@ -274,13 +275,18 @@ def built_in(place: Path, *, prompts: int) -> list[dict[str, Any]]:
             apart(stages.build, checkpoint, endpoint(None), backend.name, recipe, folder, progress=SILENT)
         with quiet():
             pipe = backend.open(folder)
-        found = compare.compare(reference, measure.draw_all(pipe, sampling, SILENT), sampling)
+        drawn = measure.draw_all(pipe, sampling, SILENT)
+        found = compare.compare(reference, drawn, sampling)
         timed = latency.alternate(base, pipe, sampling, budget=10)
         psnr[name] = found.psnr_db
+        kept = subject_kept(
+            [each.image for each in reference], [each.image for each in drawn], pixels, name="pixels"
+        )
         unet = graph.read(folder / "unet")
         print(
             f"emoji-sd {name:22} {found.psnr_db:6.2f} dB  SSIM {found.ssim:.4f}"
             f"  latents {found.latent_psnr_db:6.2f} dB"
+            f"  {kept.kept} of {len(drawn)} subjects kept"
             f"  {compare.folder_bytes(folder) / 2**20:5.1f} MiB  {timed.ratio:.2f} times torch"
             f"  {dict(graph.weight_types(unet))}, {len(graph.integer_products(unet))} in integers",
             flush=True,

@@ -102,7 +102,7 @@ def choose(
                 f"{recipe}: no backend is called {document.backend}", hint=", ".join(backends())
             )
         _fit(checkpoint, backend, document.name)
-        if document.name in backend.variants and not _alike(document, backend.recipe(checkpoint, document.name)):
+        if backend.knows(document.name) and not _alike(document, backend.recipe(checkpoint, document.name)):
             raise RecipeError(
                 f"{recipe} is called {document.name} and is not that preset",
                 hint=f"give it a name of its own, such as {document.name}-mine",

@@ -13,7 +13,10 @@ _SIZE = re.compile(r"(\d{2,4})x(\d{2,4})")
 
 @dataclass(frozen=True)
 class Adjustment:
-    """`fast`: without calibration. `attention`, `sizes`: instead of the preset's, where any are given."""
+    """`fast`: without calibration. `attention`, `sizes`: instead of the preset's, where any are given.
+
+    A single size is also the one that is calibrated at.
+    """
 
     fast: bool = False
     attention: tuple[Attention, ...] = ()
@@ -27,6 +30,9 @@ class Adjustment:
             update["attention"] = self.attention
         if self.sizes:
             update["sizes"] = self.sizes
+        if len(self.sizes) == 1 and found.calibration:
+            width, height = self.sizes[0]
+            update["calibration"] = found.calibration.model_copy(update={"width": width, "height": height})
         return found.model_copy(update=update) if update else found
 
 
