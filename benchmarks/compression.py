@@ -44,12 +44,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=("times", "errors"))
     given = parser.parse_args()
     layers = shapes.large(shapes.sd15_unet())
     chosen = {shape: name for name, shape in reversed(layers.items()) if not given.quick or shape in QUICK}
     names = list(chosen.values()) if given.quick else list(layers)
     picked = {name: layers[name] for name in names}
-    rows = [memory(layers), *times(picked, len(layers)), *errors(JUDGED[:2] if given.quick else JUDGED)]
+    rows = [] if given.only == "errors" else [memory(layers), *times(picked, len(layers))]
+    rows += [] if given.only == "times" else errors(JUDGED[:2] if given.quick else JUDGED)
     for row in rows:
         cells = ["" if row[each] is None else f"{row[each]:.5g}" for each in ("ours", "peer", "ratio")]
         print(f"{row['figure']:100} {cells[0]:>10} {cells[1]:>10} {cells[2]:>10}  {row['target']}")
