@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
 Encode = Callable[[str, "torch.nn.Module"], "tuple[dict[str, torch.Tensor], float]"]
+Read = Callable[[str], "torch.Tensor"]
 
 MEMORY = 2 * 2**30  # of the layers that are worked on at once
 
@@ -31,11 +32,14 @@ def write_component(
     dtype: torch.dtype,
     statistics: Mapping[str, LayerStatistics],
     progress: Progress,
+    read: Read | None = None,
 ) -> dict[str, float]:
     """Write the component's folder; returns the error of each of `layers`, as `encode` tells it.
 
     `encode(name, layer)` gives the tensors that stand for a layer, by their names in it, in the place of its
     `replaced` parameters; everything else is saved as `dtype`. A layer's weight is given up once it is written.
+    With `read`, which gives a tensor by its name, the module is one on the meta device, and no more of it is in
+    memory than what is worked on. Layers that an earlier call wrote before it was cut off are kept.
     """
     import torch
 
@@ -44,7 +48,8 @@ def write_component(
     parts = Parts(folder / ".parts")
 
     def work(name: str) -> tuple[dict[str, torch.Tensor], float]:
-        return encode(name, module.get_submodule(name))
+        layer = module.get_submodule(name)
+        return encode(name, layer if read is None else _materialized(layer, name, read))
 
     def cost(name: str) -> int:
         gram = statistics[name].gram if name in statistics else None
@@ -58,8 +63,12 @@ def write_component(
             layer = module.get_submodule(name)
             task.advance(layer.weight.numel() / 1e6)
             parts.put(name, {f"{name}.{key}": each for key, each in tensors.items()}, {"error": f"{error:.3e}"})
-            layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
-    parts.put("", dict(_others(module, {f"{name}.{key}" for name in layers for key in replaced}, dtype)))
+            if read is None:
+                layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+    for name in _others(module, {f"{layer}.{key}" for layer in layers for key in replaced}):
+        tensor = module.state_dict()[name] if read is None else read(name)
+        kept = (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        parts.put(f"/{name}", {name: kept})
     errors = {name: float(parts.notes(name)["error"]) for name in layers}
     write_config(module, folder, quantization)
     parts.join(folder, stem_of(module), metadata={"format": "pt"})
@@ -74,11 +83,22 @@ def tied(module: Any) -> set[str]:
     return {name for names in counts.values() if len(names) > 1 for name in names}
 
 
-def _others(module: Any, replaced: set[str], dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
-    """Everything that is not replaced; of tied weights the first."""
-    seen: set[int] = set()
-    for name, tensor in module.state_dict().items():
-        if name in replaced or (tensor.numel() and tensor.data_ptr() in seen):
-            continue
-        seen.add(tensor.data_ptr())
-        yield name, (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+def _materialized(layer: Any, name: str, read: Read) -> Any:
+    """A linear layer or convolution with its weights."""
+    import torch
+
+    copied = torch.nn.Module()
+    copied.weight = torch.nn.Parameter(read(f"{name}.weight"), requires_grad=False)
+    copied.bias = None
+    if layer.bias is not None:
+        copied.bias = torch.nn.Parameter(read(f"{name}.bias"), requires_grad=False)
+    return copied
+
+
+def _others(module: Any, replaced: set[str]) -> Iterator[str]:
+    """Names of everything that is not replaced; of tied weights the first."""
+    first = {name for name, _ in module.named_parameters()}
+    again = {name for name, _ in module.named_parameters(remove_duplicate=False)} - first
+    for name in module.state_dict():
+        if name not in replaced and name not in again:
+            yield name

@@ -78,7 +78,7 @@ def quantized_parts(folder: Path, method: str) -> dict[str, Mapping[str, Any]]:
             continue
         path = folder / name / CONFIG
         if path.is_file():
-            quantization = _document(path).get("quantization_config")
+            quantization = document(path).get("quantization_config")
             if isinstance(quantization, dict) and quantization.get("quant_method") == method:
                 found[name] = quantization
     return found
@@ -136,8 +136,8 @@ def _component(
 
     try:
         with quiet(), init_empty_weights(include_buffers=False):
-            module = _blank(library, class_name, _document(folder / CONFIG))
-        state = decode(module, quantization, dict(_tensors(folder, STEMS[library])))
+            module = blank(library, class_name, document(folder / CONFIG))
+        state = decode(module, quantization, dict(_tensors(folder, library)))
         module.load_state_dict({name: each.float() for name, each in state.items()}, strict=False, assign=True)
         if hasattr(module, "tie_weights"):
             module.tie_weights()
@@ -150,7 +150,7 @@ def _component(
     return module.eval().requires_grad_(False)
 
 
-def _blank(library: str, class_name: str, document: dict[str, Any]) -> Any:
+def blank(library: str, class_name: str, document: dict[str, Any]) -> Any:
     """The component with no weights."""
     document.pop("quantization_config", None)
     if library == "diffusers":
@@ -163,30 +163,38 @@ def _blank(library: str, class_name: str, document: dict[str, Any]) -> Any:
     return kind(kind.config_class.from_dict(document))
 
 
-def _tensors(folder: Path, stem: str) -> Iterator[tuple[str, torch.Tensor]]:
-    from safetensors import safe_open
-
+def shards(folder: Path, library: str) -> list[Path]:
+    """The safetensors files of a component's folder. Raises BuildError for a name that leads out of it."""
+    stem = STEMS[library]
     index = folder / f"{stem}.safetensors.index.json"
     names = [f"{stem}.safetensors"]
     if index.is_file():
-        names = sorted({str(name) for name in _document(index)["weight_map"].values()})
+        names = sorted({str(name) for name in document(index)["weight_map"].values()})
     for name in names:
         if "/" in name or "\\" in name:
             raise BuildError(f"{folder.name}: {shown(name, 60)} lies outside")
-        with safe_open(str(folder / name), framework="pt") as file:
+    return [folder / name for name in names]
+
+
+def _tensors(folder: Path, library: str) -> Iterator[tuple[str, torch.Tensor]]:
+    from safetensors import safe_open
+
+    for path in shards(folder, library):
+        with safe_open(str(path), framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 — no mapping
                 yield key, file.get_tensor(key)
 
 
 def _index(folder: Path) -> dict[str, Any]:
-    return _document(folder / INDEX)
+    return document(folder / INDEX)
 
 
 def _is_component(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and entry[0] is not None
 
 
-def _document(path: Path) -> dict[str, Any]:
+def document(path: Path) -> dict[str, Any]:
+    """A config file. Raises BuildError, SourceError."""
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise BuildError(f"{path.name} is too large")

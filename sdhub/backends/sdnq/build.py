@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.backends.components import tied, write_component
+from sdhub.backends.components import Read, tied, write_component
 from sdhub.backends.folder import open_pipeline, write_rest
 from sdhub.backends.sdnq.config import METHOD, format_in, quantization_config
 from sdhub.backends.sdnq.formats import (
@@ -17,6 +17,7 @@ from sdhub.backends.sdnq.formats import (
     format_of,
     quantize_layer,
 )
+from sdhub.backends.seen import seen_inputs
 from sdhub.errors import MissingExtraError, RecipeError
 from sdhub.progress import Progress
 from sdhub.recipes.recipe import Component, Float, Recipe
@@ -40,7 +41,8 @@ def build(pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         layers = layers_of(module, component, where=f"{recipe.name}: {name}")
         dtypes[name] = getattr(torch, _float_type(component))
         if layers:
-            statistics = _statistics(pipeline, name, layers, recipe, progress)
+            wanted = [layer for layer, layout in layers.items() if layout.compensated or layout.rank]
+            statistics = seen_inputs(pipeline, name, wanted, recipe.calibration, progress=progress)
             write(module, layers, statistics, out / name, dtypes[name], progress)
     write_rest(pipeline, out, dtypes)
 
@@ -75,8 +77,9 @@ def write(
     folder: Path,
     dtype: torch.dtype,
     progress: Progress,
+    read: Read | None = None,
 ) -> dict[str, float]:
-    """Write a component's folder; returns the error of every layer."""
+    """Write a component's folder; returns the error of every layer. `read`: see `write_component`."""
     import torch
 
     floats = [
@@ -100,6 +103,7 @@ def write(
         dtype=dtype,
         statistics=statistics,
         progress=progress,
+        read=read,
     )
 
 
@@ -122,17 +126,6 @@ def _decode(
         shape = tuple(module.get_submodule(name).weight.shape)
         state[f"{name}.weight"] = dequantize_layer(parts, format_in(config, name), shape)
     return state
-
-
-def _statistics(
-    pipeline: Any, name: str, layers: Mapping[str, Format], recipe: Recipe, progress: Progress
-) -> Mapping[str, LayerStatistics]:
-    from sdhub.recipes.calibration import calibrate
-
-    wanted = [layer for layer, layout in layers.items() if layout.compensated or layout.rank]
-    if recipe.calibration is None or not wanted or name == "vae":
-        return {}
-    return calibrate(pipeline, recipe.calibration, name, wanted, progress=progress)
 
 
 def _float_type(component: Component) -> str:

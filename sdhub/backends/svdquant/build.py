@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.backends.components import write_component
+from sdhub.backends.components import Read, write_component
 from sdhub.backends.folder import open_pipeline, write_rest
+from sdhub.backends.seen import seen_inputs
 from sdhub.backends.svdquant.lite import METHOD, W4A4, Format, decode, encode, quantization_config
 from sdhub.backends.svdquant.targets import layers_of
 from sdhub.errors import BuildError, MissingExtraError
@@ -35,7 +36,8 @@ def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Pro
     layers = layers_of(module, recipe.components[denoiser], where=f"{recipe.name}: {denoiser}")
     if not layers:
         raise BuildError(f"{denoiser} has no layer that the kernels take", hint="make an SDNQ variant")
-    statistics = _statistics(pipeline, denoiser, layers, recipe, progress)
+    wanted = [name for name, layout in layers.items() if layout.kind == W4A4]
+    statistics = seen_inputs(pipeline, denoiser, wanted, recipe.calibration, tokens=TOKENS, progress=progress)
     write(module, layers, statistics, out / denoiser, dtype, progress)
     write_rest(pipeline, out, dict.fromkeys(recipe.components, torch.float16))
 
@@ -47,8 +49,9 @@ def write(
     folder: Path,
     dtype: torch.dtype,
     progress: Progress,
+    read: Read | None = None,
 ) -> dict[str, float]:
-    """Write the denoiser's folder; returns the error of every layer."""
+    """Write the denoiser's folder; returns the error of every layer. `read`: see `write_component`."""
     return write_component(
         module,
         list(layers),
@@ -59,6 +62,7 @@ def write(
         dtype=dtype,
         statistics=statistics,
         progress=progress,
+        read=read,
     )
 
 
@@ -72,14 +76,3 @@ def compute_type(denoiser: str) -> torch.dtype:
 def open_variant(folder: Path) -> Any:
     """The variant as a float32 pipeline whose layers compute what the kernels do. Raises BuildError."""
     return open_pipeline(folder, METHOD, decode)
-
-
-def _statistics(
-    pipeline: Any, denoiser: str, layers: Mapping[str, Format], recipe: Recipe, progress: Progress
-) -> Mapping[str, LayerStatistics]:
-    from sdhub.recipes.calibration import calibrate
-
-    wanted = [name for name, layout in layers.items() if layout.kind == W4A4]
-    if recipe.calibration is None or not wanted:
-        return {}
-    return calibrate(pipeline, recipe.calibration, denoiser, wanted, tokens=TOKENS, progress=progress)

@@ -1,0 +1,129 @@
+"""Streaming a transformer from shards: the same bytes as from memory, and a cut off run that goes on."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sdhub.backends import components
+from sdhub.backends.sdnq.build import layers_of as sdnq_layers
+from sdhub.backends.sdnq.build import write as write_sdnq
+from sdhub.backends.streaming import stream
+from sdhub.backends.svdquant.build import write as write_lite
+from sdhub.backends.svdquant.targets import layers_of as lite_layers
+from sdhub.errors import SourceError
+from sdhub.progress import SILENT
+from sdhub.recipes.recipe import Affine, Component, LowRank
+
+INT4 = LowRank(rank=16, residual="int4", group_size=64, activations="int4")
+UINT4 = LowRank(rank=16, residual="uint4", group_size=64)
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory):
+    """A FLUX transformer of one block of either kind, 256 wide, in several shards."""
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=64,
+        num_attention_heads=4,
+        joint_attention_dim=128,
+        pooled_projection_dim=64,
+        in_channels=16,
+        axes_dims_rope=(16, 24, 24),
+        guidance_embeds=True,
+    )
+    root = tmp_path_factory.mktemp("flux")
+    transformer.save_pretrained(root / "transformer", max_shard_size="4MB")
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (root / "model_index.json").write_text(json.dumps(index))
+    return root, transformer
+
+
+def component(module):
+    """W4A4, and W4A16 for what modulates."""
+    names = [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, torch.nn.Linear)
+        and name.endswith(("norm.linear", "norm1.linear", "norm1_context.linear"))
+        and "blocks" in name
+    ]
+    assert len(names) == 3
+    return Component(default=INT4, layers=dict.fromkeys(names, Affine(bits=4, group_size=64)))
+
+
+def test_streamed_and_loaded_give_the_same_bytes(flux, tmp_path):
+    root, transformer = flux
+    module, read = stream(root, "transformer")
+    layers = lite_layers(module, component(module))
+    assert all(parameter.is_meta for parameter in module.parameters())
+    kinds = {name: each.kind for name, each in layers.items()}
+    assert sum(kind == "svdq_w4a4" for kind in kinds.values()) == 12 + 5
+    errors = write_lite(module, layers, {}, tmp_path / "streamed", torch.bfloat16, SILENT, read=read)
+    assert max(errors.values()) < 0.15
+    import copy
+
+    write_lite(copy.deepcopy(transformer), layers, {}, tmp_path / "loaded", torch.bfloat16, SILENT)
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        streamed, loaded = (tmp_path / each / name for each in ("streamed", "loaded"))
+        if name == "config.json":
+            assert (
+                json.loads(streamed.read_text())["quantization_config"]
+                == json.loads(loaded.read_text())["quantization_config"]
+            )
+        else:
+            assert streamed.read_bytes() == loaded.read_bytes()
+
+
+def test_a_run_that_was_cut_off_goes_on(flux, tmp_path, monkeypatch):
+    root, _ = flux
+    module, read = stream(root, "transformer")
+    layers = sdnq_layers(module, Component(default=UINT4))
+    begun = []
+
+    def failing(name):
+        begun.append(name)
+        if len(begun) == 9:
+            raise KeyboardInterrupt
+        return read(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_sdnq(module, layers, {}, tmp_path / "cut", torch.bfloat16, SILENT, read=failing)
+    again = []
+    monkeypatch.setattr(components, "MEMORY", 2**24)
+    write_sdnq(
+        module,
+        layers,
+        {},
+        tmp_path / "cut",
+        torch.bfloat16,
+        SILENT,
+        read=lambda name: again.append(name) or read(name),
+    )
+    write_sdnq(module, layers, {}, tmp_path / "whole", torch.bfloat16, SILENT, read=read)
+    cut, whole = (load_file(tmp_path / each / "diffusion_pytorch_model.safetensors") for each in ("cut", "whole"))
+    assert cut.keys() == whole.keys()
+    assert all(torch.equal(cut[name], whole[name]) for name in cut)
+    weights = [name for name in again if name.removesuffix(".weight") in layers]
+    assert len(weights) < len(layers)
+
+
+def test_missing_weights_are_named(flux, tmp_path):
+    import shutil
+
+    root, _ = flux
+    copied = shutil.copytree(root, tmp_path / "copy")
+    index = copied / "transformer" / "diffusion_pytorch_model.safetensors.index.json"
+    document = json.loads(index.read_text())
+    lost = document["weight_map"]["proj_out.weight"]
+    document["weight_map"] = {name: file for name, file in document["weight_map"].items() if file != lost}
+    index.write_text(json.dumps(document))
+    with pytest.raises(SourceError, match="is missing"):
+        stream(copied, "transformer")
+    with pytest.raises(SourceError, match="no component vae"):
+        stream(root, "vae")
