@@ -1,6 +1,6 @@
 """A UNet as a Core ML package with 6-bit palettes, beside coremltools doing the same: seconds and peak memory.
 
-Ours: `sdhub.recipes.weights.compress`, then `convert_component`. The peer, as its guides have it: diffusers' module
+Ours: `sdhub.recipes.weights.compress`, then `convert_component`. The peer, as its guides say: the module
 traced, `coremltools.convert`, `palettize_weights` in mode kmeans. Each in a process of its own; making the random
 weights is not timed, but their memory counts. SD 1.5's shape for both; SD XL's for ours, where the peer would need
 more memory than most machines have. `--quick` takes a narrow UNet of SD 1.5's structure.

@@ -219,7 +219,12 @@ def report(result: dict[str, Any]) -> str:
     ]
     for each in result["variants"]:
         url, commit = each["url"], each["commit"]
-        if url and commit and re.fullmatch(r"https?://[A-Za-z0-9.:/_-]+", url) and re.fullmatch(r"[0-9a-f]+", commit):
+        if (
+            url
+            and commit
+            and re.fullmatch(r"https?://[A-Za-z0-9.:/_-]+", url)
+            and re.fullmatch(r"[0-9a-f]+", commit)
+        ):
             lines += [f"![{each['name']}]({url}/resolve/{commit}/evidence/contact_sheet.png)", ""]
     return "\n".join(lines) + "\n"
 

@@ -78,7 +78,7 @@ class PackageFiles:
         return path
 
     def _roots(self) -> list[Path]:
-        """Where links may lead: into the package, and, from a snapshot in the Hub's cache, to that cache's blobs."""
+        """Where links may lead: into the package, and from a snapshot in the Hub's cache to the cache's blobs."""
         caches = [each.parent / "blobs" for each in self.folder.absolute().parents if each.name == "snapshots"]
         return [root.resolve() for root in (self.folder, *caches)]
 
