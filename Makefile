@@ -9,8 +9,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/sdhub demo
 
+# Files side by side, each process on one thread: torch's threads would fight for the cores.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # In an environment of its own, as a user without sdhub has it.
 downstream: $(STAMP)
