@@ -21,7 +21,7 @@ from sdhub.work import home
 PUBLIC = "https://huggingface.co"
 LOCAL_PORT = 8420
 LOCAL_TOKEN = "local"  # noqa: S105 — the embedded Hub takes any token for the user `local`
-START_SECONDS = 30
+START_SECONDS = 120
 END_SECONDS = 5
 
 

@@ -54,3 +54,8 @@ class Job:
         """Whether the target repositories have to be private."""
         options = self.options
         return target_private(self.plan.checkpoint, private=options.private, allow_public=options.allow_public)
+
+    @property
+    def gated(self) -> bool:
+        """Whether new target repositories are gated, as the source is; private ones are closed anyway."""
+        return self.plan.checkpoint.gated and not self.private

@@ -26,7 +26,7 @@ from sdhub.run import Run
 from sdhub.stages import Base
 from sdhub.work import Work, home
 
-__all__ = ["prepare", "publish", "run"]
+__all__ = ["Job", "Options", "prepare", "publish", "run"]
 
 
 def publish(

@@ -21,12 +21,13 @@ from sdhub.publishing import markdown, words
 from sdhub.publishing.front_matter import front_matter
 from sdhub.publishing.package import Package
 from sdhub.publishing.publication import Publication, Sibling, prompts_of
-from sdhub.work import digest
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).parent / "templates"
+REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
+BRANCH = re.compile(r"[A-Za-z0-9_.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 USE = "use"
 SECTIONS = {
@@ -72,7 +73,7 @@ def index_card(publication: Publication, rows: Sequence[Sibling]) -> str:
     context = {
         "title": publication.repo_id.rpartition("/")[2],
         "source": markdown.link(markdown.code(publication.checkpoint.id), publication.source_url),
-        "siblings": _siblings(publication, rows),
+        "siblings": [{**row, "here": False} for row in _siblings(publication, rows)],
         "license_words": _license_words(publication),
         "access": _access(publication),
     }
@@ -130,7 +131,7 @@ def _context(publication: Publication, packages: Sequence[Package], bundles: Seq
         "siblings": _siblings(publication, publication.siblings),
         "access": _access(publication),
         "texts": [notice.name for notice in publication.notices],
-        "recipe_sha256": digest(publication.recipe),
+        "recipe_sha256": publication.recipe_sha256,
         **_provenance(publication),
         "packages": packages,
         "bundles": bundles,
@@ -221,26 +222,33 @@ def _provenance(publication: Publication) -> dict[str, Any]:
 
 
 def _siblings(publication: Publication, siblings: Sequence[Sibling]) -> list[dict[str, Any]]:
-    """Rows of the table of variants; a Hub's pages of them are linked."""
+    """Rows of the table of variants."""
     rows = []
     for each in siblings:
         figures = _figures(each.figures)
-        page = f"{publication.hub.rstrip('/')}/{each.repo_id}" if publication.hub else f"/{each.repo_id}"
         place = f"{each.repo_id}, branch {each.branch}" if each.branch else each.repo_id
-        link = f"{page}/tree/{each.branch}" if each.branch else page
-        latency = _figures(figures["latency"])
         rows.append(
             {
                 "variant": each.variant,
                 "here": (each.repo_id, each.branch) == (publication.repo_id, publication.branch),
-                "place": markdown.link(markdown.cell(place), link if publication.hub else None),
+                "place": markdown.link(markdown.cell(place), _page(publication.hub, each)),
                 "bytes": figures["bytes"],
-                "speed": words.times(latency["ratio"]),
+                "speed": words.times(_figures(figures["latency"])["ratio"]),
                 "psnr": words.psnr(figures),
                 "ssim": figures["ssim"],
             }
         )
     return rows
+
+
+def _page(hub: str | None, sibling: Sibling) -> str | None:
+    """A variant's page on a Hub that stays; none for names that are no names."""
+    if not hub or not REPOSITORY.fullmatch(sibling.repo_id):
+        return None
+    page = f"{hub.rstrip('/')}/{sibling.repo_id}"
+    if sibling.branch is None:
+        return page
+    return f"{page}/tree/{sibling.branch}" if BRANCH.fullmatch(sibling.branch) else None
 
 
 def _access(publication: Publication) -> markdown.Markdown | None:

@@ -12,6 +12,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint, License
 from sdhub.demo import emoji_sd
 from sdhub.publishing import words
 from sdhub.publishing.markdown import safe_url
+from sdhub.work import digest
 
 PUBLIC = "https://huggingface.co"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -38,16 +39,17 @@ class Sibling:
 class Publication:
     """One variant with all that is said about it.
 
-    `identity` identifies the source's bytes (commit SHA or fingerprint); `license` is the settled one,
-    `license_file` its text on disk, if the source has one, and `notices` what has to come with it; `variant`
-    is the name ("openvino-int8"), `description` one sentence about its treatment; `folder` holds its files.
-    `library` is the card's library_name, `install` the shell line and `usage` the exact Python lines for users, which must save
-    one PNG in the current folder. `evidence` is the document of `sdhub.evidence.compare`, `pictures` maps names
-    ("base-0.png") to files. `source_endpoint` is the Hub that the source came from. `notes` are limits of the
-    variant, a sentence each; `bundles` maps names of further zips to folders below `folder`; `checks` says who
-    draws after publishing: the card's own lines ("usage"), or sdhub where they need another machine ("sdhub").
-    `hub` is the address of a Hub that stays, for links to other variants; `branch` None is `main`; `siblings` are
-    all variants of the source that are known, this one among them.
+    `identity` identifies the source's bytes (commit SHA or fingerprint). `license` is the settled one,
+    `license_file` its text on disk, if the source has one, and `notices` what has to come with it. `variant` is
+    the name ("openvino-int8"), `description` one sentence about its treatment, `folder` holds its files.
+    `library` is the card's library_name, `install` the shell line and `usage` the exact Python lines for users,
+    which must save one PNG in the current folder. `evidence` is the document of `sdhub.evidence.compare`,
+    `pictures` maps names ("base-00.png") to files. `source_endpoint` is the Hub that the source came from.
+
+    `notes` are limits of the variant, a sentence each; `bundles` maps names of further zips to folders below
+    `folder`; `checks` says who draws after publishing: the card's own lines ("usage"), or sdhub where they need
+    another machine ("sdhub"). `branch` None is `main`. `siblings` are all variants of the source that are known,
+    this one among them; `hub` is the address of a Hub that stays, for links to them.
     """
 
     repo_id: str
@@ -82,6 +84,16 @@ class Publication:
         """The repository's name without its namespace, and the branch where it is not `main`."""
         name = self.repo_id.rpartition("/")[2]
         return f"{name}-{self.branch}" if self.branch else name
+
+    @property
+    def recipe_document(self) -> dict[str, Any]:
+        """What `recipe.json` holds: the recipe, with the evidence of its analysis where it has some."""
+        return {key: value for key, value in self.recipe.items() if key != "evidence" or value is not None}
+
+    @property
+    def recipe_sha256(self) -> str:
+        """The recipe's identity, to which that evidence does not belong."""
+        return digest({key: value for key, value in self.recipe.items() if key != "evidence"})
 
     @property
     def source_url(self) -> str | None:

@@ -54,6 +54,7 @@ def push(
     token: str | None,
     branch: str = MAIN,
     private: bool = False,
+    gated: bool = False,
     create_pr: bool = False,
     message: str,
     known: Mapping[str, str] | None = None,
@@ -61,17 +62,19 @@ def push(
 ) -> Pushed:
     """Make the branch of a repository hold `folder` with one commit (or pull request) of what differs.
 
-    Repository and branch are created where they are missing, and removed again if their first commit fails.
-    Files that sdhub published before and that the folder no longer has are deleted; files of others stay. A
-    commit of someone else in between is noticed, and the comparison made again. What was sent is listed again,
-    and has to be the folder. With `create_pr` there is one open pull request per `message`, which is updated.
-    `known` are SHA-256 of the folder's files, by path, that are known for sure. Raises PrivacyError where
-    `private` is asked for and the repository is public, HubError for all that the Hub refuses.
+    Repository and branch are created where they are missing (`private`, or `gated` behind its owner's terms), and
+    removed again if their first commit fails. Files that sdhub published before and that the folder no longer has
+    are deleted; files of others stay. A commit of someone else in between is noticed, and the comparison made
+    again. What was sent is listed again, and has to be the folder. With `create_pr` there is one open pull request
+    per `message`, which is updated. `known` are SHA-256 of the folder's files, by path, that are known for sure.
+
+    Raises PrivacyError where `private` is asked for and the repository is public, HubError for all that the Hub
+    refuses.
     """
     target = Target(repo_id, endpoint=endpoint, token=token, branch=branch, progress=progress)
     sender = _Sender(target, folder, dict(known or {}), message)
     try:
-        target.prepare(private=private)
+        target.prepare(private=private, gated=gated)
         return sender.propose() if create_pr else sender.send()
     except BaseException as error:
         target.give_up(error)

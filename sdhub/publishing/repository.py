@@ -15,7 +15,7 @@ from sdhub.progress import SILENT, Progress
 from sdhub.publishing.card import card
 from sdhub.publishing.package import Package, pack, regular_files, sha256_of, sums
 from sdhub.publishing.publication import Publication
-from sdhub.work import canonical, digest
+from sdhub.work import canonical
 
 MANIFEST = "sdhub.json"
 _RESERVED = {"readme.md", "recipe.json", MANIFEST, "evidence", "packages", ".gitattributes", ".git"}
@@ -27,7 +27,7 @@ _PICTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.png")
 def assemble(publication: Publication, out: Path, *, progress: Progress = SILENT) -> tuple[Package, ...]:
     """Fill the empty folder `out` with the whole repository and return its packages.
 
-    Layout: the variant's files, `recipe.json` (canonical JSON: its SHA-256 is the recipe's), the licence text,
+    Layout: the variant's files, `recipe.json` (canonical JSON), the licence text,
     `evidence/` (evidence.json, contact_sheet.png, pictures), `packages/` (a zip and SHA256SUMS), the
     zips of `bundles`, `README.md` and `sdhub.json`. The same publication gives the same bytes. Variant files are
     hard links where the file system allows it. Raises BuildError for a file that would be overwritten,
@@ -36,7 +36,7 @@ def assemble(publication: Publication, out: Path, *, progress: Progress = SILENT
     if any(out.iterdir()):
         raise BuildError(f"{out} is not empty")
     _place_variant(publication, out)
-    (out / "recipe.json").write_bytes(canonical(publication.recipe))
+    (out / "recipe.json").write_bytes(canonical(publication.recipe_document))
     if publication.license_file and publication.license_target:
         shutil.copyfile(publication.license_file, out / publication.license_target)
     for notice in publication.notices:
@@ -134,7 +134,7 @@ def _manifest(
             "private": checkpoint.private,
             "loras": [{"ref": lora.name, "sha": lora.sha, "scale": lora.scale} for lora in checkpoint.loras],
         },
-        "recipe_sha256": digest(publication.recipe),
+        "recipe_sha256": publication.recipe_sha256,
         "versions": dict(publication.versions),
         "evidence": figures_of(publication.evidence),
         "packages": [vars(each) for each in packages],

@@ -56,11 +56,16 @@ class Target:
         what = f"{doing} {self.repo_id}"
         return ask(what, act, endpoint=self.endpoint, token=self.token, progress=self.progress)
 
-    def prepare(self, *, private: bool) -> None:
-        """Create repository and branch where they are missing, and read the head. Raises PrivacyError."""
+    def prepare(self, *, private: bool, gated: bool = False) -> None:
+        """Create repository and branch where they are missing, and read the head. Raises PrivacyError.
+
+        A new repository is `gated` where that is asked for; of one that is there it is its owner's business.
+        """
         info = self.info()
         if info is None:
             self.ask("create", lambda: self._create(private=private))
+            if gated and self.made_repository:
+                self.ask("gate", lambda: self.api.update_repo_settings(self.repo_id, gated="auto"))
             info = self.ask("look at", lambda: self.api.model_info(self.repo_id))
         if private:
             require_private(self.repo_id, is_private=bool(info.private))

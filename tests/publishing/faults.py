@@ -1,7 +1,7 @@
 """Publishing through a Hub that fails in every way a network can, run after run from a seed.
 
-`python -m tests.publishing.faults [FIRST] 200` runs seeds 0 (or FIRST) to 199 and prints what came of them; a run that leaves a
-repository neither whole nor as it was ends it with exit code 1. The client is the real one, over HTTP.
+`python -m tests.publishing.faults [FIRST] 200` runs 200 seeds from 0 (or FIRST) and prints what came of them; a
+run that leaves a repository neither whole nor as it was ends it with exit code 1. The client is the real one.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from PIL import Image
 from sdhub.checkpoint.checkpoint import Checkpoint, Component, License, Lora, PinnedLora, Source
 from sdhub.checkpoint.families import Family
 from sdhub.publishing.publication import Publication
+from sdhub.recipes.recipe import parse_recipe
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 FAMILY = Family("sd1", "Stable Diffusion 1.x", "unet", ("unet", "text_encoder"), 512, 25, 7.5)
@@ -139,3 +142,37 @@ def publication(root: Path, **changes: Any) -> Publication:
         },
     )
     return replace(made, **changes)
+
+
+def honest(root: Path) -> Publication:
+    """A publication whose figures are those of its pictures, computed by scikit-image and a closed form."""
+    from skimage.metrics import structural_similarity
+
+    source = np.random.default_rng(3)
+    rows, errors, pictures = [], [], {}
+    for position, level in enumerate((3, 12)):
+        base = source.integers(30, 220, (64, 64, 3)).astype(np.uint8)
+        variant = (base.astype(int) + source.integers(-level, level + 1, base.shape)).astype(np.uint8)
+        for side, pixels in (("base", base), ("variant", variant)):
+            path = root / f"{side}-{position:02d}.png"
+            root.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(path)
+            pictures[path.name] = path
+        error = float(np.mean((base / 255 - variant / 255) ** 2))
+        likeness = structural_similarity(
+            base / 255, variant / 255, channel_axis=2, data_range=1, gaussian_weights=True,
+            sigma=1.5, use_sample_covariance=False,
+        )  # fmt: skip
+        errors.append(error)
+        psnr = round(-10 * math.log10(error), 2)
+        rows.append({"text": "x", "seed": position, "psnr_db": psnr, "ssim": round(likeness, 5)})
+    figures = {
+        **evidence(),
+        "prompts": rows,
+        "psnr_db": round(-10 * math.log10(sum(errors) / 2), 2),
+        "ssim": round(sum(row["ssim"] for row in rows) / 2, 5),
+    }
+    full = parse_recipe(json.dumps(recipe())).document()
+    made = publication(root, evidence=figures, pictures=pictures, recipe=full)
+    size = sum(path.stat().st_size for path in made.folder.rglob("*") if path.is_file())
+    return publication(root, evidence={**figures, "bytes": size}, pictures=pictures, recipe=full)

@@ -14,8 +14,10 @@ from markdown_it import MarkdownIt
 from sdhub.checkpoint.checkpoint import License, PinnedLora, Source
 from sdhub.errors import CheckError
 from sdhub.publishing import markdown, words
-from sdhub.publishing.card import card, extract_usage
+from sdhub.publishing.card import card, extract_usage, index_card
 from sdhub.publishing.package import Package
+from sdhub.publishing.publication import Sibling
+from sdhub.recipes.recipe import parse_recipe
 from tests.publishing.hostile import HOSTILE
 from tests.publishing.publications import SHA, checkpoint, evidence, publication, recipe
 
@@ -86,6 +88,13 @@ def _hostile_publication(tmp_path, string: str):
         versions={"torch": string, "openvino": string, "sdhub": string},
         install=string.replace("\n", " "),
         usage=f"print({string!r})\n",
+        notes=(string, "sound"),
+        hub="https://hub.example",
+        siblings=(
+            Sibling(string, string, {"bytes": string, "psnr_db": string, "latency": string}),
+            Sibling("openvino-fp16", "local/other", {"latency": {"ratio": string}}),
+            Sibling(string, string, {}, branch=string),
+        ),
     )
 
 
@@ -267,3 +276,118 @@ def test_sizes(value, said):
 )
 def test_urls(url, safe):
     assert markdown.safe_url(url) == safe
+
+
+def test_the_first_screen_has_a_picture_and_three_figures_against_the_base(tmp_path):
+    first = card(publication(tmp_path), PACKAGES).partition("---\n\n")[2].partition("\n## ")[0]
+    assert first.startswith("# emoji-sd-openvino-int8\n")
+    assert first.count("![") == 1
+    rows = [line for line in first.splitlines() if line.startswith("| ")][1:]
+    assert [row.split("|")[1].strip() for row in rows] == [
+        "Size on disk",
+        "Seconds per sampling step",
+        "Likeness to the base",
+    ]
+    assert len(first.splitlines()) < 15
+
+
+def test_siblings_stand_in_one_table_with_their_figures(tmp_path):
+    figures = {"bytes": 20_000_000, "psnr_db": 51.26, "ssim": 0.9991, "latency": {"ratio": 0.98}}
+    siblings = (
+        Sibling("openvino-fp16", "local/emoji-sd-openvino-fp16", figures),
+        Sibling("openvino-int8", "local/emoji-sd-openvino-int8", evidence()),
+    )
+    made = publication(tmp_path, siblings=siblings, hub="https://huggingface.co")
+    table = card(made, PACKAGES).partition("## Variants\n")[2].partition("\n## ")[0]
+    link = "[`local/emoji-sd-openvino-fp16`](https://huggingface.co/local/emoji-sd-openvino-fp16)"
+    assert f"| `openvino-fp16` | 20.0 MB | 0.980 times | 51.3 dB | 0.9991 | {link} |" in table
+    assert "| `openvino-int8` (this one) | 12.3 MB | 1.96 times | 32.1 dB | 0.9751 |" in table
+    index = index_card(made, siblings)
+    assert link in index
+    assert "model-index" not in yaml.safe_load(index.split("---\n")[1])
+    alone = card(publication(tmp_path, siblings=siblings[1:]), PACKAGES)
+    assert "## Variants" not in alone
+
+
+def test_what_could_not_be_run_here_is_said(tmp_path):
+    figures = {**evidence(), "latency": None, "peak_mib": None, "base_peak_mib": None}
+    text = card(publication(tmp_path, checks="sdhub", evidence=figures, notes=("Needs macOS 14.",)), PACKAGES)
+    assert "**were not run**" in text
+    assert "- Needs macOS 14." in text
+    assert "peak memory of the variant; peak memory of the base; speed" in text
+    assert "Speed and memory hold for the machine above" not in text
+    assert "times the speed" not in text
+
+
+def test_calibrated_variants_stand_beside_the_same_formats_without_calibration(tmp_path):
+    figures = {**evidence(), "nearest": {"psnr_db": 20.5, "ssim": 0.9, "identical": False}}
+    text = card(publication(tmp_path, evidence=figures), PACKAGES)
+    assert "| The same formats without calibration | PSNR 20.5 dB, SSIM 0.9000 |" in text
+    assert "without calibration" not in card(publication(tmp_path), PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("treatment", "said"),
+    [
+        ({"scheme": "float", "dtype": "float16"}, "kept in float16"),
+        ({"scheme": "palette", "bits": 6}, "6-bit palette: 64 values found by k-means for each weight"),
+        (
+            {"scheme": "palette", "bits": 4, "group_size": 16, "rounding": "compensated"},
+            "4-bit palette: 16 values found by k-means for every 16 output channels, "
+            "rounded so that later weights make up for earlier ones",
+        ),
+        (
+            {"scheme": "affine", "bits": 8, "symmetric": True, "activations": "int8"},
+            "8-bit integer weights, symmetric for each output channel, inputs rounded to int8 while it runs",
+        ),
+        (
+            {
+                "scheme": "low_rank",
+                "rank": 32,
+                "residual": "int4",
+                "group_size": 64,
+                "activations": "int4",
+                "smoothing": True,
+            },
+            "a 16-bit branch of rank 32 beside int4 weights with a scale for groups of 64 input channels, "
+            "inputs rounded to int4 while it runs, outliers of the inputs moved into the weights first",
+        ),
+        (
+            {"scheme": "low_rank", "rank": 0, "residual": "nvfp4"},
+            "nvfp4 weights with a scale for each output channel",
+        ),
+    ],
+)
+def test_every_scheme_in_words(treatment, said):
+    document = {"name": "x-y", "backend": "x", "components": {"unet": {"default": treatment}}}
+    full = parse_recipe(json.dumps(document)).document()
+    assert words.treatment(full["components"]["unet"]["default"]) == said
+
+
+def test_a_recipe_in_words(tmp_path):
+    calibration = {
+        "prompts": ["a", "b"],
+        "seed": 7,
+        "steps": 20,
+        "recorded": 5,
+        "guidance": 7.5,
+        "width": 512,
+        "height": 512,
+    }
+    document = {
+        "name": "coreml-mine",
+        "backend": "coreml",
+        "components": {"unet": {"default": {"scheme": "palette", "bits": 6}, "token_merging": 0.4}},
+        "calibration": calibration,
+        "sizes": [[512, 512], [768, 512]],
+        "attention": ["original", "split_einsum_v2"],
+    }
+    text = card(publication(tmp_path, recipe=parse_recipe(json.dumps(document)).document()), PACKAGES)
+    for said in (
+        "self-attention at the highest resolution merges 40% of its tokens",
+        "- Calibrated on 2 prompts of 20 steps, 5 of them looked at, guidance 7.5, 512 × 512 pixels, ",
+        "seeds from 7.",
+        "- Fixed sizes in pixels: 512 × 512, 768 × 512.",
+        "- Attention: original, split\\_einsum\\_v2.",
+    ):
+        assert said in text

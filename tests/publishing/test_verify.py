@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import zipfile
 
-import numpy as np
 import pytest
-from PIL import Image
-from skimage.metrics import structural_similarity
 
 from sdhub.errors import CheckError, SourceError
 from sdhub.publishing.download import download
@@ -19,46 +15,14 @@ from sdhub.publishing.repository import assemble
 from sdhub.publishing.verify import verify_folder
 from sdhub.recipes.recipe import parse_recipe
 from sdhub.verify import verify
-from tests.publishing.publications import evidence, publication, recipe
-
-
-def _honest(root):
-    """A publication whose figures are those of its pictures, computed by scikit-image and a closed form."""
-    source = np.random.default_rng(3)
-    rows, errors, pictures = [], [], {}
-    for position, level in enumerate((3, 12)):
-        base = source.integers(30, 220, (64, 64, 3)).astype(np.uint8)
-        variant = (base.astype(int) + source.integers(-level, level + 1, base.shape)).astype(np.uint8)
-        for side, pixels in (("base", base), ("variant", variant)):
-            path = root / f"{side}-{position:02d}.png"
-            root.mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(path)
-            pictures[path.name] = path
-        error = float(np.mean((base / 255 - variant / 255) ** 2))
-        likeness = structural_similarity(
-            base / 255, variant / 255, channel_axis=2, data_range=1, gaussian_weights=True,
-            sigma=1.5, use_sample_covariance=False,
-        )  # fmt: skip
-        errors.append(error)
-        psnr = round(-10 * math.log10(error), 2)
-        rows.append({"text": "x", "seed": position, "psnr_db": psnr, "ssim": round(likeness, 5)})
-    figures = {
-        **evidence(),
-        "prompts": rows,
-        "psnr_db": round(-10 * math.log10(sum(errors) / 2), 2),
-        "ssim": round(sum(row["ssim"] for row in rows) / 2, 5),
-    }
-    full = parse_recipe(json.dumps(recipe())).document()
-    made = publication(root, evidence=figures, pictures=pictures, recipe=full)
-    size = sum(path.stat().st_size for path in made.folder.rglob("*") if path.is_file())
-    return publication(root, evidence={**figures, "bytes": size}, pictures=pictures, recipe=full)
+from tests.publishing.publications import honest
 
 
 @pytest.fixture
 def folder(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    assemble(_honest(tmp_path / "made"), out)
+    assemble(honest(tmp_path / "made"), out)
     return out
 
 
