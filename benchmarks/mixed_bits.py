@@ -229,7 +229,7 @@ def fixed(bench: Bench, analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def outliers() -> list[dict[str, Any]]:
-    """A layer of 1,280 by 1,280 whose weights are heavy-tailed, as SDXL's are: why linear 8 bit per tensor fails."""
+    """A layer of 1,280 by 1,280 with outliers, such as SDXL has: why linear 8 bit per tensor fails there."""
     generator = torch.Generator().manual_seed(0)
     rows = []
     for label, count, factor in (("no outliers", 0, 1.0), ("16 outliers of 100 sigma", 16, 100.0)):

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any
 from sdhub.errors import RecipeError, UsageError
 from sdhub.recipes.allocation import Choice, Option, allocate, loyal, path, total
 from sdhub.recipes.recipe import Analyzed, Calibration, Checked, Float, Recipe, Treatment
-from sdhub.recipes.treatments import size_of, squared_error
+from sdhub.recipes.treatments import size_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from sdhub.recipes.sensitivity import Response
 
 MOST_DB = 150.0  # where nothing differs
 BUDGET = re.compile(r"(\d{1,6}(?:\.\d{1,4})?) ?(bits?|GB|MB)", re.IGNORECASE)
@@ -224,24 +222,25 @@ class Analysis:
 def analysis_of(
     subject: Subject,
     weights: Mapping[str, Tensor],
-    responses: Mapping[str, Response],
+    errors: Mapping[str, Mapping[int, float]],
     treatments: Sequence[Treatment],
     *,
     parameters: int,
     peak: float,
     calls: int,
 ) -> Analysis:
-    """From the layers' weights and responses (see `sensitivity`). Layers without a response are left alone."""
+    """From the layers' weights and the errors of their treatments, by number (see `sensitivity.errors`).
+
+    Layers without any are left alone.
+    """
     options: dict[str, tuple[Option, ...]] = {}
     numbers: dict[str, tuple[int, ...]] = {}
-    for name, response in responses.items():
-        found = {}
-        for number, treatment in enumerate(treatments):
-            option = _option(treatment, weights[name], response)
-            if option is not None:
-                found[number] = option
-        if found:
-            options[name], numbers[name] = tuple(found.values()), tuple(found)
+    for name, found in errors.items():
+        sizes = {number: _size(treatments[number], weights[name]) for number in sorted(found)}
+        fitting = {number: size for number, size in sizes.items() if size is not None}
+        if fitting:
+            options[name] = tuple(Option(size, found[number]) for number, size in fitting.items())
+            numbers[name] = tuple(fitting)
     return Analysis(
         subject=subject,
         treatments=tuple(treatments),
@@ -254,14 +253,12 @@ def analysis_of(
     )
 
 
-def _option(treatment: Treatment, weight: Tensor, response: Response) -> Option | None:
+def _size(treatment: Treatment, weight: Tensor) -> int | None:
     """None where the treatment does not fit the layer."""
     try:
-        size, off = size_of(treatment, tuple(weight.shape)), squared_error(treatment, weight)
+        return size_of(treatment, tuple(weight.shape))
     except UsageError:
         return None
-    compensated = not isinstance(treatment, Float) and treatment.rounding == "compensated"
-    return Option(size, float(((response.compensated if compensated else response.nearest) * off).sum()))
 
 
 def _format(treatment: Treatment) -> Treatment:

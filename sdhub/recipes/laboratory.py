@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +20,7 @@ from sdhub.recipes.allocation import Choice
 from sdhub.recipes.analysis import MOST_DB, Analysis, Subject, analysis_of
 from sdhub.recipes.calibration import LARGE, calibration_for
 from sdhub.recipes.recipe import Calibration, Treatment
-from sdhub.recipes.sensitivity import Response, Trajectory
+from sdhub.recipes.sensitivity import Trace
 from sdhub.recipes.treatments import dequantized
 from sdhub.recipes.weights import LEAST
 from sdhub.work import Work
@@ -103,36 +103,35 @@ class Laboratory:
         return sensitivity.factors(self.statistics)
 
     @cached_property
-    def trajectories(self) -> list[Trajectory]:
+    def traces(self) -> list[Trace]:
         """All trajectories of the setting, traced."""
         count = len(self.setting.prompts)
-        self.calls += count * (max(_recorded(self.setting)) + 1)
         found = []
         with self.progress.task("tracing", total=count * self.setting.steps, unit="steps") as task:
             for number in range(count):
-                found.append(self._trajectory(number, task.advance))
+                found.append(self._trace(number, task.advance))
                 self.calls += 2 * len(found[-1].timesteps)
         return found
 
     def analysis(self, treatments: Sequence[Treatment]) -> Analysis:
         """The analysis for these treatments, without checks so far."""
-        traced = self.trajectories
-        weights = {name: self.denoiser.get_submodule(name).weight.detach() for name in self.layers}
+        weights = {name: self.denoiser.get_submodule(name).weight.detach().cpu() for name in self.layers}
+        calibration = len(self.setting.prompts) * (max(_recorded(self.setting)) + 1)
         return analysis_of(
             self.subject,
             weights,
-            sensitivity.pooled(traced),
+            self._errors(treatments, weights),
             treatments,
             parameters=sum(each.numel() for each in self.denoiser.parameters()),
-            peak=max(float(each.latents.abs().max()) for each in traced),
-            calls=self.calls,
+            peak=max(float(each.latents.abs().max()) for each in self.traces),
+            calls=self.calls + (calibration if _calibrated(treatments) else 0),
         )
 
     @property
     def subject(self) -> Subject:
         """What recipes say of this analysis."""
         versions = {name: metadata.version(name) for name in PACKAGES}
-        moments = self.trajectories[0].timesteps
+        moments = self.traces[0].timesteps
         return Subject(self.component, self.source, self.fingerprint, self.setting, moments, versions)
 
     def check(self, analysis: Analysis, choice: Choice) -> Analysis:
@@ -161,37 +160,57 @@ class Laboratory:
             "versions": {name: metadata.version(name) for name in PACKAGES},
         }
 
-    def _trajectory(self, number: int, on_step: Callable[[], None]) -> Trajectory:
+    def _trace(self, number: int, on_step: Callable[[], None]) -> Trace:
         from safetensors.torch import load_file, save_file
 
         def make(out: Path) -> None:
-            traced = sensitivity.trace(
-                self.pipeline, self.setting, number, self.component, self.layers, self.factors, on_step
-            )
-            tensors = {"latents": traced.latents}
-            for name, response in traced.responses.items():
-                tensors[f"{name}/nearest"] = response.nearest
-                tensors[f"{name}/compensated"] = response.compensated.contiguous()
-            save_file({name: tensor.clone() for name, tensor in tensors.items()}, out / "traced.safetensors")
+            traced = sensitivity.trace(self.pipeline, self.setting, number, self.component, self.layers, on_step)
+            save_file({f"gradient/{name}": each for name, each in traced.gradients.items()}, out / "gradients.safetensors")
+            save_file({"latents": traced.latents}, out / "latents.safetensors")
             (out / "timesteps.json").write_text(json.dumps(traced.timesteps))
 
         folder = self.work.stage("trace", {**self._key, "number": number}, make)
-        tensors = load_file(folder / "traced.safetensors")
-        return Trajectory(
-            tensors["latents"],
+        gradients = load_file(folder / "gradients.safetensors")  # mapped into memory, so that those of large models fit
+        return Trace(
+            load_file(folder / "latents.safetensors")["latents"],
             tuple(json.loads((folder / "timesteps.json").read_text())),
-            {
-                name: Response(tensors[f"{name}/nearest"], tensors[f"{name}/compensated"])
-                for name in self.layers
-                if f"{name}/nearest" in tensors
-            },
+            {name: gradients[f"gradient/{name}"] for name in self.layers if f"gradient/{name}" in gradients},
         )
+
+    def _errors(
+        self, treatments: Sequence[Treatment], weights: Mapping[str, torch.Tensor]
+    ) -> dict[str, dict[int, float]]:
+        """What each treatment of each layer changes, by its number."""
+
+        def make(out: Path) -> None:
+            traces, blocks = self.traces, self.factors if _calibrated(treatments) else {}
+            shares = sensitivity.scales(traces)
+            found = {}
+            with self.progress.task("reckoning", total=len(weights), unit="layers") as task:
+                for name, weight in weights.items():
+                    if all(name in each.gradients for each in traces):
+                        gradients = [
+                            each.gradients[name].float() * share
+                            for each, share in zip(traces, shares, strict=True)
+                        ]
+                        found[name] = sensitivity.errors(weight, treatments, gradients, blocks.get(name, ()))
+                    task.advance()
+            (out / "errors.json").write_text(json.dumps(found))
+
+        key = {**self._key, "treatments": [each.model_dump(mode="json") for each in treatments]}
+        folder = self.work.stage("sensitivity", key, make)
+        document = json.loads((folder / "errors.json").read_text())
+        return {
+            name: {int(number): error for number, error in document[name].items()}
+            for name in self.layers
+            if name in document
+        }
 
     def _measured(self, treatments: Mapping[str, Treatment]) -> float:
         """Latent PSNR with these treatments, pooled over all trajectories, in dB."""
         import torch
 
-        reference = torch.stack([each.latents for each in self.trajectories])
+        reference = torch.stack([each.latents for each in self.traces])
         drawn = []
         with (
             self._treated(treatments),
@@ -211,19 +230,25 @@ class Laboratory:
         """Within it the layers have the weights that the treatments leave."""
         import torch
 
-        calibrated = any(getattr(each, "rounding", "") == "compensated" for each in treatments.values())
         weights = {name: self.denoiser.get_submodule(name).weight.detach() for name in treatments}
         kept = {name: weight.clone() for name, weight in weights.items()}
         try:
             with torch.no_grad():
                 for name, found in dequantized(
-                    kept, treatments, self.statistics if calibrated else None, progress=self.progress
+                    kept,
+                    treatments,
+                    self.statistics if _calibrated(treatments.values()) else None,
+                    progress=self.progress,
                 ):
                     weights[name].copy_(found)
             yield
         finally:
             for name, weight in kept.items():
                 weights[name].copy_(weight)
+
+
+def _calibrated(treatments: Iterable[Treatment]) -> bool:
+    return any(getattr(each, "rounding", "nearest") == "compensated" for each in treatments)
 
 
 def _recorded(setting: Calibration) -> tuple[int, ...]:

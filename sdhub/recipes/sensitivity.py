@@ -1,13 +1,17 @@
-"""What rounding errors of each layer do to the final latents, in closed form from few sampled trajectories.
+"""What rounding errors of each layer do to the final latents, from few sampled trajectories with gradients.
 
-One trajectory is sampled with gradients, through all its steps, and a random ±1 direction v of the final latents x
+A trajectory is sampled with gradients, through all its steps, and a random ±1 direction v of the final latents x
 is traced back: g = ∂(v·x)/∂W of every layer at once, with guidance, scheduler and all later steps in it. To first
-order an error E of the weight changes the latents by δ with E[(v·δ)²] = ‖δ‖², v·δ = ⟨g, E⟩.
+order an error E of the weight changes the latents by δ with v·δ = ⟨g, E⟩, and over directions ⟨g, E⟩² has the
+mean ‖δ‖².
 
-Rounding to the nearest value makes errors that are independent from weight to weight, so that ‖δ‖² = Σ g² σ², σ²
-the squared error of a weight. Compensated rounding leaves errors E = R diag(L) L⁻¹ instead, with independent R
-and the Cholesky factor L of the inputs' Gram matrix (see `sdhub.compression.rounding`), so that there
-‖δ‖² = Σ (g L⁻ᵀ diag(L))² σ²: what no layer has to be rounded for, let alone the network run.
+Of errors of rounding to the nearest value, which are about independent from weight to weight, Σ g² E² is a far
+steadier estimate of that than ⟨g, E⟩² is. It fails where a layer's inputs are few and alike, as those of a
+timestep's embedding are; so it is scaled, layer by layer, by how much the one exceeds the other over all
+treatments and traces.
+
+Compensated rounding (see `sdhub.compression.rounding`) leaves errors E = R diag(L) L⁻¹ with independent R, L the
+Cholesky factor of the inputs' Gram matrix: ‖δ‖² is Σ (g L⁻ᵀ diag(L))² R², which no layer has to be rounded for.
 """
 
 from __future__ import annotations
@@ -15,12 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from sdhub.errors import UnsupportedError
+from sdhub.errors import UnsupportedError, UsageError
 from sdhub.progress import SILENT, Progress
 from sdhub.recipes.calibration import calibrate
-from sdhub.recipes.recipe import Calibration
+from sdhub.recipes.recipe import Calibration, Treatment
+from sdhub.recipes.treatments import residual
 
 if TYPE_CHECKING:
     import torch
@@ -29,26 +35,19 @@ if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
 DAMPING = 0.01  # that of compensated rounding
+SAMPLE, LEAST_ROWS = 2**16, 16  # weights, and channels, that a treatment's errors are made of
+MANY, FEW = 8, 2  # how often a prior is counted beside a layer's, and a treatment's, own figures
 LARGE = 200e6  # parameters from which on a trajectory's activations are computed twice instead of kept
 
 
 @dataclass(frozen=True)
-class Response:
-    """Of one layer of N output channels: mean squared change of an element of the final latents, per unit of the
-    squared error of each weight of a channel; (N,) float64. `nearest`: of independent errors, `compensated`: of
-    those that compensated rounding makes."""
-
-    nearest: Tensor
-    compensated: Tensor
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """One sampled trajectory: its final latents (C, h, w), its timesteps, and each layer's response along it."""
+class Trace:
+    """One traced trajectory: its final latents (C, h, w), its timesteps, and of each layer g as (N, K) bfloat16,
+    in units in which its square is a mean over the latents' elements."""
 
     latents: Tensor
     timesteps: tuple[float, ...]
-    responses: Mapping[str, Response]
+    gradients: Mapping[str, Tensor]
 
 
 Factors = Mapping[str, Sequence[tuple["Tensor", "Tensor"]]]
@@ -128,10 +127,9 @@ def trace(
     number: int,
     component: str,
     layers: Sequence[str],
-    inputs: Factors,
     on_step: Callable[[], None] = lambda: None,
-) -> Trajectory:
-    """Trajectory `number` with the response of every layer; `inputs` from `factors`.
+) -> Trace:
+    """Trajectory `number`, traced.
 
     It costs a call of the denoiser for every step and as much again to go back, and one more forward where the
     denoiser is large. Takes the memory of the layers' weights once more.
@@ -150,56 +148,102 @@ def trace(
             weight = denoiser.get_submodule(name).weight
             gradient, weight.grad = weight.grad, None
             if gradient is not None:
-                found[name] = _response(gradient.detach().flatten(1), inputs.get(name, ()))
-    return Trajectory(latents.detach()[0].float().cpu(), moments, found)
+                found[name] = gradient.detach().flatten(1).to(torch.bfloat16).cpu()
+    return Trace(latents.detach()[0].float().cpu(), moments, found)
 
 
-def pooled(trajectories: Sequence[Trajectory]) -> dict[str, Response]:
-    """Responses over several trajectories, each with the same say.
+def scales(traces: Sequence[Trace]) -> list[float]:
+    """What each trace is multiplied by, so that all have the same say.
 
-    Some trajectories amplify every error a hundredfold; they would speak for all. So each is divided by the sum of
-    its responses, and the mean is multiplied by the median of those sums.
+    Some trajectories amplify every error a hundredfold; they would speak for all. So each is divided by the root
+    of its gradients' energy, and all are multiplied by the root of their median.
+    """
+    energies = [sum(float(each.float().square().sum()) for each in trace.gradients.values()) for trace in traces]
+    middle = median(energies)
+    return [(middle / energy / len(traces)) ** 0.5 if energy > 0 else 0.0 for energy in energies]
+
+
+def errors(
+    weight: Tensor,
+    treatments: Sequence[Treatment],
+    gradients: Sequence[Tensor],
+    blocks: Sequence[tuple[Tensor, Tensor]] = (),
+) -> dict[int, float]:
+    """Mean squared change of the final latents' elements that each treatment of one layer makes, by its number.
+
+    `weight`: (N, ...). `gradients`: (N, K) of each trace, scaled. `blocks`: of `factors`; without them compensated
+    rounding is taken for rounding to the nearest. Treatments that do not fit the weight are left out. Wide layers
+    are judged by some of their channels, evenly spaced.
     """
     import torch
 
-    sums = torch.stack(
-        [
-            torch.stack([each.nearest.sum() for each in trajectory.responses.values()]).sum()
-            for trajectory in trajectories
-        ]
-    )
-    scales = sums.quantile(0.5) / sums / len(trajectories)
-    names = [name for name in trajectories[0].responses if all(name in each.responses for each in trajectories)]
+    rows = _rows(weight)
+    stack = torch.stack([each.float() for each in gradients])
+    plain = stack.square().sum(0)
+    shaped = torch.stack([_compensated(each, blocks) for each in stack]).square().sum(0) if blocks else plain
+    found: dict[int, tuple[float, bool]] = {}
+    ratios: dict[int, list[float]] = {}
+    for number, treatment in enumerate(treatments):
+        try:
+            off = residual(treatment, weight, rows)
+        except UsageError:
+            continue
+        compensated = bool(blocks) and getattr(treatment, "rounding", "nearest") == "compensated"
+        found[number] = (_energy(shaped if compensated else plain, off, rows), compensated)
+        if not compensated:
+            ratios[number] = _ratios(stack[:, rows], off)
+    pooled = _shrunk([ratio for each in ratios.values() for ratio in each], 1.0, MANY)
     return {
-        name: Response(
-            *(
-                torch.stack(
-                    [
-                        getattr(trajectory.responses[name], kind) * scale
-                        for trajectory, scale in zip(trajectories, scales, strict=True)
-                    ]
-                ).sum(0)
-                for kind in ("nearest", "compensated")
-            )
-        )
-        for name in names
+        number: energy if compensated else energy * _shrunk(ratios[number], pooled, FEW)
+        for number, (energy, compensated) in found.items()
     }
 
 
-def _response(gradient: Tensor, blocks: Sequence[tuple[Tensor, Tensor]]) -> Response:
-    """From the gradient (N, K) of a layer's weight."""
+def _compensated(gradient: Tensor, blocks: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """g L⁻ᵀ diag(L) of a gradient (N, K), in the order of its columns."""
     import torch
 
-    nearest = gradient.square().sum(1, dtype=torch.float64).cpu()
-    if not blocks:
-        return Response(nearest, nearest)
-    compensated, first = torch.zeros_like(nearest), 0
+    found, first = torch.empty_like(gradient), 0
     for order, lower in blocks:
-        part = gradient[:, first : first + len(order)].cpu()[:, order]
+        part = gradient[:, first : first + len(order)][:, order]
         traced = torch.linalg.solve_triangular(lower, part.T, upper=False) * lower.diagonal()[:, None]
-        compensated += traced.square().sum(0, dtype=torch.float64)
+        found[:, first + order] = traced.T
         first += len(order)
-    return Response(nearest, compensated)
+    return found
+
+
+def _energy(squares: Tensor, off: Tensor, rows: Tensor) -> float:
+    """Σ g² E² over all channels, from the errors (n, K) of some."""
+    from torch import float64
+
+    seen = float(squares[rows].sum(dtype=float64))
+    part = float((squares[rows] * off.square()).sum(dtype=float64))
+    return part * float(squares.sum(dtype=float64)) / seen if seen > 0 else 0.0
+
+
+def _ratios(stack: Tensor, off: Tensor) -> list[float]:
+    """⟨g, E⟩² / Σ g² E² of each trace."""
+    from torch import float64
+
+    found = []
+    for gradient in stack:
+        product = gradient * off
+        energy = float(product.square().sum(dtype=float64))
+        if energy > 0:
+            found.append(float(product.sum(dtype=float64)) ** 2 / energy)
+    return found
+
+
+def _shrunk(values: Sequence[float], prior: float, weight: int) -> float:
+    """Their mean, with the prior counted `weight` times."""
+    return (prior * weight + sum(values)) / (weight + len(values))
+
+
+def _rows(weight: Tensor) -> Tensor:
+    import torch
+
+    count = min(max(SAMPLE // max(weight[0].numel(), 1), LEAST_ROWS), weight.shape[0])
+    return torch.linspace(0, weight.shape[0] - 1, count).round().long()
 
 
 @contextmanager

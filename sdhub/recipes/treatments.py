@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
 SCALAR = 16  # bits of a scale, a zero point's share aside, of a table's entry, and of a low-rank branch's number
-SAMPLE = 2**16  # weights that an error is estimated from
 
 
 def offers(backend: str, rounding: Rounding = "compensated") -> tuple[Treatment, ...]:
@@ -61,21 +60,19 @@ def size_of(treatment: Treatment, shape: Sequence[int]) -> int:
     return rows * columns * bits + scales * (scale + zero) + treatment.rank * (rows + columns) * SCALAR
 
 
-def squared_error(treatment: Treatment, weight: Tensor) -> Tensor:
-    """Mean squared error of a weight (N, ...), rounded to the nearest, by output channel: (N,) float64.
+def residual(treatment: Treatment, weight: Tensor, rows: Tensor) -> Tensor:
+    """What the treatment, rounding to the nearest, adds to the output channels `rows` of a weight (N, ...): (n,
+    K).
 
-    Wide layers are judged by some of their channels, evenly spaced; the others get the mean. Raises UsageError
+    Tables and branches are made for these channels alone, which is cheaper and about as good. Raises UsageError
     where the treatment does not fit.
     """
-    import torch
-
-    rows = weight.shape[0] if isinstance(treatment, LowRank) else max(SAMPLE // max(weight[0].numel(), 1), 16)
-    chosen = torch.linspace(0, weight.shape[0] - 1, min(rows, weight.shape[0])).round().long()
-    part = weight.detach().cpu().float()[chosen]
-    off = (_approximation(treatment, part) - part).flatten(1).square().mean(1, dtype=torch.float64)
-    found = off.mean().repeat(weight.shape[0])
-    found[chosen] = off
-    return found
+    part = weight.detach().cpu()[rows].float()
+    if isinstance(treatment, LowRank):
+        off = _approximation(treatment, weight.detach().cpu().float())[rows] - part
+    else:
+        off = _approximation(treatment, part) - part
+    return off.flatten(1)
 
 
 def dequantized(
@@ -85,10 +82,9 @@ def dequantized(
     *,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[str, Tensor]]:
-    """What the treatments leave of each weight (N, ...), float32, in no particular order; `statistics` as in
-    `weights.compress`.
+    """What the treatments leave of each weight (N, ...), float32; `statistics` as in `weights.compress`.
 
-    Low-rank treatments are made plainly, without calibration, as `squared_error` reckons them.
+    Low-rank treatments are made plainly, without calibration, as `residual` reckons them.
     """
     coded: dict[str, Treatment] = {
         name: each for name, each in treatments.items() if isinstance(each, (Affine, Palette))
