@@ -39,7 +39,7 @@ UNNEEDED = (
     *("replace_stack_reshape", "fuse_stack_split", "detect_concat_interleave", "concat_to_pixel_shuffle"),
     *("fuse_onehot_matmul_to_gather", "fuse_gelu_tanh_approximation"),
     # what would change weights after their codes were chosen
-    *("fuse_conv_scale", "fuse_conv_bias", "fuse_conv_batchnorm", "fuse_elementwise_to_batchnorm"),
+    *("fuse_conv_scale", "fuse_conv_bias", "fuse_conv_batchnorm"),
 )
 READ = ("time_embedding.cond_proj",)  # layers whose weights become something else than constants
 
@@ -89,7 +89,7 @@ def convert_component(
         skeleton = Path(place) / "skeleton.mlpackage"
         with progress.task(f"converting {spec.name}"):
             model = _skeleton(spec, weights, inputs, outputs, target, skeleton)
-            _describe(model, spec, inputs, outputs, metadata or {})
+            _describe(model, spec, inputs, outputs, {**_embedded(module, options), **(metadata or {})})
             models = halves(model, weights.count) if chunked else (model,)
         paths = _chunk_paths(out) if chunked else (out,)
         for path, each in zip(paths, models, strict=True):
@@ -131,12 +131,18 @@ def _vet(spec: ComponentSpec, module: Any, codes: Mapping[str, Codes]) -> None:
             raise RecipeError(f"{spec.part} has no layer {layer}") from None
 
 
+def _embedded(module: Any, options: Options) -> dict[str, str]:
+    """What a program computes with and does not take: the guidance scale of a latent consistency model."""
+    conditioned = getattr(module.config, "time_cond_proj_dim", None) if hasattr(module, "config") else None
+    return {"guidance_scale_embedded": str(options.guidance)} if conditioned else {}
+
+
 @contextmanager
 def _present(module: Any, codes: Mapping[str, Codes]) -> Iterator[None]:
     """For a while, layers whose numbers a wrapper computes with have them, also where only codes are left."""
     from torch import nn
 
-    gone = [name for name in READ if name in codes and module.get_submodule(name).weight.is_meta]
+    gone = [name for name in READ if name in list(codes) and module.get_submodule(name).weight.is_meta]
     before = {name: module.get_submodule(name).weight for name in gone}
     try:
         for name in gone:

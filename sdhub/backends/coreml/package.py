@@ -15,6 +15,7 @@ from sdhub.backends.coreml.program import block_of, file_values, operations, ren
 from sdhub.backends.coreml.skeleton import Weight, number_of
 from sdhub.compression.affine import Grid
 from sdhub.compression.palettize import Palette
+from sdhub.errors import BuildError
 
 AUTHOR = "com.apple.CoreML"
 DATA = "Data"
@@ -38,9 +39,12 @@ def write_package(
     """Write `model`, a converted skeleton with its small constants in the package `skeleton`, to the folder `out`.
 
     Every placeholder becomes the constant of its weight: the codes of `codes`, by parameter, else floats. Yields
-    each parameter's name when it has been written; `model` is changed and only complete at the end.
+    each parameter's name when it has been written; `model` is changed and only complete at the end. Raises
+    BuildError, also where `out` is already there; UnsupportedError for codes that cannot be had.
     """
     folder = out / DATA / AUTHOR
+    if out.exists():
+        raise BuildError(f"{out} is already there")
     (folder / BLOBS).parent.mkdir(parents=True)
     file = WeightFile(folder / BLOBS)
     yield from _fill(model, skeleton / DATA / AUTHOR / BLOBS, file, weights, codes, target)

@@ -16,6 +16,7 @@ from sdhub.errors import UnsupportedError, UsageError
 Scalar = Literal["float16", "float32"]
 TEXT = 77  # tokens
 STEP = 64  # pixels that sides are multiples of
+ATTENTION = ("original", "split_einsum", "split_einsum_v2")
 GUIDANCE = 8.5  # what diffusers' LatentConsistencyModelPipeline guides with
 
 
@@ -51,6 +52,13 @@ class Options:
 
     attention: str = "split_einsum"
     guidance: float = GUIDANCE
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        if self.attention not in ATTENTION:
+            raise UsageError(
+                f"no attention is called {self.attention[:40]!r}", hint=f"there are: {', '.join(ATTENTION)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ def specs_of(
     found = [
         text_encoder("text_encoder", "TextEncoder", wide=wide),
         text_encoder("text_encoder_2", "TextEncoder2", wide=wide),
-        unet(ids, refiner=family == "sdxl-refiner"),
+        unet(ids),
         *([unet(ids, controlled=True)] if controlled else []),
         vae_decoder(half),
         vae_encoder(half),
@@ -143,8 +151,12 @@ def text_encoder(name: str, bundle: str, *, wide: bool) -> ComponentSpec:
 
 
 def unet(ids: int = 0, *, refiner: bool = False, controlled: bool = False) -> ComponentSpec:
-    """The denoiser; `ids`: numbers in `time_ids` (Stable Diffusion XL), else 0."""
-    name, bundle = ("control-unet", "ControlledUnet") if controlled else ("unet", "Unet")
+    """The denoiser; `ids`: numbers in `time_ids` (Stable Diffusion XL), else 0.
+
+    `refiner`: named to stand beside a base model's; a refiner by itself is named as any other denoiser.
+    """
+    name, bundle = ("refiner", "UnetRefiner") if refiner else ("unet", "Unet")
+    name, bundle = ("control-unet", "ControlledUnet") if controlled else (name, bundle)
 
     def wrap(module: Any, options: Options) -> Any:
         from sdhub.backends.coreml.unet import UNet
@@ -168,7 +180,7 @@ def unet(ids: int = 0, *, refiner: bool = False, controlled: bool = False) -> Co
         inputs=inputs,
         outputs=lambda _: {"noise_pred": "What the model predicts of the noise in `sample`"},
         attention=True,
-        summary="Denoiser of a Stable Diffusion XL refiner" if refiner else "Denoiser of a Stable Diffusion model",
+        summary="Denoiser of a Stable Diffusion model",
     )
 
 

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from sdhub.backends.coreml.attention import IMPLEMENTATIONS, Attend, Attention
 from sdhub.backends.coreml.layers import ChannelNorm, FeedForward, Pointwise, Sinusoids, pixels, static, tokens
+from sdhub.backends.coreml.specs import GUIDANCE
 from sdhub.errors import UnsupportedError
-
-LCM_GUIDANCE = 8.5  # what diffusers' LatentConsistencyModelPipeline guides with
 
 
 class Embedding(nn.Module):
@@ -208,7 +207,7 @@ class UNet(_Contracting):
     """
 
     def __init__(
-        self, model: Any, *, attention: str, guidance: float = LCM_GUIDANCE, controlled: bool = False
+        self, model: Any, *, attention: str, guidance: float = GUIDANCE, controlled: bool = False
     ) -> None:
         super().__init__(model, attention, guidance)
         if model.config.conv_in_kernel != 3 or model.config.conv_out_kernel != 3:
@@ -240,7 +239,7 @@ class ControlNet(_Contracting):
     """A ControlNetModel, at a conditioning scale of 1. Raises UnsupportedError for another architecture."""
 
     def __init__(self, model: Any, *, attention: str) -> None:
-        super().__init__(model, attention, LCM_GUIDANCE)
+        super().__init__(model, attention, GUIDANCE)
         if model.config.controlnet_conditioning_channel_order != "rgb" or model.config.global_pool_conditions:
             raise UnsupportedError("a ControlNet with pooled conditions or channels in another order than RGB")
         self.controlnet_cond_embedding = model.controlnet_cond_embedding

@@ -25,6 +25,16 @@ def unet(**changes: Any) -> Any:
     return _random(tiny_unet(**{**settings, **changes}))
 
 
+def shallow(**changes: Any) -> Any:
+    """One resolution, for what does not depend on the architecture."""
+    return unet(
+        block_out_channels=(32,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        **changes,
+    )
+
+
 def unet_xl(ids: int, **changes: Any) -> Any:
     return unet(
         addition_embed_type="text_time",

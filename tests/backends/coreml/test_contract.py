@@ -101,7 +101,7 @@ CASES = {
     ),
     "SDXL refiner": Case(
         lambda: models.unet_xl(5),
-        specs.unet(5, refiner=True),
+        specs.unet(5),
         models.run_unet,
         {**UNET, **ADDED, "time_ids": (HALF, (2, 5))},
         NOISE,
@@ -253,8 +253,18 @@ def test_package_names() -> None:
     assert specs.package_name("runwayml/sd-1.5", spec) == "Stable_Diffusion_version_runwayml_sd-1.5_unet.mlpackage"
     assert specs.package_name("a/b", spec, Shape(512, 768)).endswith("a_b_unet_512x768.mlpackage")
     assert specs.package_name("lllyasviel/canny", specs.controlnet()) == "ControlNet_lllyasviel_canny.mlpackage"
+    beside = specs.unet(5, refiner=True)
+    assert (beside.bundle, specs.package_name("a", beside)) == (
+        "UnetRefiner",
+        "Stable_Diffusion_version_a_refiner.mlpackage",
+    )
     encoder = specs.text_encoder("text_encoder", "", wide=False)
     assert specs.package_name("a", encoder, Shape(512, 768)) == "Stable_Diffusion_version_a_text_encoder.mlpackage"
+
+
+def test_attention_that_is_not_known() -> None:
+    with pytest.raises(UsageError, match="'flash'"):
+        Options(attention="flash")
 
 
 @pytest.mark.parametrize("size", [(512, 500), (0, 64), (-64, 64)])
