@@ -84,11 +84,7 @@ class Watcher:
         """Look once, and do all there is to do. Raises HubError where the list cannot be had."""
         self.state.recover()
         self.look()
-        for order, outcomes in self.dispatch(self._orders()):
-            for task, outcome in zip(order.tasks, outcomes, strict=True):
-                self.state.settle(task, outcome)
-                if outcome.status in {"failed", "refused"}:
-                    self.progress.note(f"{task.repository}: {task.variant} {outcome.status}: {outcome.detail}")
+        carry_out(self.state, self.dispatch, self.target, self.progress)
 
     def look(self) -> None:
         """Note what is new."""
@@ -100,22 +96,33 @@ class Watcher:
         if self.looker.look(found) and found and by_change:
             self.state.set_mark(key, found[-1].changed)
 
-    def _orders(self) -> Iterator[Order]:
-        """Claimed orders, without the tasks whose variant is on the Hub already: a state may have been lost."""
-        while order := self.state.claim():
-            left = tuple(task for task in order.tasks if not self._published(task))
-            if left:
-                yield Order(left)
 
-    def _published(self, task: Task) -> bool:
-        """Whether there is nothing to do. What was begun here before is finished here, check and all."""
-        if self.state.attempts(task) > 1:
-            return False
-        try:
-            there = is_published(task, self.target)
-        except HubError as error:
-            self.progress.note(f"{task.target}: {error.message}")
-            return False
-        if there:
-            self.state.settle(task, Outcome("done", f"{self.target.url}/{task.target}"))
-        return there
+def carry_out(state: State, dispatch: Dispatch, target: Endpoint, progress: Progress = SILENT) -> None:
+    """Have all pending tasks done or sent, and note what became of each."""
+    for order, outcomes in dispatch(_orders(state, target, progress)):
+        for task, outcome in zip(order.tasks, outcomes, strict=True):
+            state.settle(task, outcome)
+            if outcome.status in {"failed", "refused"}:
+                progress.note(f"{task.repository}: {task.variant} {outcome.status}: {outcome.detail}")
+
+
+def _orders(state: State, target: Endpoint, progress: Progress) -> Iterator[Order]:
+    """Claimed orders, without the tasks whose variant is on the Hub already: a state may have been lost."""
+    while order := state.claim():
+        left = tuple(task for task in order.tasks if not _published(task, state, target, progress))
+        if left:
+            yield Order(left)
+
+
+def _published(task: Task, state: State, target: Endpoint, progress: Progress) -> bool:
+    """Whether there is nothing to do. What was begun here before is finished here, check and all."""
+    if state.attempts(task) > 1:
+        return False
+    try:
+        there = is_published(task, target)
+    except HubError as error:
+        progress.note(f"{task.target}: {error.message}")
+        return False
+    if there:
+        state.settle(task, Outcome("done", f"{target.url}/{task.target}"))
+    return there

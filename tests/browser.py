@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,8 +26,15 @@ FLAGS = (
     "--disable-background-networking",
     "--no-first-run",
     "--hide-scrollbars",
-    "--remote-debugging-pipe",
+    "--remote-debugging-pipe",  # descriptors 3 and 4
 )
+LAUNCH = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, wanted in zip(high, (3, 4)):
+    os.dup2(number, wanted)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 PHONE, DESKTOP = (390, 844), (1280, 900)
 
 
@@ -164,10 +172,17 @@ def browser() -> Iterator[Browser]:
     to_child, to = os.pipe()
     back, from_child = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # The pipe of Chromium is descriptors 3 and 4.
-        redirected = f'exec "$@" 3<&{to_child} 4>&{from_child}'
         process = subprocess.Popen(
-            ["sh", "-c", redirected, "sh", program, *FLAGS, f"--user-data-dir={profile}"],
+            [
+                sys.executable,
+                "-c",
+                LAUNCH,
+                str(to_child),
+                str(from_child),
+                program,
+                *FLAGS,
+                f"--user-data-dir={profile}",
+            ],
             pass_fds=(to_child, from_child),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

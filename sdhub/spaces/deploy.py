@@ -193,10 +193,10 @@ class _Space:
                     last = stage
                 if stage in SETTLED:
                     return stage
-                if stage in DOWN:
-                    said = str(runtime.raw.get("errorMessage") or "no reason is given")
+                said = runtime.raw.get("errorMessage")
+                if stage in DOWN or (stage == "NO_APP_FILE" and said):  # without a word, it is not yet built
                     raise CheckError(
-                        f"the Space {self.repo_id} is down ({stage}): {said[:300]}",
+                        f"the Space {self.repo_id} is down ({stage}): {str(said or 'no reason is given')[:300]}",
                         hint=f"its logs are on {self.url}",
                     )
                 if time.monotonic() > deadline:

@@ -237,6 +237,7 @@ def theme() -> gr.themes.Base:
         "input_border_color": "#bdbdb6",
         "input_border_width": "1px",
         "block_label_text_color": "#5f656e",
+        "checkbox_label_background_fill": "#f3f3f0",
         "body_text_color": "#1c1e21",
     }
     dark = {
@@ -246,6 +247,7 @@ def theme() -> gr.themes.Base:
         "input_background_fill": "#131519",
         "input_border_color": "#5b626d",
         "block_label_text_color": "#a0a7b2",
+        "checkbox_label_background_fill": "#262a31",
         "body_text_color": "#e6e7ea",
     }
     return base.set(**light, **{f"{name}_dark": value for name, value in dark.items()})

@@ -1,0 +1,72 @@
+"""What a checkpoint is and what it can become, from its headers alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdhub.backends.base import backend_of, backends
+from sdhub.checkpoint.checkpoint import Checkpoint, Source
+from sdhub.checkpoint.inspect import inspect
+from sdhub.checkpoint.source import parse_repository
+from sdhub.endpoint import Endpoint
+from sdhub.errors import MissingExtraError, SdhubError, SourceError
+from sdhub.plan import make_plan, possible, sampling_for
+
+MAX_SOURCE = 200
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A variant: forecasts of what making it takes, or the reason why it cannot be had."""
+
+    name: str
+    reason: str | None
+    bytes: int = 0
+    peak_bytes: int = 0
+    minutes: float = 0.0
+    recipe: str = ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A checkpoint of the Hub with its choices."""
+
+    checkpoint: Checkpoint
+    choices: tuple[Choice, ...]
+
+    @property
+    def source(self) -> str:
+        """The checkpoint with its commit, as commands take it."""
+        return f"{self.checkpoint.id}@{self.checkpoint.sha}"
+
+
+def look(source: str, hub: Endpoint) -> Look:
+    """Look at a Hub id with the visitor's own token, or none. Raises SdhubError.
+
+    No path is looked for: this machine's files are not the visitor's.
+    """
+    text = source.strip()
+    if not text or len(text) > MAX_SOURCE:
+        raise SourceError("a checkpoint is named as org/name", hint="paste its id, or its address on the Hub")
+    checkpoint = inspect(Source("hub", *parse_repository(text)), endpoint=hub.url, token=hub.token)
+    return Look(checkpoint, tuple(_choice(checkpoint, str(row["name"])) for row in possible(checkpoint)))
+
+
+def usual() -> set[str]:
+    """The variants that are made where none is asked for."""
+    return {backend.usual for backend in backends().values()}
+
+
+def _choice(checkpoint: Checkpoint, name: str) -> Choice:
+    try:
+        backend_of(name).versions()
+    except MissingExtraError:
+        return Choice(name, "this Space has not the libraries to make it")
+    try:
+        plan = make_plan(checkpoint, namespace="me", sampling=sampling_for(checkpoint), variants=[name])
+    except SdhubError as error:
+        return Choice(name, error.message.partition(f" cannot become {name}: ")[2] or error.message)
+    (planned,) = plan.variants
+    minutes = (planned.forecast.seconds + plan.drawing_seconds) / 60
+    forecast = planned.forecast
+    return Choice(name, None, forecast.bytes, forecast.peak_bytes, minutes, planned.recipe.sha256)
