@@ -30,7 +30,7 @@ from sdhub.compression.w4a4 import Precision, linear, rounded_inputs, rounded_we
 
 BLOCK = 1280  # the widest diagonal block of the Gram matrix
 DAMPING = 0.003
-FLOOR = 1e-6  # of the mean input energy, what the least lossy channel counts in the first metric
+FLOOR = 1e-6  # of the mean input energy, the least that a channel counts in a metric
 POINTS, FINALISTS = 10, 2
 REACH = 2.0**14  # the greatest smoothed input, so that 16 bits hold it
 
@@ -119,8 +119,9 @@ class _Scene:
         noise = (rounded - gain * tokens).square().mean(dim=0)
         self.gain = gain
         self.seen = [damped(block, DAMPING) for block in gram]
+        # Channels so quiet that they are always rounded to 0 have no gain and no noise: the floor keeps A regular.
         self.given = [
-            block * part[:, None] * part + torch.diag(hiss)
+            block * part[:, None] * part + torch.diag(hiss + FLOOR * block.diagonal().mean())
             for block, part, hiss in zip(self.seen, self._parts(gain), self._parts(noise), strict=True)
         ]
 

@@ -142,6 +142,16 @@ def test_factors_fit_their_type():
     assert float((inputs * 50 / made.smooth).abs().max()) < 65504
 
 
+@pytest.mark.parametrize("smoothing", [True, False])
+def test_channels_that_are_always_rounded_to_zero_or_are_zero(smoothing):
+    weight, inputs = layer()
+    inputs[:, 5:40] *= 1e-4
+    inputs[:, 64:128] = 0
+    made = split(weight, 16, "int4", seen_of(inputs), smoothing=smoothing)
+    assert made.error < 0.1
+    assert torch.isfinite(made.residual.dequantize()).all()
+
+
 def test_impossible_ranks_are_refused():
     weight, inputs = layer()
     with pytest.raises(UsageError):
