@@ -16,6 +16,7 @@ from sdhub.errors import EvidenceError
 from sdhub.evidence.latency import Latency
 from sdhub.evidence.metrics import latent_psnr, psnr, ssim
 from sdhub.evidence.sampling import Sample, Sampling
+from sdhub.evidence.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Evidence:
     """All that was measured of one variant; `bytes` are of its files, `base_bytes` of the base's weights.
 
     `latency` None: the variant's own runtime is not on this machine. `nearest`: of the same formats without
-    calibration, every weight rounded to the nearest value, where that was made for comparison.
+    calibration, every weight rounded to the nearest value, where that was made for comparison. `subject`: whether
+    pictures still show what the base's show, where an encoder was named.
     """
 
     fidelity: Fidelity
@@ -57,6 +59,7 @@ class Evidence:
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     nearest: Fidelity | None = None
+    subject: Subject | None = None
 
     def document(self) -> dict[str, Any]:
         """The JSON form; an infinite PSNR is null."""
@@ -64,6 +67,7 @@ class Evidence:
         return {
             **_figures(fidelity),
             "nearest": _figures(self.nearest) if self.nearest else None,
+            "subject": self.subject.document() if self.subject else None,
             "latency": {
                 name: float(f"{value:.4g}") if isinstance(value, float) else value
                 for name, value in self.latency.document().items()
