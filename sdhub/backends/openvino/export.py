@@ -81,6 +81,8 @@ def convert(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, pr
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise BuildError(f"optimum-intel could not export {checkpoint.id}: {_one_line(error)}") from error
     parts = sorted(models, key=lambda name: (name == checkpoint.family.denoiser, name))
+    if recipe.components[checkpoint.family.denoiser].token_merging:
+        _trace_whole(models[checkpoint.family.denoiser][1])
     _release(pipeline)
     with progress.task("converting", total=len(parts), unit="parts") as task:
         for part in parts:
@@ -185,6 +187,14 @@ def _convert(checkpoint: Checkpoint, name: str, part: tuple[Any, Any], out: Path
                 f"optimum-intel could not export {name} of {checkpoint.id}: {_one_line(error)}",
                 hint=_tail(said.getvalue()),
             ) from error
+
+
+def _trace_whole(config: Any) -> None:
+    """Have a denoiser traced at its own size: optimum-intel takes one pixel less, which merging cannot."""
+    known = config._normalized_config.config
+    side = known.sample_size
+    larger = side + 1 if isinstance(side, int) else [each + 1 for each in side]
+    config._normalized_config.config = type(known)({**known, "sample_size": larger})
 
 
 def _save_rest(pipeline: Any, models: Mapping[str, Any], out: Path) -> None:
