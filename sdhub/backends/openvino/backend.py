@@ -185,6 +185,8 @@ def _compensated(component: Component) -> bool:
 def _accept(recipe: Recipe, name: str, component: Component, *, is_denoiser: bool) -> None:
     for where, treatment in component.treatments.items():
         _accept_treatment(f"{name}.{where}", treatment)
+        if isinstance(treatment, Affine) and treatment.spared and where != "default":
+            raise UnsupportedError(f"{name}.{where}: a single layer has no share to be spared")
         if _calibrated(treatment) and not is_denoiser:
             raise UnsupportedError(f"{name}.{where}: only the denoiser is calibrated")
         if _calibrated(treatment) and recipe.calibration is None:
@@ -192,8 +194,6 @@ def _accept(recipe: Recipe, name: str, component: Component, *, is_denoiser: boo
                 f"{name}.{where}: needs a calibration and the recipe has none",
                 hint="take it from a preset's recipe",
             )
-        if isinstance(treatment, Affine) and treatment.spared and where != "default":
-            raise UnsupportedError(f"{name}.{where}: a single layer has no share to be spared")
     smoothing = {
         each.smoothing
         for each in component.treatments.values()
