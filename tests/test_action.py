@@ -124,6 +124,8 @@ class Runner:
         return 0
 
     def holds(self, condition: str) -> bool:
+        if condition.startswith("runner.os == 'macOS' && "):
+            return False
         step, output, value = re.fullmatch(r"steps\.(\w+)\.outputs\.(\w+) == '(\w+)'", condition).groups()
         return self.outputs.get(step, {}).get(output) == value
 

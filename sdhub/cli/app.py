@@ -12,6 +12,7 @@ from sdhub.cli import (
     analyze,
     build,
     card,
+    compile,
     demo,
     generate,
     hub,
@@ -42,6 +43,7 @@ app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.command(epilog=publish.EXAMPLES)(publish.publish)
 app.command(epilog=analyze.EXAMPLES)(analyze.analyze)
 app.command(epilog=build.EXAMPLES)(build.build)
+app.command(epilog=compile.EXAMPLES)(compile.compile)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(epilog=tools.PACKAGE_EXAMPLES)(tools.package)
 app.command(epilog=tools.PUSH_EXAMPLES)(tools.push)

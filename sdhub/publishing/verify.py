@@ -64,13 +64,15 @@ class Entry:
 class Manifest:
     """What `sdhub.json` says: the variant's name, its recipe's hash, and the files.
 
-    `beside`: those at the top that are not of the variant (bundles, licence, notices).
+    `beside`: those at the top that are not of the variant (bundles, licence, notices); `compiled`: those of them
+    that were compiled elsewhere, and hold other bytes than the repository.
     """
 
     variant: str
     recipe_sha256: str
     files: Mapping[str, Entry]
     beside: frozenset[str]
+    compiled: frozenset[str] = frozenset()
 
 
 def read(folder: Path) -> Manifest:
@@ -81,7 +83,10 @@ def read(folder: Path) -> Manifest:
         beside = {str(each["name"]) for each in document.get("bundles", [])} | set(
             map(str, document.get("terms", []))
         )
-        return Manifest(str(document["variant"]), str(document["recipe_sha256"]), files, frozenset(beside))
+        compiled = frozenset(str(each["name"]) for each in document.get("compiled", []))
+        return Manifest(
+            str(document["variant"]), str(document["recipe_sha256"]), files, frozenset(beside | compiled), compiled
+        )
     except (SdhubError, _Fault, KeyError, TypeError, AttributeError) as error:
         reason = error.message if isinstance(error, SdhubError) else f"is not as sdhub writes it ({plain(error)})"
         raise CheckError(f"{MANIFEST}: {reason}", hint="was this published by sdhub?") from None
@@ -172,7 +177,7 @@ def _recipe(manifest: Manifest, folder: Path) -> str:
 
 def _packages(manifest: Manifest, files: Mapping[str, Path], task: Task) -> str:
     zips = [name for name in files if name.startswith("packages/") and name.endswith(".zip")]
-    zips += [name for name in files if name in manifest.beside and name.endswith(".zip")]
+    zips += [name for name in files if name in manifest.beside - manifest.compiled and name.endswith(".zip")]
     if not zips:
         raise _Fault("there is none")
     count = sum(_package(manifest, files[name], task) for name in zips)

@@ -1,4 +1,4 @@
-"""The steps of the action: `look` (is it fit, is it too big?) and `publish`.
+"""The steps of the action: `look` (is it fit, is it too big?), `publish` and `compile`.
 
 Inputs come as environment variables and become arguments of a process, never a part of a script. What strangers
 wrote is printed where the runner takes no commands, and goes into outputs and summary with its marks escaped.
@@ -72,12 +72,22 @@ def publish() -> None:
         failed, said = error, error.said
     if said.strip():
         result = json.loads(said)
+        result_file().write_text(said)
         output("result", json.dumps(result, separators=(",", ":")))
         output("repositories", json.dumps([each["url"] for each in result["variants"] if each["url"]]))
         output("space", (result.get("space") or {}).get("url") or "")
         summary(report(result))
     if failed:
         raise failed
+
+
+def compile_bundles() -> None:
+    """Run `sdhub compile` for each Core ML variant that was published or proposed."""
+    inputs, result = json.loads(inputs_file().read_text()), json.loads(result_file().read_text())
+    for each in result["variants"]:
+        if each["name"].startswith("coreml-") and each["status"] in {"published", "unchanged"}:
+            hub = ["--hub", inputs["hub"]] if inputs["hub"] else []
+            run_sdhub(["compile", "--json", *hub, "--", each["repo"]])
 
 
 def read_inputs() -> dict[str, Any]:
@@ -193,6 +203,11 @@ def inputs_file() -> Path:
     return Path(os.environ["RUNNER_TEMP"]) / "sdhub-inputs.json"
 
 
+def result_file() -> Path:
+    """Where `publish` leaves its result."""
+    return Path(os.environ["RUNNER_TEMP"]) / "sdhub-result.json"
+
+
 def output(name: str, value: str) -> None:
     """An output of the step; the value cannot end itself."""
     mark = secrets.token_hex(16)
@@ -257,7 +272,7 @@ def code(text: str) -> str:
 def main() -> int:
     """Run a step; a refusal is an error of the job."""
     try:
-        {"look": look, "publish": publish}[sys.argv[1]]()
+        {"look": look, "publish": publish, "compile": compile_bundles}[sys.argv[1]]()
     except Refused as error:
         line = str(error).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
         print(f"::error::{line}", flush=True)

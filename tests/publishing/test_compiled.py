@@ -1,0 +1,128 @@
+"""Compiled Core ML bundles, with a compiler that only copies: Apple's own is on macOS alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+
+import pytest
+
+from sdhub.errors import BuildError, CheckError, UnsupportedError
+from sdhub.publishing.compiled import add_compiled, compile_folder
+from sdhub.publishing.download import download
+from sdhub.publishing.package import sha256_of
+from sdhub.publishing.verify import verify_folder
+from tests.hubs import running_hub
+
+NAME = "coreml-emoji-6bit"
+REPO = f"acme/{NAME}"
+CARD = """---
+license: mit
+---
+
+# coreml-emoji-6bit
+
+## Packages
+
+The whole variant in one file.
+
+## Limits
+
+- The packages need iOS 16.2 or newer.
+- Compiled bundles (.mlmodelc) are made elsewhere; they are not in this repository yet.
+"""
+COMPILER = """
+import pathlib, shutil, sys
+package, out = map(pathlib.Path, sys.argv[-2:])
+if "Broken" in package.name:
+    sys.exit("error: the model is broken")
+shutil.copytree(package, out / f"{package.stem}.mlmodelc")
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with running_hub(tmp_path_factory.mktemp("hub") / "data") as url:
+        yield url
+
+
+@pytest.fixture
+def compiler(tmp_path):
+    path = tmp_path / "compiler.py"
+    path.write_text(COMPILER)
+    return (sys.executable, str(path))
+
+
+def variant(folder, packages=("Unet", "TextEncoder")):
+    for name in packages:
+        place = folder / "split_einsum" / "packages" / f"{name}.mlpackage" / "Data"
+        place.mkdir(parents=True)
+        (place / "model.mlmodel").write_text(name)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / "split_einsum" / "packages" / name).write_text(name)
+    (folder / "README.md").write_text(CARD)
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    manifest = {
+        "version": 1,
+        "variant": "coreml-6bit",
+        "recipe_sha256": "0" * 64,
+        "packages": [],
+        "bundles": [],
+        "terms": [],
+        "files": {name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for name, path in files.items()},
+    }
+    (folder / "sdhub.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_bundles_are_added_once_and_everything_is_as_stated(hub, compiler, tmp_path):
+    from huggingface_hub import HfApi
+
+    client = HfApi(hub, token="local")
+    client.create_repo(REPO)
+    client.upload_folder(repo_id=REPO, folder_path=variant(tmp_path / "variant"))
+    added = add_compiled(REPO, endpoint=hub, token="local", compiler=compiler)
+    assert added.status == "published"
+    folder = tmp_path / "copy"
+    download(REPO, folder, endpoint=hub, token=None)
+    bundle = folder / f"{NAME}_split_einsum_compiled.zip"
+    with zipfile.ZipFile(bundle) as zipped:
+        assert {name.partition("/")[2] for name in zipped.namelist()} == {
+            "Unet.mlmodelc/Data/model.mlmodel",
+            "TextEncoder.mlmodelc/Data/model.mlmodel",
+            "vocab.json",
+            "merges.txt",
+        }
+    card = (folder / "README.md").read_text()
+    assert sha256_of(bundle) in card.partition("## Packages")[2].partition("## Limits")[0]
+    assert "not in this repository yet" not in card
+    assert "iOS 16.2" in card
+    found = {each.name: each for each in verify_folder(folder)}
+    assert found["files"].status == "passed", found["files"].detail
+    assert add_compiled(REPO, endpoint=hub, token="local", compiler=compiler).status == "unchanged"
+
+
+def test_an_altered_repository_is_refused(hub, compiler, tmp_path):
+    from huggingface_hub import HfApi
+
+    client = HfApi(hub, token="local")
+    client.create_repo("acme/altered")
+    folder = variant(tmp_path / "variant")
+    (folder / "split_einsum" / "packages" / "vocab.json").write_text("other")
+    client.upload_folder(repo_id="acme/altered", folder_path=folder)
+    with pytest.raises(CheckError, match="altered"):
+        add_compiled("acme/altered", endpoint=hub, token="local", compiler=compiler)
+
+
+def test_what_does_not_compile_is_named(compiler, tmp_path):
+    folder = variant(tmp_path / "variant", ("Unet", "BrokenDecoder"))
+    with pytest.raises(BuildError, match=r"BrokenDecoder\.mlpackage.*the model is broken"):
+        compile_folder(folder, NAME, tmp_path / "work", compiler)
+
+
+def test_no_compiler_and_no_packages(tmp_path, compiler):
+    with pytest.raises(UnsupportedError, match="is not here"):
+        add_compiled(REPO, endpoint="http://127.0.0.1:9", token=None, compiler=("no-such-compiler",))
+    with pytest.raises(UnsupportedError, match="no Core ML packages"):
+        compile_folder(tmp_path, NAME, tmp_path / "work", compiler)
