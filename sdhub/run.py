@@ -84,8 +84,7 @@ class Run:
     def _measure(self, planned: PlannedVariant) -> Published:
         """Build and measure, once the target is known to be fit."""
         job = self.job
-        if not job.dry_run:
-            vet_target(planned.repo_id, endpoint=job.hub.url, token=job.hub.token, private=job.private)
+        vet_target(planned.repo_id, endpoint=job.hub.url, token=job.hub.token, private=job.private)
         stages = VariantStages(self.base, planned.backend, planned.recipe)
         self.made[planned.name] = _Made(stages, stages.build(), stages.evidence())
         stages.release()
@@ -255,7 +254,7 @@ class Run:
         job = self.job
         there = {(each.repo, each.branch) for each in results if each.status in {"published", "unchanged"}}
         own = [each for each in self.siblings if (each.repo_id, each.branch) in there]
-        if job.dry_run or not own:
+        if job.dry_run or job.options.create_pr or not own:
             return None
         if job.options.branches:
             self._push_indexes(own)

@@ -52,6 +52,20 @@ def test_they_fit_their_schemas():
         assert done.returncode == 0, done.stdout
 
 
+def test_the_guide_shows_a_workflow_that_fits(tmp_path):
+    guide = (ROOT / "docs" / "action.md").read_text()
+    for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)):
+        path = tmp_path / f"{number}.yml"
+        path.write_text(block)
+        command = [tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        given = yaml.safe_load(block)["jobs"]["publish"]["steps"][0]["with"]
+        assert set(given) <= set(document(ACTION)["inputs"])
+    inputs = set(re.findall(r"`([a-z-]+)`", guide.partition("| input |")[2].partition("| output |")[0]))
+    assert set(document(ACTION)["inputs"]) <= inputs
+
+
 def test_zizmor_has_no_findings():
     command = [tool("zizmor"), "--offline", "--no-progress", "--format", "json", str(ROOT / ".github")]
     done = subprocess.run(command, capture_output=True, text=True)

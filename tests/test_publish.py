@@ -188,12 +188,28 @@ def test_generate_from_the_repository(first, hub, home, tmp_path):
     assert Image.open(picture).size == (64, 64)
 
 
-def test_a_dry_run_writes_nothing(first, wanted, hub, home):
+def test_a_dry_run_lists_what_is_published_and_writes_nothing(first, wanted, hub, home):
     from huggingface_hub import HfApi
 
-    plan = sdhub_json(*wanted, "--variant", "openvino-fp16", "--dry-run", home=home)
-    assert [each["name"] for each in plan["variants"]] == ["openvino-int8", "openvino-fp16"]
-    assert not HfApi(hub, token="any").repo_exists("acme/emoji-sd-openvino-fp16")
+    (seen,) = sdhub_json(*wanted, "--dry-run", home=home)["variants"]
+    (done,) = first["variants"]
+    assert seen["status"] == "dry-run"
+    assert (seen["files"], seen["changes"], seen["uploaded_bytes"]) == (done["files"], {}, 0)
+    elsewhere = ["beta" if each == "acme" else each for each in wanted]
+    (seen,) = sdhub_json(*elsewhere, "--dry-run", home=home)["variants"]
+    assert seen["files"] == done["files"]  # the names of both namespaces are of one length
+    assert seen["changes"] == done["changes"]
+    assert seen["uploaded_bytes"] == done["uploaded_bytes"] == sum(each["bytes"] for each in done["files"])
+    assert not list(HfApi(hub, token="any").list_models(author="beta"))
+
+
+def test_several_sources_end_with_one_table(first, wanted, home, tmp_path):
+    (tmp_path / "broken").mkdir()
+    done = sdhub(*wanted, str(tmp_path / "broken"), str(tmp_path / "absent.safetensors"), home=home, code=2)
+    table = done.stdout[done.stdout.index("source") :]
+    assert [line.split()[:3] for line in table.splitlines()[2:3]] == [["demo", "openvino-int8", "unchanged"]]
+    assert table.count("failed: ") == 2
+    assert done.stderr.count("error: ") == 2
 
 
 def test_killed_at_random_moments_and_resumed_the_bytes_are_the_same(first, published, prompts, home, tmp_path):
@@ -226,12 +242,13 @@ def checkpoint_with_card(folder, card):
     return folder
 
 
-def test_an_unknown_licence_is_refused_unless_said(hub, home, tmp_path):
+def test_an_unknown_licence_is_refused_unless_said(first, wanted, hub, home, tmp_path):
     source = checkpoint_with_card(tmp_path / "nameless", "# no front matter\n")
     done = sdhub("publish", str(source), "--to", "acme", "--hub", hub, "--dry-run", home=home, code=3)
     assert "--license" in done.stderr
-    plan = sdhub_json("publish", str(source), "--hub", hub, "--license", "mit", "--dry-run", home=home)
-    assert plan["variants"]
+    rest = [each for each in wanted if each not in {"publish", "demo"}]
+    plan = sdhub_json("publish", str(source), *rest, "--license", "mit", "--dry-run", home=home)
+    assert plan["source"]["license"] == "mit"
 
 
 def test_a_private_source_is_not_published_into_a_public_repository(first, hub, home, prompts, tmp_path):

@@ -28,6 +28,7 @@ from sdhub.watching.state import ATTEMPTS, State
 from tests.checkpoint.tiny import skeleton
 from tests.hubs import running_hub
 from tests.runs import environment, sdhub, sdhub_json
+from tests.spaces.docs import commands
 
 SOURCES = 50
 CARD = "---\nlicense: mit\nlibrary_name: diffusers\npipeline_tag: text-to-image\n---\n"
@@ -517,6 +518,23 @@ def test_the_program(hub, tmp_path):
         assert made["attempts"] == 1
     assert len(client.list_repo_commits("emil/emoji-openvino-int8")) == 2
     assert "emil/emoji-openvino-int8" in sdhub("watch", "--show", home=tmp_path).stdout
+
+
+@pytest.mark.parametrize("words", commands("watching.md"), ids=" ".join)
+def test_the_commands_of_the_guide(words, hub, tmp_path, monkeypatch):
+    """Of authors and tags that have nothing: each looks, and ends."""
+    monkeypatch.setenv("GITHUB_TOKEN", "not-needed")
+    monkeypatch.delenv("GITHUB_OUTPUT", raising=False)
+    where = [] if "--show" in words else ["--hub", hub]
+    if "--once" in words or "--show" in words:
+        assert "Nothing was found yet" in sdhub(*words, *where, home=tmp_path, endpoint=hub).stdout
+        return
+    command = [sys.executable, "-m", "sdhub", *words, *where]
+    running = subprocess.Popen(command, env=environment(tmp_path, hub), stderr=subprocess.PIPE, text=True)
+    assert "Watching" in running.stderr.readline()
+    running.terminate()
+    running.communicate(timeout=60)
+    assert running.returncode == 0
 
 
 def test_calls_that_are_wrong(hub, tmp_path):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdhub.cli import options
 from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
+
+if TYPE_CHECKING:
+    from sdhub.spaces.deploy import Deployed
 
 app = typer.Typer(help="Demo Spaces of published variants.", no_args_is_help=True)
 
@@ -52,14 +55,68 @@ def deploy(
             secrets={name: _value(name) for name in secret or ()},
             progress=ConsoleProgress(),
         )
+    _show(deployed, hub, json=json)
+
+
+@app.command(
+    epilog=examples(
+        "sdhub space publisher me/publisher",
+        "sdhub space publisher me/publisher --secret WEBHOOK_SECRET --secret HF_TOKEN --variable WEBHOOK_NAMESPACE=me",
+    )
+)
+def publisher(
+    repo: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The Space.")],
+    hardware: Annotated[str, typer.Option("--hardware", metavar="NAME", help="cpu-basic is free.")] = "cpu-basic",
+    private: Annotated[bool, typer.Option("--private", help="Make the Space private.")] = False,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option("--secret", metavar="NAME", help="A secret of the Space, its value from this environment."),
+    ] = None,
+    variable: Annotated[
+        list[str] | None, typer.Option("--variable", metavar="NAME=VALUE", help="A variable of the Space.")
+    ] = None,
+    hub: options.Hub = None,
+    json: options.Json = False,
+) -> None:
+    """Create or update a Space that publishes variants from a browser and by webhook."""
+    from sdhub.endpoint import connect
+    from sdhub.publishing.access import check_token
+    from sdhub.spaces.deploy import deploy as run
+    from sdhub.spaces.sources import space_files
+
+    with connect(hub) as at:
+        check_token(at.url, at.token, repo.partition("/")[0])
+        deployed = run(
+            repo,
+            space_files("publisher"),
+            hub=at,
+            hardware=hardware,
+            private=private,
+            secrets={name: _value(name) for name in secret or ()},
+            variables=dict(_pair(text) for text in variable or ()),
+            progress=ConsoleProgress(),
+        )
+    _show(deployed, hub, json=json)
+
+
+def _show(deployed: Deployed, hub: str | None, *, json: bool) -> None:
     if json:
         emit(deployed.document())
-    else:
-        say(f"{deployed.status}, {deployed.stage.lower()}: {deployed.url}")
-        if deployed.app:
-            say(f"  the app answers at {deployed.app}")
-        elif hub == "local":
-            say("  have its app run: sdhub hub serve --spaces present")
+        return
+    say(f"{deployed.status}, {deployed.stage.lower()}: {deployed.url}")
+    if deployed.app:
+        say(f"  the app answers at {deployed.app}")
+    elif hub == "local":
+        say("  have its app run: sdhub hub serve --spaces present")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from sdhub.errors import UsageError
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"{text[:80]!r} sets nothing", hint="give NAME=VALUE")
+    return name, value
 
 
 def _value(name: str) -> str:

@@ -165,12 +165,17 @@ class Laboratory:
 
         def make(out: Path) -> None:
             traced = sensitivity.trace(self.pipeline, self.setting, number, self.component, self.layers, on_step)
-            save_file({f"gradient/{name}": each for name, each in traced.gradients.items()}, out / "gradients.safetensors")
+            save_file(
+                {f"gradient/{name}": each for name, each in traced.gradients.items()},
+                out / "gradients.safetensors",
+            )
             save_file({"latents": traced.latents}, out / "latents.safetensors")
             (out / "timesteps.json").write_text(json.dumps(traced.timesteps))
 
         folder = self.work.stage("trace", {**self._key, "number": number}, make)
-        gradients = load_file(folder / "gradients.safetensors")  # mapped into memory, so that those of large models fit
+        gradients = load_file(
+            folder / "gradients.safetensors"
+        )  # mapped into memory, so that those of large models fit
         return Trace(
             load_file(folder / "latents.safetensors")["latents"],
             tuple(json.loads((folder / "timesteps.json").read_text())),

@@ -60,7 +60,7 @@ def test_publishing_with_the_newest_hub_client(newest, user, hub, tmp_path, xet)
     folder = tmp_path / "out"
     folder.mkdir()
     assemble(honest(tmp_path / "made"), folder)
-    repo = f"newest/{'xet' if xet else 'plain'}"
+    repo = f"newest/{'with-xet' if xet else 'plain'}"
     sdhub = newest / "sdhub"
     pushed = json.loads(run([sdhub, "push", folder, repo, "--hub", hub, "--json"], user).stdout)
     assert pushed["status"] == "published"
