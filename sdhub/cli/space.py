@@ -61,7 +61,7 @@ def deploy(
 @app.command(
     epilog=examples(
         "sdhub space publisher me/publisher",
-        "sdhub space publisher me/publisher --secret WEBHOOK_SECRET --secret HF_TOKEN --variable WEBHOOK_NAMESPACE=me",
+        "sdhub space publisher me/publisher --secret WEBHOOK_SECRET --secret HF_TOKEN --variable WEBHOOK_NAMESPACE=me",  # noqa: E501
     )
 )
 def publisher(

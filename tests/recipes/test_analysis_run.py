@@ -1,4 +1,5 @@
-"""The analysis of the built-in checkpoint, small: predictions met, bytes repeated, resumed, carried to a fine-tune."""
+"""The analysis of the built-in checkpoint, small: predictions met, bytes repeated, resumed, carried to a
+fine-tune."""
 
 from __future__ import annotations
 
