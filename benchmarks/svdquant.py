@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from sdhub.backends import sdnq, svdquant
 from sdhub.backends.sdnq.build import layers_of as sdnq_layers
 from sdhub.backends.svdquant.targets import layers_of as lite_layers
 from sdhub.endpoint import endpoint
+from sdhub.evidence.memory import peak_mib
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling
 from sdhub.progress import SILENT
@@ -237,7 +237,7 @@ def streamed(shape: str, *, quick: bool) -> dict[str, float]:
     whole = flux(19, 38, quick=False)
     return {
         "seconds": seconds,
-        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "gib": (peak_mib() or 0) / 1024,
         "original": 2.0 * sum(each.numel() for each in module.parameters()),
         "all": 2.0 * sum(each.numel() for each in whole.parameters()),
         "forecast": forecast(whole),
@@ -315,7 +315,7 @@ def shaped(shape: str, *, quick: bool) -> dict[str, float]:
         size = sum(path.stat().st_size for path in (Path(folder) / "unet").iterdir())
     return {
         "seconds": time.perf_counter() - start,
-        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "gib": (peak_mib() or 0) / 1024,
         "bytes": float(size),
         "original": original,
     }

@@ -212,14 +212,16 @@ def test_several_sources_end_with_one_table(first, wanted, home, tmp_path):
     assert done.stderr.count("error: ") == 2
 
 
-def test_killed_at_random_moments_and_resumed_the_bytes_are_the_same(first, published, prompts, home, tmp_path):
+def test_killed_at_random_moments_and_resumed_the_bytes_are_the_same(
+    first, published, wanted, hub, home, tmp_path
+):
     """Speed and memory alone differ from run to run: their kept result is an input here, as of a resumed run."""
     moments = random.Random(7)
     other = tmp_path / "home"
     (other / "work").mkdir(parents=True)
     shutil.copytree(home / "work" / "measured", other / "work" / "measured")
     with running_hub(tmp_path / "hub") as url:
-        command = ["publish", "demo", "--to", "acme", "--hub", url, "--prompts", str(prompts)]
+        command = [url if each == hub else each for each in wanted]
         for _ in range(3):
             process = subprocess.Popen(
                 [sys.executable, "-m", "sdhub", *command, "--json"],
@@ -251,14 +253,14 @@ def test_an_unknown_licence_is_refused_unless_said(first, wanted, hub, home, tmp
     assert plan["source"]["license"] == "mit"
 
 
-def test_a_private_source_is_not_published_into_a_public_repository(first, hub, home, prompts, tmp_path):
+def test_a_private_source_is_not_published_into_a_public_repository(first, wanted, hub, home, tmp_path):
     from huggingface_hub import HfApi
 
     api = HfApi(hub, token="any")
     api.create_repo("acme/secret", private=True)
     api.upload_folder(repo_id="acme/secret", folder_path=emoji_sd())
     api.create_repo("acme/secret-openvino-int8", private=False)
-    arguments = ["publish", "acme/secret", "--to", "acme", "--hub", hub, "--prompts", str(prompts)]
+    arguments = ["acme/secret" if each == "demo" else each for each in wanted]
     report = sdhub_json(*arguments, home=home, endpoint=hub, code=3)
     (variant,) = report["variants"]
     assert variant["status"] == "failed"

@@ -56,7 +56,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
         drawn.add_column(column, justify="right" if number in right else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(visible(cell)) for cell in row))
-    _console(sys.stdout).print(drawn)
+    console = _console(sys.stdout)
+    if not console.is_terminal:
+        console.width = UNBOUND  # another program reads it: nothing is folded
+    console.print(drawn)
 
 
 def facts(pairs: Mapping[str, str]) -> None:
@@ -74,6 +77,7 @@ def visible(text: str) -> str:
     )
 
 
+UNBOUND = 10_000  # columns
 BIDI = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x61C)}
 
 

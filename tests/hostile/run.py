@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from sdhub.errors import SdhubError
+from sdhub.evidence.memory import peak_mib
 from tests.hostile.corpus import CASES
 
 LIMIT = 2 * 2**30
@@ -31,8 +32,7 @@ def main() -> None:
             results.append({"name": case.name, "harmless": case.harmless, **_outcome(call)})
             results[-1]["seconds"] = time.process_time() - started
             results[-1]["left"] = [str(path) for path in set(Path(folder).rglob("*")) - before]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    json.dump({"results": results, "peak_mib": peak}, sys.stdout)
+    json.dump({"results": results, "peak_mib": peak_mib()}, sys.stdout)
 
 
 def _outcome(call) -> dict:
