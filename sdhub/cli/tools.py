@@ -43,13 +43,16 @@ def push(
     """Upload a folder in one commit; what the repository has already is not uploaded again."""
     from sdhub.endpoint import connect
     from sdhub.publishing.access import check_token
+    from sdhub.publishing.names import repository_id
     from sdhub.publishing.push import push as run
 
+    namespace, _, name = repo.partition("/")
+    repo_id = repository_id(namespace, name)
     with connect(hub) as at:
-        check_token(at.url, at.token, repo.partition("/")[0], propose=create_pr)
+        check_token(at.url, at.token, namespace, propose=create_pr)
         pushed = run(
             folder,
-            repo,
+            repo_id,
             endpoint=at.url,
             token=at.token,
             private=private,

@@ -41,7 +41,8 @@ def settle(stated: License | None, override: str | None = None, *, source: str =
         terms = settled.id if settled.id != "other" else settled.name or settled.id
         raise LicenseError(
             f"{source} is licensed under {terms[:80]}, which allows no derivatives",
-            hint="a variant is a derivative: ask the author, or choose another checkpoint",
+            hint="a variant is a derivative: choose another checkpoint or, with the author's permission, publish "
+            "from a copy whose card states the licence you were given",
         )
     if settled.id == "other" and not (settled.name and _reachable(settled)):
         raise LicenseError(

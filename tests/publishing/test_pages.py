@@ -7,51 +7,63 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sdhub.publishing.publication import Sibling
 from sdhub.publishing.push import push
 from sdhub.publishing.repository import assemble
-from tests.publishing.publications import checkpoint, evidence, picture, publication
+from tests.publishing.publications import checkpoint, evidence, publication
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WIDTH, HEIGHT = 1280, 900
+SHEET = (255, 0, 255)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no browser")
 
 
-def browse(url, folder, *arguments):
-    """What a headless browser makes of a page: the document after all scripts ran."""
+def browse(url, folder, shot=None):
+    """What a headless browser makes of a page: the document after all scripts ran, and a picture of its window."""
     command = [
         *(BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-        *(f"--user-data-dir={folder / 'profile'}", "--window-size=1280,1000", "--virtual-time-budget=8000"),
+        *(f"--user-data-dir={folder / 'profile'}", f"--window-size={WIDTH},{HEIGHT}"),
+        *("--virtual-time-budget=2000", "--dump-dom", *([f"--screenshot={shot}"] if shot else [])),
     ]
-    done = subprocess.run([*command, *arguments, url], capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run([*command, url], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-1000:]
     return done.stdout
 
 
-def published(hub, tmp_path, name, **changes):
+def published(address, tmp_path, name, **changes):
     repo_id = f"local/{name}"
     made = replace(publication(tmp_path), repo_id=repo_id, **changes)
-    picture(made.contact_sheet, seed=5, side=320)
+    Image.new("RGB", (1448, 800), SHEET).save(made.contact_sheet)  # the size that four prompts make
     out = tmp_path / "out"
     out.mkdir()
     assemble(made, out)
-    push(out, repo_id, endpoint=hub, token="any", message="one")
-    return f"{hub}/{repo_id}"
+    push(out, repo_id, endpoint=address, token="any", message="one")
+    return f"{address}/{repo_id}"
 
 
 def test_a_card_in_a_browser(hub, tmp_path):
     siblings = (Sibling("openvino-int8", "local/shown", evidence()), Sibling("openvino-fp16", "local/other", {}))
     url = published(hub, tmp_path, "shown", siblings=siblings, hub="https://huggingface.co")
-    shot = tmp_path / "shot.png"
-    browse(url, tmp_path, f"--screenshot={shot}")
-    assert shot.stat().st_size > 20_000
-    page = browse(url, tmp_path, "--dump-dom")
+    page = browse(url, tmp_path, tmp_path / "shot.png")
     assert "<h1" in page
     assert page.count("<table") >= 5
     assert "PSNR 32.1 dB" in page
     assert "Use it" in page
-    assert "contact_sheet.png" in page
+    sheet = _rows_of(SHEET, tmp_path / "shot.png")
+    assert sheet > 300, "the picture is below the first screen"
+    figures = [page.index(text) for text in ("Size on disk", "Seconds per sampling step", "Likeness to the base")]
+    assert max(figures) < page.index("contact_sheet.png"), "figures are above the picture, and so on that screen"
+
+
+def _rows_of(colour, path):
+    """Pixels from the first line of a picture that has this colour to the last."""
+    with Image.open(path) as image:
+        rows = np.flatnonzero((np.asarray(image.convert("RGB")) == colour).all(2).any(1))
+    return int(rows[-1] - rows[0]) if len(rows) else 0
 
 
 def test_nothing_of_a_hostile_card_acts(hub, tmp_path):
@@ -71,7 +83,7 @@ def test_nothing_of_a_hostile_card_acts(hub, tmp_path):
         notes=(hostile,),
         siblings=(Sibling(hostile, hostile, {}), Sibling("other", hostile, {})),
     )
-    page = browse(url, tmp_path, "--dump-dom")
+    page = browse(url, tmp_path)
     assert "<title>owned" not in page
     acting = []
 
