@@ -76,6 +76,7 @@ def record(
 ) -> tuple[Calls, dict[str, LayerStatistics]]:
     """The calls that `calibration` asks for, and the statistics of the inputs of the layers named in `gram`."""
     from sdhub.compression.calibration import collect, spread, trajectories
+    from sdhub.evidence.given import given
 
     calls, kept = Calls(folder), spread(calibration.steps, calibration.recorded)
     count = len(calibration.prompts)
@@ -93,7 +94,7 @@ def record(
             steps=calibration.steps,
             guidance=calibration.guidance,
             keep=kept,
-            size=(calibration.width, calibration.height),
+            given=given(pipeline, calibration.steps, calibration.width, calibration.height),
             on_step=lambda *_: task.advance(),
         )
 
