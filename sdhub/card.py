@@ -44,7 +44,7 @@ def card_of(folder: Path, checkpoint: Checkpoint, repo_id: str, *, license: str 
         library=backend.library,
         tags=backend.tags,
         install=backend.install,
-        usage=usage(backend.usage(checkpoint.pipeline, repo_id), sampling),
+        usage=usage(checkpoint.pipeline, backend.usage(checkpoint.pipeline, repo_id), sampling),
         recipe=recipe.document(),
         evidence=_evidence(folder, checkpoint),
         versions=_versions(backend),

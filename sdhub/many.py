@@ -35,6 +35,8 @@ class Order:
     source: str
     options: Options
     loras: tuple[str, ...] = ()
+    controlnets: tuple[str, ...] = ()
+    safety_checker: bool = False
     config: str | None = None
     prompts: Path | None = None
     steps: int | None = None
@@ -44,7 +46,7 @@ class Order:
 
     def resolved(self) -> tuple[Checkpoint, Options]:
         """The checkpoint, and how to publish it. Raises SdhubError."""
-        checkpoint = resolve(self.source, self.loras, self.config)
+        checkpoint = resolve(self.source, self.loras, self.config, self.controlnets, self.safety_checker)
         sampling = sampling_for(checkpoint, prompts=self.prompts, steps=self.steps, guidance=self.guidance)
         return checkpoint, replace(self.options, sampling=sampling)
 

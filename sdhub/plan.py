@@ -80,7 +80,7 @@ def possible(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     rows = []
     for backend in backends().values():
         for name in backend.variants:
-            reason = backend.why_not(checkpoint, name)
+            reason = _why_not(checkpoint, backend, name)
             rows.append({"name": name, "possible": reason is None, "reason": reason})
     return rows
 
@@ -173,14 +173,20 @@ def _place(
 
 
 def _fit(checkpoint: Checkpoint, backend: Backend, name: str) -> Backend:
-    reason = backend.why_not(checkpoint, name)
+    reason = _why_not(checkpoint, backend, name)
     if reason is not None:
         raise UnsupportedError(f"{checkpoint.id} cannot become {name}: {reason}", hint="see: sdhub inspect")
     return backend
 
 
+def _why_not(checkpoint: Checkpoint, backend: Backend, name: str) -> str | None:
+    if checkpoint.companions and not backend.companions:
+        return "it has no room for ControlNets or a safety checker, Core ML variants have"
+    return backend.why_not(checkpoint, name)
+
+
 def _usual(checkpoint: Checkpoint) -> list[str]:
-    usual = [each.usual for each in backends().values() if each.why_not(checkpoint, each.usual) is None]
+    usual = [each.usual for each in backends().values() if _why_not(checkpoint, each, each.usual) is None]
     if not usual:
         reasons = "; ".join(sorted({str(row["reason"]) for row in possible(checkpoint)}))
         raise UnsupportedError(f"no variant can be made of {checkpoint.id}: {reasons}")

@@ -199,7 +199,7 @@ class Run:
 
     def _usage(self, planned: PlannedVariant) -> str:
         loading = planned.backend.usage(self.base.checkpoint.pipeline, planned.repo_id, _branch(planned))
-        return usage(loading, self.base.sampling)
+        return usage(self.base.checkpoint.pipeline, loading, self.base.sampling)
 
     def _push(self, planned: PlannedVariant, folder: Path) -> Pushed:
         job = self.job

@@ -10,6 +10,7 @@ from typing import Any
 from sdhub import measure
 from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.companions import load_all
 from sdhub.checkpoint.remote import Hub
 from sdhub.endpoint import Endpoint
 from sdhub.evidence import compare, figures, latency, samples
@@ -36,6 +37,8 @@ def build(
 ) -> None:
     """Build a variant into the empty folder `out`."""
     pipeline = measure.load_base(checkpoint, hub, progress)
+    if checkpoint.companions:
+        pipeline.sdhub_companions = load_all(checkpoint, pipeline, Hub(hub.url, hub.token), progress)
     backends()[backend].build(checkpoint, pipeline, recipe, out, progress)
 
 

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sdhub.evidence.given import spelled
 from sdhub.evidence.sampling import Sampling
 
 
-def usage(loading: Sequence[str], sampling: Sampling) -> str:
+def usage(pipeline: str, loading: Sequence[str], sampling: Sampling) -> str:
     """Python that draws the first prompt of the evidence as the evidence did, into `picture.png`.
 
-    `loading` are a backend's lines that make `pipe`.
+    `pipeline`: the class of the checkpoint's. `loading` are a backend's lines that make `pipe`.
     """
     first = sampling.prompts[0]
+    before, arguments = spelled(pipeline, sampling.steps, sampling.width, sampling.height)
     return "\n".join(
         [
             "import torch",
             *loading,
+            *before,
             "image = pipe(",
             f"    {first.text!r},",
-            f"    num_inference_steps={sampling.steps},",
             f"    guidance_scale={sampling.guidance!r},",
-            f"    width={sampling.width},",
-            f"    height={sampling.height},",
+            *(f"    {each}," for each in arguments),
             f"    generator=torch.Generator().manual_seed({first.seed}),",
             ").images[0]",
             'image.save("picture.png")',

@@ -7,7 +7,7 @@ Their modules import nothing heavy at the top: `why_not` and `forecast` answer f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +39,7 @@ class Backend(ABC):
     without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
     them by other means to compare pictures, and says that the lines were not run and speed was not measured.
     `shows_nearest`: a calibrated variant is also built without calibration, so that the evidence has both.
+    `companions`: ControlNets and the safety checker go along into its variants.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Backend(ABC):
     revision: int = 1
     checks: Literal["usage", "sdhub"] = "usage"
     shows_nearest: bool = False
+    companions: bool = False
 
     def knows(self, variant: str) -> bool:
         """Whether the backend makes a variant of this name; more than are listed, where names have parameters."""
@@ -84,6 +86,22 @@ class Backend(ABC):
 
         The same inputs and versions give the same bytes. Raises BuildError.
         """
+
+    def reach(
+        self,
+        checkpoint: Checkpoint,
+        pipeline: Any,
+        recipe: Recipe,
+        floor: float,
+        judge: Callable[[Path], float],
+        progress: Progress,
+    ) -> Recipe:
+        """`recipe` with the least share of spared layers whose variant has `floor` dB.
+
+        `pipeline` as in `build`; `judge(folder)` is the PSNR of a built variant's pictures in dB. Raises
+        UnsupportedError where that is out of reach, or where the backend has no such recipes.
+        """
+        raise UnsupportedError(f"{self.name} has no floor of quality")
 
     @abstractmethod
     def recognizes(self, folder: Path) -> bool:

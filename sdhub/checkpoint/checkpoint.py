@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from sdhub.checkpoint.families import Family
 
+Kind = Literal["controlnet", "safety_checker"]
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -24,7 +26,9 @@ class Source:
 
     `ref` is a Hub id for kind "hub", an absolute path for "folder" and "file"; `revision` is a branch, tag or
     commit of the Hub, None for its default. `config` says where the configs and tokenizers of a single file are:
-    a diffusers folder or a Hub id with optional `@revision`; None is the family's own repository.
+    a diffusers folder or a Hub id with optional `@revision`; None is the family's own repository. `controlnets`,
+    each a folder's absolute path or a Hub id with optional `@revision`, and the safety checker, where it is asked
+    for, go along into variants that have room for them.
     """
 
     kind: Literal["hub", "folder", "file"]
@@ -32,6 +36,8 @@ class Source:
     revision: str | None = None
     loras: tuple[Lora, ...] = ()
     config: str | None = None
+    controlnets: tuple[str, ...] = ()
+    safety_checker: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,31 @@ class PinnedLora:
     def name(self) -> str:
         """What may be published of it: the Hub id, or the file's name without its folder."""
         return self.ref if self.sha else PurePath(self.file).name
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A model that goes along with a checkpoint and takes no part in drawing.
+
+    It lies in `folder` ("" is the root) of the Hub's `ref` at the commit `sha`, or of the local folder `ref`
+    (`sha` None). `sizes`: bytes of its files by path, the config first. `restricted`: its repository is private or
+    gated.
+    """
+
+    kind: Kind
+    ref: str
+    folder: str
+    sha: str | None
+    sizes: Mapping[str, int]
+    config: Mapping[str, Any]
+    parameters: int
+    restricted: bool = False
+    license: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What may be published of it: the Hub id, or the folder's name."""
+        return self.ref if self.sha else PurePath(self.ref).name
 
 
 @dataclass(frozen=True)
@@ -127,6 +158,7 @@ class Checkpoint:
     guidance: float | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     loras: tuple[PinnedLora, ...] = ()
+    companions: tuple[Companion, ...] = ()
     config: str | None = None
     gate: Mapping[str, str] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdhub.checkpoint import lora
+from sdhub.checkpoint import companions, lora
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.inspect import config_tree, parts_of
@@ -31,10 +31,11 @@ def fingerprint(
     """
     local = _local_files(checkpoint)
     loras = [Path(each.file) for each in checkpoint.loras if each.sha is None]
-    total = sum(_size(path) for path in [*local.values(), *loras])
+    beside = [Path(each.ref, name) for each in checkpoint.companions if each.sha is None for name in each.sizes]
+    total = sum(_size(path) for path in [*local.values(), *loras, *beside])
     with progress.task("hashing the checkpoint", total=total, unit="B") as task:
         files = {name: _sha256(path, task) for name, path in sorted(local.items())}
-        hashes = {path: _sha256(path, task) for path in loras}
+        hashes = {path: _sha256(path, task) for path in [*loras, *beside]}
     return digest(
         {
             "commit": checkpoint.sha,
@@ -47,8 +48,23 @@ def fingerprint(
                 }
                 for each in checkpoint.loras
             ],
+            **({"companions": _companions(checkpoint, hashes)} if checkpoint.companions else {}),
         }
     )
+
+
+def _companions(checkpoint: Checkpoint, hashes: Mapping[Path, str]) -> list[Mapping[str, Any]]:
+    return [
+        {
+            "kind": each.kind,
+            "commit": each.sha,
+            "files": {
+                f"{each.ref}/{name}" if each.sha else name: each.sha or hashes[Path(each.ref, name)]
+                for name in each.sizes
+            },
+        }
+        for each in checkpoint.companions
+    ]
 
 
 def fetch(
@@ -62,6 +78,8 @@ def fetch(
     hub = Hub(endpoint, token)
     for each in checkpoint.loras:
         lora.local(each, hub)
+    for beside in checkpoint.companions:
+        companions.local(beside, hub)
     if checkpoint.source.kind == "file":
         path = Path(checkpoint.source.ref)
         _check_sizes(path.parent, checkpoint.sizes)

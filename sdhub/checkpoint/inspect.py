@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdhub.checkpoint import licenses, lora, single_file
+from sdhub.checkpoint import companions, licenses, lora, single_file
 from sdhub.checkpoint.checkpoint import Checkpoint, Component, PinnedLora, Source
 from sdhub.checkpoint.detect import Detected, detect, require_known, side_of
 from sdhub.checkpoint.documents import shown
@@ -50,10 +50,12 @@ def inspect(source: Source, *, endpoint: str | None = None, token: str | None = 
     hub = Hub(endpoint, token)
     loras = tuple(lora.pin(each, hub) for each in source.loras)
     if source.kind == "file":
-        return _inspect_file(source, loras, hub)
-    if source.kind == "folder":
-        return _inspect_tree(source, Folder(Path(source.ref)), loras)
-    return _inspect_tree(source, hub.repository(source.ref, source.revision), loras)
+        found = _inspect_file(source, loras, hub)
+    elif source.kind == "folder":
+        found = _inspect_tree(source, Folder(Path(source.ref)), loras)
+    else:
+        found = _inspect_tree(source, hub.repository(source.ref, source.revision), loras)
+    return replace(found, companions=companions.pin_all(source, hub))
 
 
 def parts_of(tree: Tree) -> Parts:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,26 +25,53 @@ MAX_SCALE = 100.0
 WAYS = "give a Hub id (org/name), a diffusers folder, a .safetensors file, or demo"
 
 
-def parse_source(text: str, loras: Sequence[str] = (), config: str | None = None) -> Source:
+def parse_source(
+    text: str,
+    loras: Sequence[str] = (),
+    config: str | None = None,
+    controlnets: Sequence[str] = (),
+    safety_checker: bool = False,
+) -> Source:
     """`demo`, a folder, a `.safetensors` file, or a Hub id `org/name[@revision]` (or its address).
 
-    A folder called `demo` is `./demo`. `loras` are `ID_OR_FILE[:scale]`; `config` as in `Source`. Raises
-    SourceError with what may have been meant, and UnsafeError for a pickle.
+    A folder called `demo` is `./demo`. `loras` are `ID_OR_FILE[:scale]`, `controlnets` folders or Hub ids;
+    `config` and `safety_checker` as in `Source`. Raises SourceError with what may have been meant, and UnsafeError
+    for a pickle.
     """
-    parsed = tuple(parse_lora(each) for each in loras)
-    checked = None if config is None else parse_config(config)
+    found = _source(text, None if config is None else parse_config(config))
+    return replace(
+        found,
+        loras=tuple(parse_lora(each) for each in loras),
+        controlnets=tuple(_folder_or_repository(each) for each in dict.fromkeys(controlnets)),
+        safety_checker=safety_checker,
+    )
+
+
+def _source(text: str, config: str | None) -> Source:
     if text == "demo":
         from sdhub.demo import emoji_sd
 
-        return Source("folder", str(emoji_sd()), loras=parsed)
+        return Source("folder", str(emoji_sd()))
     path = _path(text)
     if path is not None and path.is_dir():
-        return Source("folder", str(_diffusers_folder(path)), loras=parsed)
+        return Source("folder", str(_diffusers_folder(path)))
     if path is not None and path.exists():
-        return Source("file", str(_weights_file(path)), loras=parsed, config=checked)
+        return Source("file", str(_weights_file(path)), config=config)
     _refuse_pickle(text)
+    return Source("hub", *parse_repository(text))
+
+
+def _folder_or_repository(text: str) -> str:
+    """A ControlNet's folder as an absolute path, or `org/name[@revision]`. Raises SourceError."""
+    path = _path(text)
+    if path is not None and path.is_dir():
+        return str(path.resolve())
+    if path is not None and path.exists():
+        raise SourceError(
+            f"the ControlNet {shown(text)} is a file", hint="name a folder with config.json, or a Hub id"
+        )
     repository, revision = parse_repository(text)
-    return Source("hub", repository, revision, parsed)
+    return f"{repository}@{revision}" if revision else repository
 
 
 def parse_lora(text: str) -> Lora:

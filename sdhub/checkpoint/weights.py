@@ -39,13 +39,14 @@ def plain_name(path: str) -> str:
 def choose(folder: str, library: str, tree: Tree) -> Weights:
     """The weight files of the component in `folder`: the plain names first, else the variant `fp16`.
 
-    Raises UnsafeError where there are only pickles or a shard lies elsewhere, SourceError where files are missing.
+    `folder` "" is the root. Raises UnsafeError where there are only pickles or a shard lies elsewhere, SourceError
+    where files are missing.
     """
     stem = STEMS[library]
     names = tree.inside(folder)
     for single, indexes in zip(_single(stem), (_index(stem)[:1], _index(stem)[1:]), strict=True):
         if single in names:
-            return Weights((f"{folder}/{single}",))
+            return Weights((_inside(folder, single),))
         for index in indexes:
             if index in names:
                 return _sharded(folder, index, tree)
@@ -87,8 +88,12 @@ def _index(stem: str) -> tuple[str, str, str]:
     )
 
 
+def _inside(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
 def _sharded(folder: str, index: str, tree: Tree) -> Weights:
-    path = f"{folder}/{index}"
+    path = _inside(folder, index)
     entries = tree.document(path, MAX_INDEX).get("weight_map")
     if not isinstance(entries, dict) or not entries or not all(isinstance(each, str) for each in entries.values()):
         raise SourceError(f"{path} of {tree.where} has no weight_map of names to files", hint="get the file again")
@@ -98,10 +103,10 @@ def _sharded(folder: str, index: str, tree: Tree) -> Weights:
             raise UnsafeError(
                 f"{path} of {tree.where} names {shown(shard)}, no safetensors shard beside it", hint=PLAIN
             )
-        if f"{folder}/{shard}" not in tree.sizes:
+        if _inside(folder, shard) not in tree.sizes:
             raise SourceError(
                 f"{path} of {tree.where} names the shard {shown(shard)}, which is missing",
                 hint="is the download complete?",
             )
-    shards = {name: f"{folder}/{value}" for name, value in entries.items()}
+    shards = {name: _inside(folder, value) for name, value in entries.items()}
     return Weights(tuple(sorted(set(shards.values()))), path, shards)

@@ -24,7 +24,10 @@ def build(
     fast: options.Fast = False,
     attention: options.Attentions = None,
     size: options.Sizes = None,
+    chunk: options.Chunk = False,
     lora: options.Loras = None,
+    controlnet: options.ControlNets = None,
+    safety_checker: options.SafetyChecker = False,
     config: options.Config = None,
     json: options.Json = False,
 ) -> None:
@@ -32,13 +35,13 @@ def build(
     from sdhub.build import build_variant
     from sdhub.sources import resolve
 
-    checkpoint = resolve(source, lora, config)
+    checkpoint = resolve(source, lora, config, controlnet, safety_checker)
     built = build_variant(
         checkpoint,
         output,
         variants=variant or (),
         recipe=recipe,
-        adjustment=options.adjustment(fast, attention, size),
+        adjustment=options.adjustment(fast, attention, size, chunk),
         progress=ConsoleProgress(),
     )
     if json:

@@ -27,6 +27,17 @@ Loras = Annotated[
         help="Fuse this LoRA first; the scale may be left away. May be repeated.",
     ),
 ]
+ControlNets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--controlnet",
+        metavar="ID_OR_FOLDER",
+        help="Core ML: add this ControlNet, and a UNet that takes what it gives. May be repeated.",
+    ),
+]
+SafetyChecker = Annotated[
+    bool, typer.Option("--safety-checker", help="Core ML: add the checkpoint's safety checker.")
+]
 Config = Annotated[
     str | None,
     typer.Option(
@@ -85,10 +96,13 @@ Sizes = Annotated[
         help="A fixed size in pixels, for graphs with fixed shapes. May be repeated.",
     ),
 ]
+Chunk = Annotated[
+    bool, typer.Option("--chunk", help="Core ML: add the UNet in two halves, which iPhones load one by one.")
+]
 
 
-def adjustment(fast: bool, attention: list[str] | None, size: list[str] | None) -> Adjustment:
-    """What the three options say. Raises UsageError."""
+def adjustment(fast: bool, attention: list[str] | None, size: list[str] | None, chunk: bool = False) -> Adjustment:
+    """What the options say. Raises UsageError."""
     from typing import get_args
 
     from sdhub.errors import UsageError
@@ -100,4 +114,4 @@ def adjustment(fast: bool, attention: list[str] | None, size: list[str] | None) 
         if name not in known:
             raise UsageError(f"no attention is called {name[:40]!r}", hint=f"there are: {', '.join(known)}")
     chosen = tuple(name for name in known if name in (attention or ()))
-    return Adjustment(fast, chosen, tuple(parse_size(each) for each in size or ()))
+    return Adjustment(fast, chosen, tuple(parse_size(each) for each in size or ()), chunk)

@@ -21,8 +21,11 @@ def plan(
     fast: options.Fast = False,
     attention: options.Attentions = None,
     size: options.Sizes = None,
+    chunk: options.Chunk = False,
     to: options.To = None,
     lora: options.Loras = None,
+    controlnet: options.ControlNets = None,
+    safety_checker: options.SafetyChecker = False,
     config: options.Config = None,
     prompts: options.Prompts = None,
     steps: options.Steps = None,
@@ -33,14 +36,14 @@ def plan(
     from sdhub.plan import make_plan, sampling_for
     from sdhub.sources import resolve
 
-    checkpoint = resolve(source, lora, config)
+    checkpoint = resolve(source, lora, config, controlnet, safety_checker)
     made = make_plan(
         checkpoint,
         namespace=to or "NAMESPACE",
         sampling=sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance),
         variants=variant or (),
         recipe=recipe,
-        adjustment=options.adjustment(fast, attention, size),
+        adjustment=options.adjustment(fast, attention, size, chunk),
     )
     if json:
         emit(made.document())

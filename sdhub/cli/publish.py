@@ -45,7 +45,10 @@ def publish(
     fast: options.Fast = False,
     attention: options.Attentions = None,
     size: options.Sizes = None,
+    chunk: options.Chunk = False,
     lora: options.Loras = None,
+    controlnet: options.ControlNets = None,
+    safety_checker: options.SafetyChecker = False,
     config: options.Config = None,
     license: options.License = None,
     private: Annotated[bool, typer.Option("--private", help="Publish into private repositories.")] = False,
@@ -101,11 +104,23 @@ def publish(
         template=name,
         branches=branches,
         collection=collection,
-        adjustment=options.adjustment(fast, attention, size),
+        adjustment=options.adjustment(fast, attention, size, chunk),
     )
     loras = tuple(lora or ())
     orders = [
-        Order(source, wanted, loras, config, prompts, steps, guidance, hub, dry_run)
+        Order(
+            source,
+            wanted,
+            loras,
+            tuple(controlnet or ()),
+            safety_checker,
+            config,
+            prompts,
+            steps,
+            guidance,
+            hub,
+            dry_run,
+        )
         for source in dict.fromkeys(sources)
     ]
     if space:

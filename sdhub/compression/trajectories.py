@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,14 +22,14 @@ def trajectories(
     steps: int,
     guidance: float,
     keep: Collection[int] | None = None,
-    size: tuple[int, int] | None = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
     on_step: Callable[[int, int], None] | None = None,
 ) -> Drive:
     """A drive for `collect`: each prompt with its seed, sampled by a diffusers pipeline, recorded at `keep`.
 
     `keep`: step indices from 0 (see `spread`), None for all; a trajectory ends with the last of them, and nothing
-    is decoded. `size`: (width, height) in pixels, None for the pipeline's own. Initial latents come from a CPU
-    generator per prompt. `on_step(done, total)` is called after every step.
+    is decoded. `given`: further arguments of the pipeline, such as `width` and `height`. Initial latents come from
+    a CPU generator per prompt. `on_step(done, total)` is called after every step.
     """
     kept = frozenset(range(steps) if keep is None else keep)
     if not kept or not kept <= set(range(steps)):
@@ -36,7 +37,6 @@ def trajectories(
     if len(prompts) != len(seeds):
         raise UsageError(f"{len(prompts)} prompts and {len(seeds)} seeds")
     length = max(kept) + 1
-    shape = {"width": size[0], "height": size[1]} if size else {}
 
     def drive(record: Switch) -> None:
         pipe.set_progress_bar_config(disable=True)
@@ -54,12 +54,11 @@ def trajectories(
             record(0 in kept)
             pipe(
                 prompt,
-                num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=torch.Generator("cpu").manual_seed(seed),
                 output_type="latent",
                 callback_on_step_end=after,
-                **shape,
+                **{"num_inference_steps": steps, **given},
             )
             record(False)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.errors import EvidenceError, UsageError
+from sdhub.evidence.given import given, kind_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,12 +89,10 @@ def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int],
     with torch.no_grad():
         drawn = pipe(
             prompt.text,
-            num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance,
-            width=sampling.width,
-            height=sampling.height,
-            latents=_initial_latents(pipe, sampling, generator),
             generator=generator,
+            **_noise(pipe, sampling, generator),
+            **given(pipe, sampling.steps, sampling.width, sampling.height),
             output_type="np",
             callback_on_step_end=catch,
         )
@@ -108,21 +107,22 @@ def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int],
     return Sample(image, latents)
 
 
-def _initial_latents(pipe: Any, sampling: Sampling, generator: Any) -> Any:
+def _noise(pipe: Any, sampling: Sampling, generator: Any) -> Mapping[str, Any]:
     """Standard normal noise (1, C, h, w), which the pipeline scales by its scheduler's `init_noise_sigma`.
 
-    None for transformers, which lay out latents each in its own way: they draw from the generator themselves.
+    Nothing for pipelines that start from a picture, and for transformers, which lay out latents each in its own
+    way: they draw from the generator themselves.
     """
     import torch
 
     unet = getattr(pipe, "unet", None)
-    if unet is None:
-        return None
+    if unet is None or kind_of(type(pipe).__name__) == "picture":
+        return {}
     height, width = (side // pipe.vae_scale_factor for side in (sampling.height, sampling.width))
     noise = torch.randn((1, pipe.vae.config.latent_channels, height, width), generator=generator)
     # A UNet in half precision is not given float32 latents by any pipeline: they must come in its own type.
     half = getattr(unet, "dtype", None) in (torch.float16, torch.bfloat16)
-    return noise.to(unet.dtype) if half else noise
+    return {"latents": noise.to(unet.dtype) if half else noise}
 
 
 def load_prompts(path: Path) -> tuple[Prompt, ...]:

@@ -137,7 +137,8 @@ def _context(publication: Publication, packages: Sequence[Package], bundles: Seq
         "bundles": bundles,
         "stand_in": publication.checks == "sdhub",
         "notes": publication.notes,
-        "safety_checker": (publication.folder / "safety_checker").is_dir(),
+        "safety_checker": (publication.folder / "safety_checker").is_dir()
+        or any(each.kind == "safety_checker" for each in checkpoint.companions),
         "prediction_type": checkpoint.prediction_type,
         "traits": checkpoint.traits,
         "license_words": _license_words(publication),

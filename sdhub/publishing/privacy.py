@@ -11,7 +11,12 @@ def target_private(checkpoint: Checkpoint, *, private: bool = False, allow_publi
 
     `allow_public` lifts the second reason.
     """
-    restricted = checkpoint.private or checkpoint.gated or any(lora.restricted for lora in checkpoint.loras)
+    restricted = (
+        checkpoint.private
+        or checkpoint.gated
+        or any(each.restricted for each in checkpoint.loras)
+        or any(each.restricted for each in checkpoint.companions)
+    )
     return private or (restricted and not allow_public)
 
 

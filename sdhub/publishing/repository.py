@@ -133,6 +133,10 @@ def _manifest(
             "gated": checkpoint.gated,
             "private": checkpoint.private,
             "loras": [{"ref": lora.name, "sha": lora.sha, "scale": lora.scale} for lora in checkpoint.loras],
+            "companions": [
+                {"kind": each.kind, "ref": each.name, "sha": each.sha, "license": each.license}
+                for each in checkpoint.companions
+            ],
         },
         "recipe_sha256": publication.recipe_sha256,
         "versions": dict(publication.versions),

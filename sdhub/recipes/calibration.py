@@ -98,6 +98,7 @@ def _steps(calibration: Calibration) -> int:
 
 def _trajectories(pipeline: Any, calibration: Calibration, on_step: Callable[[int, int], None]) -> Drive:
     from sdhub.compression.calibration import spread, trajectories
+    from sdhub.evidence.given import given
 
     return trajectories(
         pipeline,
@@ -106,7 +107,7 @@ def _trajectories(pipeline: Any, calibration: Calibration, on_step: Callable[[in
         steps=calibration.steps,
         guidance=calibration.guidance,
         keep=spread(calibration.steps, calibration.recorded),
-        size=(calibration.width, calibration.height),
+        given=given(pipeline, calibration.steps, calibration.width, calibration.height),
         on_step=on_step,
     )
 

@@ -125,6 +125,11 @@ class Calibration(_Strict):
     rows: Annotated[int, Field(ge=1, le=65536)] = 1024
     block: Annotated[int, Field(ge=64, le=65536)] = 4096
 
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser that are looked at."""
+        return len(self.prompts) * min(self.recorded, self.steps)
+
 
 class Checked(_Strict):
     """Latent PSNR in dB of one choice of treatments, `bits` per weight: as predicted, and as measured."""
@@ -168,6 +173,8 @@ class Recipe(_Strict):
 
     `calibration` None: nothing is calibrated. `sizes`: (width, height) in pixels, for backends whose graphs have
     fixed shapes; empty: the checkpoint's own. `attention`: implementations, for backends that have a choice.
+    `chunked`: with the denoiser in two halves as well, for devices that cannot load the whole. `batch`: pictures at
+    a time that fixed shapes are for; 0: any number, where a backend can leave that free.
     `evidence`: how an analysis found it; it changes nothing of the variant, and is no part of the identity.
     """
 
@@ -178,7 +185,14 @@ class Recipe(_Strict):
     calibration: Calibration | None = None
     sizes: Annotated[tuple[tuple[Side, Side], ...], Field(max_length=16)] = ()
     attention: Annotated[tuple[Attention, ...], Field(max_length=3)] = ()
+    chunked: bool = False
+    batch: Annotated[int, Field(ge=0, le=1)] = 0
     evidence: Analyzed | None = None
+
+    @property
+    def spares(self) -> bool:
+        """Whether a component keeps a share of its layers from what is done to the others."""
+        return any(isinstance(each.default, Affine) and each.default.spared > 0 for each in self.components.values())
 
     def nearest(self) -> Recipe:
         """The same formats without calibration: everything rounded to the nearest value."""

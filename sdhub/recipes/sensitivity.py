@@ -23,6 +23,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from sdhub.errors import UnsupportedError, UsageError
+from sdhub.evidence.given import given
 from sdhub.progress import SILENT, Progress
 from sdhub.recipes.calibration import calibrate
 from sdhub.recipes.recipe import Calibration, Treatment
@@ -109,13 +110,11 @@ def sample(
     drawn = run(
         pipeline,
         setting.prompts[number],
-        num_inference_steps=setting.steps,
         guidance_scale=setting.guidance,
-        width=setting.width,
-        height=setting.height,
         generator=torch.Generator("cpu").manual_seed(setting.seed + number),
         output_type="latent",
         callback_on_step_end=after,
+        **given(pipeline, setting.steps, setting.width, setting.height),
     )
     latents: Tensor = drawn.images
     return latents, tuple(moments)

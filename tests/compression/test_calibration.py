@@ -248,7 +248,7 @@ def test_trajectories_record_the_kept_steps_and_stop_after_the_last():
         steps=9,
         guidance=3.0,
         keep=(1, 4),
-        size=(64, 32),
+        given={"width": 64, "height": 32},
         on_step=lambda *done: told.append(done),
     )
     found = collect(pipe.layer, drive, tokens=100)[""]

@@ -16,7 +16,6 @@ from sdhub.recipes.calibration import calibration_for
 from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Treatment
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
 ATTENTION = ("split_einsum",)  # runs on every compute unit; `original` is for GPUs alone
 GIB = 2**30
 GRAPH_BYTES = 1_500_000  # of a model.mlmodel file, beside its weights
@@ -41,6 +40,8 @@ class CoreML(Backend):
     repository = "coreml-{model}-{treatment}"
     install = 'pip install "sdhub[coreml]"'
     shows_nearest = True
+    companions = True
+    revision = 2
 
     @property
     def checks(self) -> Literal["usage", "sdhub"]:  # type: ignore[override]
@@ -50,10 +51,6 @@ class CoreML(Backend):
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
         if not checkpoint.family.buildable:
             return f"{checkpoint.family.title} can be inspected but not built yet"
-        if "inpainting" in checkpoint.traits:
-            return "inpainting checkpoints cannot be measured from prompts alone yet"
-        if checkpoint.pipeline not in PIPELINES:
-            return f"{checkpoint.pipeline} draws from a picture, not from a prompt alone"
         return None
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
@@ -87,6 +84,9 @@ class CoreML(Backend):
         for part in _parts(checkpoint):
             size += part.parameters * _bits(recipe.components[part.name].default) // 8 + GRAPH_BYTES
             parameters += part.parameters
+            if part.name == checkpoint.family.denoiser:  # once more for ControlNets, and once in halves
+                again = recipe.chunked + ("controlnet" in recipe.components) * (1 + recipe.chunked)
+                size += again * (part.parameters * _bits(recipe.components[part.name].default) // 8 + GRAPH_BYTES)
         copies = len(recipe.attention) * max(len(recipe.sizes), 1)
         full = 4 * parameters / GIB
         seconds = 20 + SECONDS_PER_GIB * full * copies
@@ -121,6 +121,18 @@ class CoreML(Backend):
             "Compiled bundles (.mlmodelc), which Apple's Swift apps load, are made by a macOS job of the GitHub "
             "workflow; they are not in this repository yet.",
         ]
+        nets = [each for each in checkpoint.companions if each.kind == "controlnet"]
+        for net in nets:
+            said = f"licence {net.license}" if net.license else "its licence is not stated"
+            found.append(f"The ControlNet {net.name} ({said}) goes along, and a UNet that takes what it gives.")
+        if nets:
+            found.append("The pictures were drawn without ControlNets.")
+        if any(each.kind == "safety_checker" for each in checkpoint.companions):
+            found.append("The safety checker goes along; the pictures were drawn without it.")
+        if recipe.chunked:
+            found.append(
+                "The UNet is there in one piece, and in two halves for devices that cannot load the whole."
+            )
         if checkpoint.prediction_type == "v_prediction":
             found.append(
                 "The model predicts v: apps whose scheduler assumes epsilon, Apple's Swift pipeline among them, "
@@ -135,8 +147,13 @@ class CoreML(Backend):
 
 
 def _parts(checkpoint: Checkpoint) -> list[Component]:
-    """Components that are converted: those with weights."""
-    return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
+    """What a recipe says how to treat: components with weights, and all ControlNets as one."""
+    found = [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
+    nets = [each.parameters for each in checkpoint.companions if each.kind == "controlnet"]
+    return [
+        *found,
+        *([Component("controlnet", "diffusers", "ControlNetModel", parameters=sum(nets))] if nets else []),
+    ]
 
 
 def _treatments(recipe: Recipe) -> list[Treatment]:

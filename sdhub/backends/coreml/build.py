@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.coreml.convert import convert_component
-from sdhub.backends.coreml.specs import ComponentSpec, Options, Shape, halves, package_name, specs_of
+from sdhub.backends.coreml.specs import (
+    ComponentSpec,
+    Options,
+    Shape,
+    controlnet,
+    halves,
+    package_name,
+    specs_of,
+    time_ids,
+)
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.errors import BuildError, RecipeError
@@ -29,6 +39,9 @@ if TYPE_CHECKING:
     from sdhub.backends.coreml.constants import Codes
 
 AUTHOR = "made with sdhub"
+DENOISER = "unet"
+CONTROLNET = "controlnet"
+COMPANIONS = "sdhub_companions"  # where a pipeline has the models that go along
 
 
 def build(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
@@ -36,37 +49,59 @@ def build(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, prog
     scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
     side = checkpoint.size or checkpoint.family.size
     sizes = [Shape(width, height, scale=scale) for width, height in recipe.sizes or ((side, side),)]
-    specs = _specs(checkpoint, pipeline)
-    codes = _codes(pipeline, recipe, progress)
+    models = _models(checkpoint, pipeline, recipe, progress)
     places: list[Path] = []
     for attention in recipe.attention:
         place = out / attention / "packages"
         place.mkdir(parents=True)
         metadata = _metadata(checkpoint, pipeline, recipe, attention)
-        for spec in specs:
+        for model in models:
+            spec = model.spec
             for number, shape in enumerate(sizes if spec.sized else sizes[:1]):
-                path = place / package_name(checkpoint.id, spec, shape if number else None)
+                path = place / package_name(model.identity, spec, shape if number else None)
                 if places and not spec.attention:
                     shutil.copytree(places[0] / path.name, path)
                     continue
-                module = getattr(pipeline, spec.part)
                 convert_component(
                     spec,
-                    module,
+                    model.module,
                     path,
                     shape=shape,
                     options=Options(attention),
-                    codes=codes[spec.part],
+                    codes=model.codes,
                     metadata=metadata if spec.attention else _without(metadata, "attention_implementation"),
+                    chunked=recipe.chunked and spec.part == DENOISER,
                     progress=progress,
                 )
         places.append(place)
     _surround(pipeline, out, places)
 
 
-def _specs(checkpoint: Checkpoint, pipeline: Any) -> list[ComponentSpec]:
-    parts = [name for name, part in pipeline.components.items() if hasattr(part, "parameters")]
-    return list(specs_of(checkpoint.family.name, parts, half_vae=halves(pipeline.vae)))
+@dataclass(frozen=True)
+class _Model:
+    """What becomes a package, or one for each size: `identity` names it, `codes` are of its layers."""
+
+    spec: ComponentSpec
+    module: Any
+    identity: str
+    codes: Mapping[str, Codes]
+
+
+def _models(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, progress: Progress) -> list[_Model]:
+    """The checkpoint's own components, then its companions; a UNet comes once more where there are ControlNets."""
+    beside = getattr(pipeline, COMPANIONS, [])
+    controlnets = [(each.name, module) for each, module in beside if each.kind == CONTROLNET]
+    modules = {name: part for name, part in pipeline.components.items() if hasattr(part, "parameters")}
+    modules |= {each.kind: module for each, module in beside if each.kind != CONTROLNET}
+    specs = specs_of(
+        checkpoint.family.name, list(modules), controlled=bool(controlnets), half_vae=halves(pipeline.vae)
+    )
+    codes = _codes(pipeline, recipe, progress)
+    found = [_Model(spec, modules[spec.part], checkpoint.id, codes.get(spec.part, {})) for spec in specs]
+    for name, module in controlnets:
+        own = dict(_consumed(module, _weights(module), recipe.components[CONTROLNET], {}, progress))
+        found.append(_Model(controlnet(time_ids(checkpoint.family.name)), module, name, own))
+    return found
 
 
 def _codes(pipeline: Any, recipe: Recipe, progress: Progress) -> dict[str, dict[str, Codes]]:
@@ -74,15 +109,18 @@ def _codes(pipeline: Any, recipe: Recipe, progress: Progress) -> dict[str, dict[
     statistics = {
         name: _statistics(pipeline, name, component, recipe, progress)
         for name, component in recipe.components.items()
+        if name != CONTROLNET
     }
     found = {}
-    for name, component in recipe.components.items():
+    for name in statistics:
+        component = recipe.components[name]
         module = getattr(pipeline, name)
         weights = _weights(module)
         for layer in component.layers:
             if layer not in weights:
                 raise RecipeError(f"{recipe.name}: {name} has no layer {layer} with a weight")
-        found[name] = dict(_consumed(module, weights, component, statistics.pop(name), progress))
+        found[name] = dict(_consumed(module, weights, component, statistics[name], progress))
+        statistics[name] = {}
     return found
 
 

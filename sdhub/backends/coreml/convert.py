@@ -46,7 +46,7 @@ READ = ("time_embedding.cond_proj",)  # layers whose weights become something el
 
 @dataclass(frozen=True)
 class Built:
-    """What was made: the package, or its two halves, and the first system that reads them."""
+    """What was made: the package, its halves if they were asked for, and the first system that reads them."""
 
     paths: tuple[Path, ...]
     target: Target
@@ -65,7 +65,7 @@ def convert_component(
     chunked: bool = False,
     progress: Progress = SILENT,
 ) -> Built:
-    """Write the package `out`, a new folder `….mlpackage`; `chunked`: two, `…_chunk1.mlpackage` and `…_chunk2`.
+    """Write the package `out`, a new folder `….mlpackage`; `chunked`: its halves `…_chunk1` and `…_chunk2` too.
 
     `module`: the component as diffusers or transformers loads it, float32, on the CPU, and left as it is; weights
     that have codes may be on the meta device. `codes`: palettes and grids of weights by the paths of their layers
@@ -90,8 +90,8 @@ def convert_component(
         with progress.task(f"converting {spec.name}"):
             model = _skeleton(spec, weights, inputs, outputs, target, skeleton)
             _describe(model, spec, inputs, outputs, {**_embedded(module, options), **(metadata or {})})
-            models = halves(model, weights.count) if chunked else (model,)
-        paths = _chunk_paths(out) if chunked else (out,)
+            models = (model, *halves(model, weights.count)) if chunked else (model,)
+        paths = (out, *_chunk_paths(out)) if chunked else (out,)
         for path, each in zip(paths, models, strict=True):
             count = sum(number_of(step.outputs[0].name) is not None for step in operations(each))
             with progress.task(f"writing {path.name}", total=count, unit="weights") as task:

@@ -43,6 +43,9 @@ def open_folder(folder: Path) -> Any:
         if path is not None:
             shapes, run = _runner(path)
             models[part] = kind(path.name, pipeline.document(folder / part / "config.json"), shapes, run)
+    vae, encoder = models.get("vae"), _package(place, "vae_encoder")
+    if isinstance(vae, pipeline.Autoencoder) and encoder is not None:
+        vae.encoder = pipeline.Model(encoder.name, vae.config, *_runner(encoder))
     return pipeline.assemble(folder, models)
 
 

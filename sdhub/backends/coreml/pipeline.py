@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 
 import torch
 from diffusers.configuration_utils import FrozenDict
-from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from sdhub.checkpoint.known import SCHEDULERS, TOKENIZERS
 from sdhub.errors import BuildError
 
 CARRIED = ("scheduler", "tokenizer", "tokenizer_2")
+SETTINGS = ("requires_aesthetics_score", "force_zeros_for_empty_prompt")
 NETWORKS = {
     "unet",
     "vae",
@@ -140,7 +142,25 @@ class Denoiser(Model):
 
 
 class Autoencoder(Model):
-    """The decoder of an AutoencoderKL."""
+    """The decoder of an AutoencoderKL, and its encoder where there is one."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        shapes: Mapping[str, Sequence[int]],
+        run: Run,
+        encoder: Model | None = None,
+    ) -> None:
+        super().__init__(name, config, shapes, run)
+        self.encoder = encoder
+
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        """Pictures (B, 3, H, W) in [-1, 1] to a distribution of latents (B, C, h, w). Raises BuildError."""
+        if self.encoder is None:
+            raise BuildError("the variant has no package of the VAE's encoder", hint="build it again")
+        found = DiagonalGaussianDistribution(self.encoder.predict({"x": x})["latent"])
+        return AutoencoderKLOutput(latent_dist=found) if return_dict else (found,)
 
     def decode(self, z: Tensor, return_dict: bool = True, **_: Any) -> Any:
         """Latents (B, C, h, w) to pictures (B, 3, H, W) in [-1, 1]."""
@@ -160,6 +180,7 @@ def assemble(folder: Path, models: Mapping[str, Model]) -> Any:
     expected, optional = kind._get_signature_keys(kind)
     parts: dict[str, Any] = dict.fromkeys(NETWORKS & set(expected))
     parts |= {name: _loaded(folder, name, index) for name in CARRIED if name in expected and name in index}
+    parts |= {name: index[name] for name in SETTINGS if name in optional and isinstance(index.get(name), bool)}
     parts |= {"requires_safety_checker": False} if "requires_safety_checker" in optional else {}
     return kind(**{**parts, **models})
 

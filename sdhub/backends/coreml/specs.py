@@ -110,7 +110,7 @@ def specs_of(
         raise UnsupportedError(f"{family} has no Core ML models yet", hint="Stable Diffusion 1.x, 2.x and XL")
     wide = family.startswith("sdxl")
     half = not wide if half_vae is None else half_vae
-    ids = {"sdxl": 6, "sdxl-refiner": 5}.get(family, 0)
+    ids = time_ids(family)
     found = [
         text_encoder("text_encoder", "TextEncoder", wide=wide),
         text_encoder("text_encoder_2", "TextEncoder2", wide=wide),
@@ -121,6 +121,11 @@ def specs_of(
         safety_checker(),
     ]
     return tuple(spec for spec in found if spec.part in parts)
+
+
+def time_ids(family: str) -> int:
+    """How many numbers `time_ids` has; 0 where a denoiser takes none."""
+    return {"sdxl": 6, "sdxl-refiner": 5}.get(family, 0)
 
 
 def halves(vae: Any) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.openvino.shapes import UNGUIDED
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.progress import Progress
@@ -17,9 +18,16 @@ from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import Affine, Calibration, Component, Float, Recipe, Treatment
 
 PIPELINES = {
-    "StableDiffusionPipeline": "OVStableDiffusionPipeline",
-    "StableDiffusionXLPipeline": "OVStableDiffusionXLPipeline",
-    "LatentConsistencyModelPipeline": "OVLatentConsistencyModelPipeline",
+    name: f"OV{name}"
+    for name in (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "LatentConsistencyModelPipeline",
+    )
 }
 MERGING = re.compile(r"(?P<base>.+)-tome(?P<ratio>0\.[0-9]{1,2})")
 MOST_MERGED = 0.7
@@ -53,6 +61,19 @@ class OpenVINO(Backend):
     def knows(self, variant: str) -> bool:
         return _merging(variant)[0] in self.variants
 
+    def reach(
+        self,
+        checkpoint: Checkpoint,
+        pipeline: Any,
+        recipe: Recipe,
+        floor: float,
+        judge: Callable[[Path], float],
+        progress: Progress,
+    ) -> Recipe:
+        from sdhub.backends.openvino.floor import reach
+
+        return reach(checkpoint, pipeline, recipe, floor, judge, progress)
+
     def summary(self, variant: str) -> str | None:
         base, ratio = _merging(variant)
         said = self.variants.get(base)
@@ -63,10 +84,8 @@ class OpenVINO(Backend):
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
         if not checkpoint.family.buildable:
             return f"{checkpoint.family.title} can be inspected but not built yet"
-        if "inpainting" in checkpoint.traits:
-            return "inpainting checkpoints cannot be measured from prompts alone yet"
         if checkpoint.pipeline not in PIPELINES:
-            return f"{checkpoint.pipeline} draws from a picture, not from a prompt alone"
+            return f"optimum-intel has no pipeline for {checkpoint.pipeline}"
         return None
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
@@ -88,10 +107,14 @@ class OpenVINO(Backend):
             raise RecipeError(f"{recipe.name}: component {name} {fault}")
         for name, component in recipe.components.items():
             _accept(recipe, name, component, is_denoiser=name == checkpoint.family.denoiser)
+        if recipe.chunked:
+            raise UnsupportedError(f"{recipe.name}: OpenVINO has no denoisers in two halves")
         if recipe.attention:
             raise UnsupportedError(f"{recipe.name}: OpenVINO has no choice of attention")
         if len(recipe.sizes) > 1:
             raise UnsupportedError(f"{recipe.name}: OpenVINO variants have one fixed size, or none")
+        if recipe.batch and not recipe.sizes:
+            raise UnsupportedError(f"{recipe.name}: a fixed batch needs a fixed size too")
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
         size, parameters = 0, 0
@@ -138,7 +161,11 @@ class OpenVINO(Backend):
         if not recipe.sizes:
             return ()
         width, height = recipe.sizes[0]
-        return (f"Pictures are {width} × {height} pixels: the graphs have fixed shapes.",)
+        said = f"Pictures are {width} × {height} pixels"
+        if recipe.batch:
+            guided = "without" if checkpoint.traits & UNGUIDED else "with"
+            said += f", one at a time and {guided} guidance"
+        return (f"{said}: the graphs have fixed shapes.",)
 
 
 def _merging(variant: str) -> tuple[str, float]:

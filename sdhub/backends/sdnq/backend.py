@@ -74,7 +74,7 @@ class SDNQ(Backend):
                 raise UnsupportedError("vae: SDNQ variants keep the VAE in 16 bits")
             if component.token_merging:
                 raise UnsupportedError(f"{name}: SDNQ variants do not merge tokens")
-        if recipe.sizes or recipe.attention:
+        if recipe.sizes or recipe.attention or recipe.chunked:
             raise UnsupportedError(f"{recipe.name}: SDNQ variants have no fixed sizes and no choice of attention")
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:

@@ -238,8 +238,10 @@ def test_two_halves_do_what_the_whole_does(tmp_path: Path) -> None:
     spec = specs.unet(6)
     whole = open_package(convert_component(spec, model, tmp_path / "a.mlpackage", shape=SMALL).paths[0])
     built = convert_component(spec, model, tmp_path / "b.mlpackage", shape=SMALL, chunked=True)
-    assert [path.name for path in built.paths] == ["b_chunk1.mlpackage", "b_chunk2.mlpackage"]
-    first, second = (open_package(path) for path in built.paths)
+    halves = built.paths[1:]
+    assert [path.name for path in built.paths] == ["b.mlpackage", "b_chunk1.mlpackage", "b_chunk2.mlpackage"]
+    assert tree(built.paths[0]) == tree(tmp_path / "a.mlpackage")
+    first, second = (open_package(path) for path in halves)
     given = models.draw({name: (it.shape, getattr(torch, it.dtype)) for name, it in whole.inputs.items()})
     crossed = first.run({name: given[name] for name in first.inputs})
     assert all(it.dtype == "float32" for it in first.outputs.values())
@@ -248,7 +250,7 @@ def test_two_halves_do_what_the_whole_does(tmp_path: Path) -> None:
     found = second.run({name: crossed.get(name, given.get(name)) for name in second.inputs})
     assert list(found) == ["noise_pred"]
     assert torch.equal(found["noise_pred"], whole.run(given)["noise_pred"])
-    sizes = [(path / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size for path in built.paths]
+    sizes = [(path / "Data/com.apple.CoreML/weights/weight.bin").stat().st_size for path in halves]
     assert 0.4 < sizes[0] / sum(sizes) < 0.6
 
 
