@@ -1,8 +1,8 @@
 """Compiled Core ML bundles (`.mlmodelc`), which Apple's Swift apps load: made from a published variant on a Mac.
 
 Apple's compiler is on macOS alone, so this is a job of its own after publishing. It downloads the variant,
-compiles its packages, and adds a zip for each attention (`<repository>_<attention>_compiled.zip`: the bundles with
-`vocab.json` and `merges.txt`, the layout of apple/ml-stable-diffusion), to the card and `sdhub.json` too.
+compiles its packages, and adds a zip for each attention (`<repository>_<attention>_compiled.zip`: the bundles, named
+as Apple's apps ask for them, `vocab.json` and `merges.txt`), to the card and `sdhub.json` too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdhub.backends.coreml.specs import bundle_of
 from sdhub.errors import BuildError, CheckError, UnsupportedError
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.download import download
@@ -27,6 +28,7 @@ from sdhub.publishing.words import size
 
 COMPILER = ("xcrun", "coremlcompiler", "compile")
 SECONDS = 1800
+SIZELESS = ("TextEncoder", "TextEncoder2")
 WORDS = ("vocab.json", "merges.txt")
 BEGIN, END = "<!-- compiled -->", "<!-- /compiled -->"
 _SECTION = re.compile(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
@@ -73,21 +75,29 @@ def compile_folder(
 ) -> list[Package]:
     """Put a zip of compiled bundles for each `*/packages` of a variant's folder at its top.
 
-    Raises UnsupportedError where there are no packages, BuildError where one does not compile.
+    Models of a size of their own come with the shared ones in a zip of their own. Raises UnsupportedError where
+    there are no packages, BuildError where one does not compile.
     """
     places = sorted(folder.glob("*/packages"))
     if not places:
         raise UnsupportedError(f"{name} has no Core ML packages")
     made = []
     for place in places:
-        out = work / "compiled" / place.parent.name
-        out.mkdir(parents=True)
-        for package in sorted(place.glob("*.mlpackage")):
-            _compile(package, out, compiler, progress)
-        for words in WORDS:
-            if (place / words).is_file():
-                shutil.copyfile(place / words, out / words)
-        made.append(pack(out, folder / f"{name}_{place.parent.name}_compiled.zip", progress=progress))
+        compiled = work / "compiled" / place.parent.name
+        compiled.mkdir(parents=True)
+        found = {package: bundle_of(package.stem) for package in sorted(place.glob("*.mlpackage"))}
+        for package in found:
+            _compile(package, compiled, compiler, progress)
+        for size in sorted({size for _, size in found.values()}):
+            stem = "_".join(filter(None, (name, place.parent.name, size, "compiled")))
+            out = work / "bundles" / stem
+            for package, (bundle, own) in found.items():
+                if own == size or bundle in SIZELESS:
+                    shutil.copytree(compiled / f"{package.stem}.mlmodelc", out / f"{bundle}.mlmodelc")
+            for words in WORDS:
+                if (place / words).is_file():
+                    shutil.copyfile(place / words, out / words)
+            made.append(pack(out, folder / f"{stem}.zip", progress=progress))
     return made
 
 

@@ -54,9 +54,10 @@ def compiler(tmp_path):
     return (sys.executable, str(path))
 
 
-def variant(folder, packages=("Unet", "TextEncoder")):
+def variant(folder, packages=("unet", "text_encoder")):
     for name in packages:
-        place = folder / "split_einsum" / "packages" / f"{name}.mlpackage" / "Data"
+        stem = name if name.startswith("ControlNet") else f"Stable_Diffusion_version_acme_emoji_{name}"
+        place = folder / "split_einsum" / "packages" / f"{stem}.mlpackage" / "Data"
         place.mkdir(parents=True)
         (place / "model.mlmodel").write_text(name)
     for name in ("vocab.json", "merges.txt"):
@@ -116,9 +117,33 @@ def test_an_altered_repository_is_refused(hub, compiler, tmp_path):
 
 
 def test_what_does_not_compile_is_named(compiler, tmp_path):
-    folder = variant(tmp_path / "variant", ("Unet", "BrokenDecoder"))
-    with pytest.raises(BuildError, match=r"BrokenDecoder\.mlpackage.*the model is broken"):
+    folder = variant(tmp_path / "variant", ("unet", "vae_decoder_Broken_unet"))
+    with pytest.raises(BuildError, match=r"Broken_unet\.mlpackage.*the model is broken"):
         compile_folder(folder, NAME, tmp_path / "work", compiler)
+
+
+def test_bundles_are_named_as_the_apps_ask_for_them(compiler, tmp_path):
+    sized = ("unet", "unet_chunk1", "unet_chunk2", "control-unet", "vae_decoder", "vae_encoder", "safety_checker")
+    others = ("unet_512x768", "unet_512x768_chunk1", "vae_decoder_512x768")
+    nets = ("ControlNet_lllyasviel_sd-controlnet-canny", "ControlNet_lllyasviel_sd-controlnet-canny_512x768")
+    folder = variant(tmp_path / "variant", (*sized, *others, *nets, "text_encoder", "text_encoder_2"))
+    usual, portrait = compile_folder(folder, NAME, tmp_path / "work", compiler)
+    assert [usual.name, portrait.name] == [
+        f"{NAME}_split_einsum_compiled.zip",
+        f"{NAME}_split_einsum_512x768_compiled.zip",
+    ]
+
+    def bundles(package):
+        with zipfile.ZipFile(folder / package.name) as zipped:
+            found = {name.partition(".mlmodelc")[0] for name in zipped.namelist() if ".mlmodelc" in name}
+        assert {name.partition("/")[0] for name in found} == {package.name.removesuffix(".zip")}
+        return {name.partition("/")[2] for name in found}
+
+    shared = {"TextEncoder", "TextEncoder2"}
+    own = {"Unet", "UnetChunk1", "UnetChunk2", "ControlledUnet", "VAEDecoder", "VAEEncoder", "SafetyChecker"}
+    net = "controlnet/LllyasvielSdControlnetCanny"
+    assert bundles(usual) == {*shared, *own, net}
+    assert bundles(portrait) == {*shared, "Unet", "UnetChunk1", "VAEDecoder", net}
 
 
 def test_no_compiler_and_no_packages(tmp_path, compiler):

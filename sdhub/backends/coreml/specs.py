@@ -7,11 +7,12 @@ checkpoint has. Nothing heavy is imported before `wrap` is called.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sdhub.errors import UnsupportedError, UsageError
+from sdhub.errors import BuildError, UnsupportedError, UsageError
 
 Scalar = Literal["float16", "float32"]
 TEXT = 77  # tokens
@@ -314,6 +315,37 @@ def package_name(identity: str, spec: ComponentSpec, shape: Shape | None = None)
     if spec.name == "controlnet":
         return f"ControlNet_{name}{size}.mlpackage"
     return f"Stable_Diffusion_version_{name}_{spec.name}{size}.mlpackage"
+
+
+def bundle_of(stem: str) -> tuple[str, str]:
+    """Where apps look for the compiled model of a package's name, without its ending, and the size in that name.
+
+    `Stable_Diffusion_version_x_unet_512x768_chunk1` is `UnetChunk1` of 512x768; a package of the usual size has
+    "". A ControlNet lies in `controlnet/`, in the spelling of apple/ml-stable-diffusion. Raises BuildError.
+    """
+    found = _PACKAGE.fullmatch(stem)
+    if not found:
+        raise BuildError(f"{stem[:100]} is not named as one of the models of Apple's layout")
+    chunk, size = (found["chunk"] or "").title(), found["size"] or ""
+    if found["net"]:
+        return "controlnet/" + "".join(word.title() for word in re.split("[_-]", found["net"])), size
+    return f"{_BUNDLES[found['name']]}{chunk}", size
+
+
+_BUNDLES = {
+    "text_encoder": "TextEncoder",
+    "text_encoder_2": "TextEncoder2",
+    "unet": "Unet",
+    "refiner": "UnetRefiner",
+    "control-unet": "ControlledUnet",
+    "vae_decoder": "VAEDecoder",
+    "vae_encoder": "VAEEncoder",
+    "safety_checker": "SafetyChecker",
+}
+_PACKAGE = re.compile(
+    rf"(?:Stable_Diffusion_version_.+_(?P<name>{'|'.join(_BUNDLES)})|ControlNet_(?P<net>.+?))"
+    r"(?:_(?P<size>\d+x\d+))?(?:_(?P<chunk>chunk[12]))?"
+)
 
 
 def residuals(module: Any, shape: Shape) -> list[tuple[int, ...]]:
