@@ -1,7 +1,7 @@
 """Publishing through a Hub that fails in every way a network can, run after run from a seed.
 
-`python -m tests.publishing.faults [FIRST] 200` runs 200 seeds from 0 (or FIRST) and prints what came of them; a
-run that leaves a repository neither whole nor as it was ends it with exit code 1. The client is the real one.
+A run that leaves a repository neither whole nor as it was raises AssertionError. The client is the real one.
+`benchmarks/faults.py` runs two hundred of them.
 """
 
 from __future__ import annotations
@@ -277,19 +277,3 @@ def runs(seeds) -> Iterator[tuple[int, Outcome]]:
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}: {error}") from error
         print(dict(sorted(faults.happened.items())), file=sys.stderr)  # noqa: T201
-
-
-def main() -> None:
-    """The command."""
-    first, count = (int(text) for text in (["0", *sys.argv[1:]] if len(sys.argv) < 3 else sys.argv[1:]))
-    started = time.monotonic()
-    became: Counter[str] = Counter()
-    for seed, outcome in runs(range(first, first + count)):
-        became[outcome.became] += 1
-        if outcome.said:
-            print(f"{seed:4d}  {outcome.became:10s}  {outcome.said[:100]}")  # noqa: T201
-    print(f"{count} runs in {time.monotonic() - started:.0f} s: {dict(became)}")  # noqa: T201
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Faults: `python -m tests.publishing.faults 200` is the long form of the first test."""
+"""Faults; `benchmarks/faults.py` is the long form of the first test: two hundred runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEEDS = range(1000, 1016)
 def test_every_run_publishes_wholly_or_not_at_all_and_the_retry_publishes():
     outcomes = dict(runs(SEEDS))
     assert set(outcomes) == set(SEEDS)
-    assert sum(each.became == "published" for each in outcomes.values()) > len(SEEDS) / 2
+    assert {"published", "as it was"} <= {each.became for each in outcomes.values()}
 
 
 def test_what_was_uploaded_before_a_failure_is_not_uploaded_again(tmp_path):
