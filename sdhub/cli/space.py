@@ -102,8 +102,13 @@ def publisher(
 def _show(deployed: Deployed, hub: str | None, *, json: bool) -> None:
     if json:
         emit(deployed.document())
-        return
-    say(f"{deployed.status}, {deployed.stage.lower()}: {deployed.url}")
+    else:
+        tell(deployed, hub)
+
+
+def tell(deployed: Deployed, hub: str | None) -> None:
+    """Say where a Space is, and where its app answers."""
+    say(f"Space {deployed.status}, {deployed.stage.lower()}: {deployed.url}")
     if deployed.app:
         say(f"  the app answers at {deployed.app}")
     elif hub == "local":

@@ -64,9 +64,10 @@ def deploy(
     """Make the Space `repo_id` hold `files`, in one commit of those that differ, and wait until it runs.
 
     Secrets and variables go through the Hub's API and into no file; they are set before the files, so that the
-    first start has them. Files of others in it are left alone. A Space that is paused or asleep (as on an
-    embedded Hub that runs none) is left so. Raises HubError; PrivacyError where `private` is
-    asked for and the Space is public; CheckError where it does not come up, with what the Hub says of it.
+    first start has them, and one that runs already is started again to have them. Files of others in it are left
+    alone. A Space that stays asleep (as on an embedded Hub that runs none) is left so. Raises HubError;
+    PrivacyError where `private` is asked for and the Space is public; CheckError where it does not come up, with
+    what the Hub says of it.
     """
     space = _Space(repo_id, hub, progress)
     made = space.create(hardware=hardware, private=private)
@@ -76,7 +77,7 @@ def deploy(
         space.ask("set a secret of", lambda: space.api.add_space_secret(repo_id, name, value))  # noqa: B023
     changed = space.update(files)
     if not changed:
-        space.wake()
+        space.wake(always=bool(secrets or variables))
     stage = space.wait(wait_seconds)
     status: Literal["created", "updated", "unchanged"] = (
         "created" if made else "updated" if changed else "unchanged"
@@ -175,10 +176,10 @@ class _Space:
             f"{self.repo_id} was changed by someone else {ATTEMPTS} times in a row", hint="run again later"
         )
 
-    def wake(self) -> None:
-        """Start one that is not running."""
+    def wake(self, *, always: bool) -> None:
+        """Start one that is not running; `always` also one that is."""
         runtime = self.ask("look at", lambda: self.api.get_space_runtime(self.repo_id))
-        if str(runtime.stage) in DOWN | {"SLEEPING", "PAUSED"}:
+        if always or str(runtime.stage) in DOWN | {"SLEEPING", "PAUSED"}:
             self.ask("start", lambda: self.api.restart_space(self.repo_id))
 
     def wait(self, seconds: float) -> str:

@@ -79,6 +79,9 @@ def test_secrets_reach_the_app_and_no_file(hub, url, tmp_path):
     assert all(secret.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert folder
     assert "TOKEN" not in set(api(url).get_space_variables("acme/two"))
+    again = deploy("acme/two", FILES, hub=hub, secrets={"TOKEN": "another"})
+    assert again.status == "unchanged"
+    assert ask(again.app)["env"]["TOKEN"] == "another"
 
 
 def test_an_app_that_ends_is_told_with_its_last_line(hub):
