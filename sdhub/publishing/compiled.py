@@ -1,8 +1,8 @@
 """Compiled Core ML bundles (`.mlmodelc`), which Apple's Swift apps load: made from a published variant on a Mac.
 
 Apple's compiler is on macOS alone, so this is a job of its own after publishing. It downloads the variant,
-compiles its packages, and adds a zip for each attention (`<repository>_<attention>_compiled.zip`: the bundles, named
-as Apple's apps ask for them, `vocab.json` and `merges.txt`), to the card and `sdhub.json` too.
+compiles its packages, and adds a zip for each attention (`<repository>_<attention>_compiled.zip`: the bundles,
+named as Apple's apps ask for them, `vocab.json` and `merges.txt`), to the card and `sdhub.json` too.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ def compile_folder(
         found = {package: bundle_of(package.stem) for package in sorted(place.glob("*.mlpackage"))}
         for package in found:
             _compile(package, compiled, compiler, progress)
-        for size in sorted({size for _, size in found.values()}):
-            stem = "_".join(filter(None, (name, place.parent.name, size, "compiled")))
+        for sides in sorted({sides for _, sides in found.values()}):
+            stem = "_".join(filter(None, (name, place.parent.name, sides, "compiled")))
             out = work / "bundles" / stem
             for package, (bundle, own) in found.items():
-                if own == size or bundle in SIZELESS:
+                if own == sides or bundle in SIZELESS:
                     shutil.copytree(compiled / f"{package.stem}.mlmodelc", out / f"{bundle}.mlmodelc")
             for words in WORDS:
                 if (place / words).is_file():
