@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,19 @@ def make_plan(
         raise UsageError(
             f"{template!r} gives several variants one repository", hint="put {treatment} into the template"
         )
-    return Plan(checkpoint, tuple(planned), sampling)
+    return Plan(checkpoint, tuple(planned), fitting(sampling, [each.recipe for each in planned]))
+
+
+def fitting(sampling: Sampling, recipes: Sequence[Recipe]) -> Sampling:
+    """The sampling at the fixed size that recipes have, where it has another. Raises UsageError for several."""
+    own = (sampling.width, sampling.height)
+    fixed = {each.sizes[0] for each in recipes if each.sizes and own not in each.sizes}
+    if not fixed:
+        return sampling
+    (width, height), *others = sorted(fixed)
+    if others or any(each.sizes and (width, height) not in each.sizes for each in recipes):
+        raise UsageError("variants of different fixed sizes are not drawn alike", hint="one size in a run")
+    return replace(sampling, width=width, height=height)
 
 
 def _place(
@@ -186,7 +198,8 @@ def _why_not(checkpoint: Checkpoint, backend: Backend, name: str) -> str | None:
 
 
 def _usual(checkpoint: Checkpoint) -> list[str]:
-    usual = [each.usual for each in backends().values() if _why_not(checkpoint, each, each.usual) is None]
+    offered = [each for each in backends().values() if each.usual]
+    usual = [each.usual for each in offered if _why_not(checkpoint, each, each.usual) is None]
     if not usual:
         reasons = "; ".join(sorted({str(row["reason"]) for row in possible(checkpoint)}))
         raise UnsupportedError(f"no variant can be made of {checkpoint.id}: {reasons}")

@@ -59,7 +59,7 @@ def backend_of_folder(folder: Path) -> Backend:
 def sampling_of(folder: Path, pipe: Any, prompt: Prompt, *, steps: int | None, guidance: float | None) -> Sampling:
     """How to draw with a variant: as its evidence was drawn, where it has some."""
     known = _evidence_sampling(folder)
-    side = int(pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    side = _side(pipe)
     return Sampling(
         prompts=(prompt,),
         steps=steps or int(known.get("steps", STEPS)),
@@ -67,6 +67,13 @@ def sampling_of(folder: Path, pipe: Any, prompt: Prompt, *, steps: int | None, g
         width=int(known.get("width", side)),
         height=int(known.get("height", side)),
     )
+
+
+def _side(pipe: Any) -> int:
+    """Pixels of a picture of the size that the denoiser was made for."""
+    unet = getattr(pipe, "unet", None)
+    latents = pipe.default_sample_size if unet is None else unet.config.sample_size
+    return int(latents * pipe.vae_scale_factor)
 
 
 def draw_picture(

@@ -33,7 +33,7 @@ class Backend(ABC):
 
     `extra` is the extra of sdhub that brings the libraries, `packages` the distributions whose versions decide
     the bytes of a variant, `variants` the treatments with one sentence each, `usual` the one that is made where
-    none is asked for, `tags` what cards carry,
+    none is asked for (empty: none is), `tags` what cards carry,
     `repository` the template of repository names, `install` the line that a downstream user needs.
     `checks` says how what was published is checked, and whether it can be timed: "usage" runs the card's lines
     without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
@@ -103,6 +103,16 @@ class Backend(ABC):
         """
         raise UnsupportedError(f"{self.name} has no floor of quality")
 
+    def streams(self, checkpoint: Checkpoint, recipe: Recipe) -> bool:
+        """Whether the variant is made by `build_streamed`, from the checkpoint's files and no pipeline."""
+        return False
+
+    def build_streamed(
+        self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
+    ) -> None:
+        """As `build`, from a diffusers folder of vetted files, in memory that does not grow with the model."""
+        raise NotImplementedError
+
     @abstractmethod
     def recognizes(self, folder: Path) -> bool:
         """Whether the folder is a variant that this backend opens."""
@@ -114,6 +124,18 @@ class Backend(ABC):
     @abstractmethod
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
         """Python lines that import what is needed and load the variant as `pipe`, without sdhub."""
+
+    def settings(self, pipeline: Any) -> Mapping[str, str]:
+        """What an opened variant's runtime computes with, for its evidence: precision, threads."""
+        return {}
+
+    def plain(self, checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Path) -> str | None:
+        """Fill the empty folder `out` with the variant in `folder`, but for a denoiser that is not compressed.
+
+        `pipeline` is the float32 base, which is left as it is. The name of what that is, to be timed beside the
+        variant; None where the backend has nothing of the kind, or the variant is just that.
+        """
+        return None
 
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
         """Limits of the variant for its card, a plain sentence each: least system version, what is missing."""

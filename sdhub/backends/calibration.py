@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.recipes.calibration import LARGE, calibration_for
-from sdhub.recipes.recipe import Calibration
+from sdhub.recipes.recipe import Calibration, Recipe
 
 PROMPTS, STEPS = 3, 4
 BLOCK = 1280
+HUGE = 4e9  # parameters of a denoiser of which one call takes minutes
+GIB = 2**30
+
+
+def calibrated(checkpoint: Checkpoint, preset: Recipe) -> Recipe:
+    """The preset with the checkpoint's calibration; without any where the denoiser is too large to be run here."""
+    part = checkpoint.component(checkpoint.family.denoiser)
+    if part is not None and part.parameters > HUGE:
+        return preset.nearest().model_copy(update={"name": preset.name})
+    return preset.model_copy(update={"calibration": brief_calibration(checkpoint)})
+
+
+def peak_bytes(full: float, recipe: Recipe) -> int:
+    """The memory that a variant takes to be made and measured, of `full` bytes in float32."""
+    return int((1.6 if recipe.calibration else 1.1) * full) + 2 * GIB
 
 
 def brief_calibration(checkpoint: Checkpoint) -> Calibration:

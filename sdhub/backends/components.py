@@ -27,7 +27,7 @@ def write_component(
     encode: Encode,
     folder: Path,
     *,
-    quantization: Mapping[str, Any],
+    quantization: Mapping[str, Any] | None,
     replaced: Collection[str],
     dtype: torch.dtype,
     statistics: Mapping[str, LayerStatistics],
@@ -37,15 +37,46 @@ def write_component(
     """Write the component's folder; returns the error of each of `layers`, as `encode` tells it.
 
     `encode(name, layer)` gives the tensors that stand for a layer, by their names in it, in the place of its
-    `replaced` parameters; everything else is saved as `dtype`. A layer's weight is given up once it is written.
+    `replaced` parameters; everything else is saved as `dtype`. `quantization` is its document in the config, None
+    where there is none. A layer's weight is given up once it is written.
     With `read`, which gives a tensor by its name, the module is one on the meta device, and no more of it is in
     memory than what is worked on. Layers that an earlier call wrote before it was cut off are kept.
     """
+    parts = Parts(folder / ".parts")
+    errors = write_parts(
+        parts,
+        module,
+        layers,
+        encode,
+        label=f"quantizing {folder.name}",
+        replaced=replaced,
+        dtype=dtype,
+        statistics=statistics,
+        progress=progress,
+        read=read,
+    )
+    write_config(module, folder, quantization)
+    parts.join(folder, stem_of(module), metadata={"format": "pt"})
+    return errors
+
+
+def write_parts(
+    parts: Parts,
+    module: Any,
+    layers: Sequence[str],
+    encode: Encode,
+    *,
+    label: str,
+    replaced: Collection[str],
+    dtype: torch.dtype,
+    statistics: Mapping[str, LayerStatistics],
+    progress: Progress,
+    read: Read | None,
+) -> dict[str, float]:
+    """As `write_component`, the tensors into `parts`, which are not joined yet."""
     import torch
 
     from sdhub.compression.layers import each_layer
-
-    parts = Parts(folder / ".parts")
 
     def work(name: str) -> tuple[dict[str, torch.Tensor], float]:
         layer = module.get_submodule(name)
@@ -58,7 +89,7 @@ def write_component(
 
     waiting = [name for name in layers if not parts.has(name)]
     total = sum(module.get_submodule(name).weight.numel() for name in waiting) / 1e6
-    with progress.task(f"quantizing {folder.name}", total=total, unit="M weights") as task:
+    with progress.task(label, total=total, unit="M weights") as task:
         for name, (tensors, error) in each_layer(waiting, work, cost=cost, memory=MEMORY):
             layer = module.get_submodule(name)
             task.advance(layer.weight.numel() / 1e6)
@@ -69,10 +100,7 @@ def write_component(
         tensor = module.state_dict()[name] if read is None else read(name)
         kept = (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
         parts.put(f"/{name}", {name: kept})
-    errors = {name: float(parts.notes(name)["error"]) for name in layers}
-    write_config(module, folder, quantization)
-    parts.join(folder, stem_of(module), metadata={"format": "pt"})
-    return errors
+    return {name: float(parts.notes(name)["error"]) for name in layers}
 
 
 def tied(module: Any) -> set[str]:

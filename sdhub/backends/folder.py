@@ -7,7 +7,8 @@ with `quantization_config` beside its safetensors files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,8 @@ def stem_of(module: Any) -> str:
     return STEMS["diffusers" if hasattr(module, "register_to_config") else "transformers"]
 
 
-def write_config(module: Any, folder: Path, quantization: Mapping[str, Any]) -> None:
-    """The component's own config with its `quantization_config`."""
+def write_config(module: Any, folder: Path, quantization: Mapping[str, Any] | None) -> None:
+    """The component's own config with its `quantization_config`, if it has one."""
     with quiet():
         if hasattr(module, "register_to_config"):
             module.save_config(folder)
@@ -40,12 +41,15 @@ def write_config(module: Any, folder: Path, quantization: Mapping[str, Any]) -> 
             module.config.save_pretrained(folder)
     path = folder / CONFIG
     document = json.loads(path.read_text(encoding="utf-8"))
-    document["quantization_config"] = dict(quantization)
+    if quantization is not None:
+        document["quantization_config"] = dict(quantization)
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def write_rest(pipeline: Any, out: Path, dtypes: Mapping[str, torch.dtype]) -> None:
-    """Save everything but the components that have their folder in `out` already.
+def write_rest(
+    pipeline: Any, out: Path, dtypes: Mapping[str, torch.dtype], *, left_out: Collection[str] = ()
+) -> None:
+    """Save everything but the components that have their folder in `out` already, and those `left_out`.
 
     `dtypes`: what the weights of each are saved in. Raises BuildError.
     """
@@ -56,7 +60,8 @@ def write_rest(pipeline: Any, out: Path, dtypes: Mapping[str, torch.dtype]) -> N
     try:
         with quiet():
             for name, part in pipeline.components.items():
-                if part is None or not hasattr(part, "save_pretrained") or (out / name).exists():
+                done = name in left_out or (out / name).exists()
+                if part is None or not hasattr(part, "save_pretrained") or done:
                     continue
                 if name in dtypes:
                     part.to(dtypes[name])
@@ -99,6 +104,17 @@ def open_pipeline(folder: Path, method: str, decode: Decode) -> Any:
     on the meta device), in which it may replace layers, from what the files hold. Nothing but classes that sdhub
     knows is loaded. Raises BuildError, MissingExtraError.
     """
+    found = quantized_parts(folder, method)
+    return assembled(
+        folder, {name: partial(_component, folder / name, said, decode) for name, said in found.items()}
+    )
+
+
+def assembled(folder: Path, made: Mapping[str, Callable[[str, str], Any]]) -> Any:
+    """The pipeline in float32, some components by functions of their library and class.
+
+    Nothing but classes that sdhub knows is loaded. Raises BuildError, MissingExtraError.
+    """
     with quiet():
         try:
             import diffusers
@@ -107,13 +123,10 @@ def open_pipeline(folder: Path, method: str, decode: Decode) -> Any:
         except ImportError as error:
             raise MissingExtraError("svdquant", error.name or "diffusers") from None
     index = _index(folder)
-    parts = {}
     for name, entry in index.items():
         if _is_component(entry) and entry[1] not in CLASSES.get(entry[0], ()):
             raise BuildError(f"{folder.name}: {name} is of the unknown class {shown(entry[1], 60)}")
-    for name, quantization in quantized_parts(folder, method).items():
-        library, class_name = index[name]
-        parts[name] = _component(folder / name, library, class_name, quantization, decode)
+    parts = {name: make(*index[name]) for name, make in made.items() if _is_component(index.get(name))}
     named = str(index.get("_class_name"))
     kind = getattr(diffusers, named, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
@@ -130,23 +143,44 @@ def open_pipeline(folder: Path, method: str, decode: Decode) -> Any:
 
 
 def _component(
-    folder: Path, library: str, class_name: str, quantization: Mapping[str, Any], decode: Decode
+    folder: Path, quantization: Mapping[str, Any], decode: Decode, library: str, class_name: str
 ) -> Any:
+    config = document(folder / CONFIG)
+    return filled(
+        folder.name,
+        library,
+        class_name,
+        config,
+        lambda module: decode(module, quantization, dict(tensors_of(shards(folder, library)))),
+    )
+
+
+def filled(
+    name: str,
+    library: str,
+    class_name: str,
+    config: dict[str, Any],
+    fill: Callable[[Any], Mapping[str, torch.Tensor]],
+) -> Any:
+    """A component in float32: `fill` gives the state of the one of this config, in which it may replace layers.
+
+    Raises BuildError for a state that is not whole, or more.
+    """
     from accelerate import init_empty_weights
 
     try:
         with quiet(), init_empty_weights(include_buffers=False):
-            module = blank(library, class_name, document(folder / CONFIG))
-        state = decode(module, quantization, dict(_tensors(folder, library)))
+            module = blank(library, class_name, config)
+        state = fill(module)
         module.load_state_dict({name: each.float() for name, each in state.items()}, strict=False, assign=True)
         if hasattr(module, "tie_weights"):
             module.tie_weights()
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise BuildError(f"{folder.name} does not load: {' '.join(str(error).split())[:300]}") from error
-    missing = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+        raise BuildError(f"{name} does not load: {' '.join(str(error).split())[:300]}") from error
+    missing = [each for each, parameter in module.named_parameters() if parameter.is_meta]
     surplus = sorted(set(state) - set(module.state_dict()))
     if missing or surplus:
-        raise BuildError(f"{folder.name}: {(missing or surplus)[0]} is {'missing' if missing else 'not its own'}")
+        raise BuildError(f"{name}: {(missing or surplus)[0]} is {'missing' if missing else 'not its own'}")
     return module.eval().requires_grad_(False)
 
 
@@ -176,10 +210,11 @@ def shards(folder: Path, library: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _tensors(folder: Path, library: str) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_of(paths: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of safetensors files."""
     from safetensors import safe_open
 
-    for path in shards(folder, library):
+    for path in paths:
         with safe_open(str(path), framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 — no mapping
                 yield key, file.get_tensor(key)

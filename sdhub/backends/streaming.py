@@ -1,16 +1,21 @@
-"""A component's weights read one tensor at a time from its safetensors shards."""
+"""A checkpoint's weights read one tensor at a time from its safetensors shards, whatever the size of the whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.backends.components import Read
+from sdhub.backends.components import Read, write_component
 from sdhub.backends.folder import INDEX, blank, document, shards
-from sdhub.checkpoint.known import CLASSES
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.known import CLASSES, SCHEDULERS, TOKENIZERS
 from sdhub.errors import SourceError
+from sdhub.progress import Progress
 from sdhub.quiet import quiet
+from sdhub.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +45,48 @@ def stream(folder: Path, component: str) -> tuple[Any, Read]:
     if missing:
         raise SourceError(f"the weights of {component} are incomplete: {missing[0]} is missing")
     return module, _reader(places)
+
+
+def streamable(checkpoint: Checkpoint, recipe: Recipe) -> bool:
+    """Whether the files alone suffice: nothing is run to calibrate, and nothing fused first.
+
+    UNets are loaded, as old ones have weights by names that diffusers translates.
+    """
+    whole = checkpoint.source.kind != "file" and checkpoint.family.denoiser == "transformer"
+    return whole and recipe.calibration is None and not checkpoint.loras
+
+
+def copy_rest(folder: Path, out: Path, dtype: torch.dtype, progress: Progress, *, done: Collection[str]) -> None:
+    """What a pipeline has beside the components that are `done`: weights as `dtype`, other files as they are.
+
+    Raises SourceError.
+    """
+    index = document(folder / INDEX)
+    index.pop("safety_checker", None)
+    for name, entry in index.items():
+        if not isinstance(entry, list) or entry[0] is None or name in done or not (folder / name).is_dir():
+            continue
+        if entry[1] in SCHEDULERS | TOKENIZERS:
+            shutil.copytree(folder / name, out / name)
+            continue
+        module, read = stream(folder, name)
+        write_component(
+            module,
+            [],
+            _nothing,
+            out / name,
+            quantization=None,
+            replaced=(),
+            dtype=dtype,
+            statistics={},
+            progress=progress,
+            read=read,
+        )
+    (out / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _nothing(name: str, _: Any) -> tuple[dict[str, torch.Tensor], float]:
+    raise AssertionError(name)
 
 
 def _reader(places: dict[str, Path]) -> Callable[[str], torch.Tensor]:

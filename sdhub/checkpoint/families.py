@@ -73,7 +73,6 @@ FAMILIES: Mapping[str, Family] = {
             1024,
             28,
             3.5,
-            buildable=False,
         ),
         Family(
             "pixart",

@@ -33,6 +33,7 @@ LOADABLE = frozenset(
         "StableDiffusionXLPipeline",
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
+        "FluxPipeline",
     }
 )
 WITH_CHECKER = ("sd1", "sd2")
@@ -59,7 +60,7 @@ def load(
     if not checkpoint.family.buildable or checkpoint.pipeline not in LOADABLE:
         raise UnsupportedError(
             f"{checkpoint.family.title} can be inspected but not loaded yet",
-            hint="Stable Diffusion 1.x, 2.x and XL can",
+            hint="Stable Diffusion 1.x, 2.x, XL and FLUX.1 can",
         )
     hub = Hub(endpoint, token)
     loras = [(each, lora.local(each, hub)) for each in checkpoint.loras]
@@ -74,7 +75,7 @@ def load(
 def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub) -> Any:
     single = checkpoint.source.kind == "file"
     configs = config_files(checkpoint, hub) if single else path
-    with _view(checkpoint, configs) as folder, quiet():
+    with vetted(checkpoint, configs) as folder, quiet():
         try:
             import diffusers
             import torch
@@ -98,7 +99,7 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub) -> Any:
 
 
 @contextmanager
-def _view(checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
+def vetted(checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
     """A passing folder with exactly the vetted files, under plain names, and an index written anew.
 
     So diffusers and transformers see no pickle, no code, no second variant and no component that was not vetted.

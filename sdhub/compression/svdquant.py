@@ -14,7 +14,7 @@ Source of the layer: Li et al., "SVDQuant", arXiv 2411.05007, who alternate plai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,9 @@ from sdhub.compression.gram import damped, divided
 from sdhub.compression.lowrank import LowRank, nearest_branch, randomized_svd
 from sdhub.compression.rounding import compensate
 from sdhub.compression.smoothing import Smoothing, search_smoothing
-from sdhub.compression.w4a4 import Precision, linear, rounded_inputs, rounded_weight
+from sdhub.compression.w4a4 import SHIFT, Precision, linear, rounded_inputs, rounded_weight
+
+Rounded = Callable[[Tensor], Tensor]
 
 BLOCK = 1280  # the widest diagonal block of the Gram matrix
 DAMPING = 0.003
@@ -45,6 +47,16 @@ class Inputs:
     tokens: Tensor
     absmax: Tensor
 
+    def shifted(self) -> Inputs:
+        """The same inputs shifted, their mean taken from the tokens."""
+        tokens = self.tokens.float()
+        means = (SHIFT * tokens.mean(dim=0)).split([len(block) for block in self.gram])
+        moved = [
+            block.float() + self.rows * (mean[:, None] + mean + SHIFT**2)
+            for block, mean in zip(self.gram, means, strict=True)
+        ]
+        return Inputs(moved, self.rows, tokens + SHIFT, self.absmax + SHIFT)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -61,9 +73,21 @@ class Split:
     down: Tensor
     error: float
 
-    def outputs(self, inputs: Tensor, precision: Precision, dtype: torch.dtype = torch.float16) -> Tensor:
-        """What the kernels make of `inputs` (T, K), without a bias: float32 (T, N)."""
-        return linear(inputs, self.residual.dequantize(), self.smooth, self.down, self.up, precision, dtype)
+    def outputs(
+        self,
+        inputs: Tensor,
+        precision: Precision,
+        dtype: torch.dtype = torch.float16,
+        *,
+        shifted: bool = False,
+    ) -> Tensor:
+        """What the kernels make of `inputs` (T, K), without a bias: float32 (T, N); `shifted` as in `linear`."""
+        residual = self.residual.dequantize()
+        return linear(inputs, residual, self.smooth, self.down, self.up, precision, dtype, shifted=shifted)
+
+    def shifted_bias(self, weight: Tensor) -> Tensor:
+        """What makes up for the shift of inputs, of which `weight` (N, K) knows nothing: to be added, (N,)."""
+        return SHIFT * (self.up @ self.down.sum(dim=1) - weight.sum(dim=1))
 
 
 def split(
@@ -75,11 +99,13 @@ def split(
     dtype: torch.dtype = torch.float16,
     smoothing: bool = True,
     compensated: bool = True,
+    shifted: bool = False,
 ) -> Split:
     """`weight` (N, K) taken apart; `dtype`: what scales, factors and smoothing are stored in.
 
-    Without `inputs` the residual of the SVD is rounded to the nearest, and nothing is smoothed. Raises UsageError
-    for values that are not finite, a rank above min(N, K) and inputs that do not fit.
+    Without `inputs` the residual of the SVD is rounded to the nearest, and nothing is smoothed. `shifted`:
+    inputs (GELU's) are shifted and their int4 codes have no sign; `inputs` are what they are before that. Raises
+    UsageError for values that are not finite, a rank above min(N, K) and inputs that do not fit.
     """
     weight = weight.detach().float()
     columns = weight.shape[1]
@@ -90,18 +116,26 @@ def split(
         off = residual.dequantize() + branch.dense() - weight
         error = float(torch.linalg.vector_norm(off)) / norm if norm else 0.0
         return Split(residual, torch.ones(columns), branch.up, branch.down, error)
-    tokens = inputs.tokens.float()
+    seen = inputs.shifted() if shifted else inputs
+
+    def rounded(values: Tensor) -> Tensor:
+        return rounded_inputs(values, precision, dtype, unsigned=shifted)
+
     smooth = torch.ones(columns)
     if smoothing:
-        smooth = _stored(_search(weight, rank, precision, inputs, dtype).factors, inputs.absmax, dtype)
-    scene = _Scene(weight * smooth, tokens / smooth, _scaled(inputs, smooth), precision, dtype)
+        smooth = _stored(_search(weight, rank, precision, seen, dtype, rounded).factors, seen.absmax, dtype)
+    scene = _scene(weight * smooth, seen, smooth, precision, dtype, rounded)
     first = scene.outliers(rank)
     residual = scene.residual(weight * smooth - first, compensated=compensated)
     branch = _branch(scene.rest(residual.dequantize(), rank), smooth, dtype)
     made = Split(residual, smooth, branch.up, branch.down, 0.0)
+    tokens = inputs.tokens.float()
     wanted = tokens @ weight.T
     norm = float(torch.linalg.vector_norm(wanted))
-    off = float(torch.linalg.vector_norm(made.outputs(tokens, precision, dtype) - wanted))
+    given = made.outputs(tokens, precision, dtype, shifted=shifted)
+    if shifted:
+        given = given + made.shifted_bias(weight)
+    off = float(torch.linalg.vector_norm(given - wanted))
     return Split(residual, smooth, branch.up, branch.down, off / norm if norm else 0.0)
 
 
@@ -109,11 +143,16 @@ class _Scene:
     """The matrices of one layer with its smoothing; lists of diagonal blocks."""
 
     def __init__(
-        self, weight: Tensor, tokens: Tensor, gram: Sequence[Tensor], precision: Precision, dtype: torch.dtype
+        self,
+        weight: Tensor,
+        tokens: Tensor,
+        rounded: Tensor,
+        gram: Sequence[Tensor],
+        precision: Precision,
+        dtype: torch.dtype,
     ) -> None:
         self.weight, self.precision, self.dtype = weight, precision, dtype
         self.widths = [len(block) for block in gram]
-        rounded = rounded_inputs(tokens, precision, dtype)
         energy = tokens.square().mean(dim=0)
         gain = torch.where(energy > 0, (rounded * tokens).mean(dim=0) / energy, 1.0)
         noise = (rounded - gain * tokens).square().mean(dim=0)
@@ -165,11 +204,20 @@ class _Scene:
         return parts
 
 
-def _search(weight: Tensor, rank: int, precision: Precision, inputs: Inputs, dtype: torch.dtype) -> Smoothing:
+def _scene(
+    smoothed: Tensor, inputs: Inputs, factors: Tensor, precision: Precision, dtype: torch.dtype, rounded: Rounded
+) -> _Scene:
+    tokens = inputs.tokens.float() / factors
+    return _Scene(smoothed, tokens, rounded(tokens), _scaled(inputs, factors), precision, dtype)
+
+
+def _search(
+    weight: Tensor, rank: int, precision: Precision, inputs: Inputs, dtype: torch.dtype, rounded: Rounded
+) -> Smoothing:
     """The smoothing with least output error, each candidate with its own low-rank part."""
 
     def build(smoothed: Tensor, factors: Tensor) -> tuple[Tensor, Tensor | None]:
-        scene = _Scene(smoothed, inputs.tokens.float() / factors, _scaled(inputs, factors), precision, dtype)
+        scene = _scene(smoothed, inputs, factors, precision, dtype, rounded)
         first = scene.outliers(rank)
         residual = scene.residual(smoothed - first, compensated=False, search=0).dequantize()
         rest = scene.rest(residual, rank)
@@ -179,7 +227,7 @@ def _search(weight: Tensor, rank: int, precision: Precision, inputs: Inputs, dty
         weight,
         inputs.tokens,
         lambda values: rounded_weight(values, precision, dtype, search=0).dequantize(),
-        quantize_input=lambda values: rounded_inputs(values, precision, dtype),
+        quantize_input=rounded,
         input_absmax=inputs.absmax,
         build=build,
         points=POINTS,

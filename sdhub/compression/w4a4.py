@@ -3,6 +3,9 @@
 int4: symmetric codes, a scale for 64 inputs. nvfp4: e2m1 values, an fp8-e4m3 scale for 16. Inputs are rounded anew
 for every token and group, with the scale that takes their greatest value to the greatest code. Source: Li et al.,
 "SVDQuant", arXiv 2411.05007, and the kernels of Nunchaku.
+
+Where a kernel makes its inputs by GELU, as Nunchaku's fused feed-forward layers do, int4 codes have no sign: by a
+constant inputs are shifted beyond GELU's least value, and codes are 0 to 15.
 """
 
 from __future__ import annotations
@@ -21,20 +24,25 @@ from sdhub.compression.formats import E2M1, E2M1_MAX, E4M3_LEAST, E4M3_MAX, Leve
 Precision: TypeAlias = Literal["int4", "nvfp4"]
 
 GROUP = {"int4": 64, "nvfp4": 16}
-INT4_MAX = 7.0
+INT4_MAX, UNSIGNED_MAX = 7.0, 15.0
+SHIFT = 0.171875  # GELU is nowhere below -0.17
 SEARCH = 8
 
 
-def rounded_inputs(inputs: Tensor, precision: Precision, dtype: torch.dtype = torch.float16) -> Tensor:
+def rounded_inputs(
+    inputs: Tensor, precision: Precision, dtype: torch.dtype = torch.float16, *, unsigned: bool = False
+) -> Tensor:
     """What the kernels make of `inputs` (..., K): float32, dequantized; `dtype` is the type they compute in.
 
     The codes come from the scale in float32, its rounded form (`dtype`, or fp8) is what they are multiplied with.
+    `unsigned`: int4 codes from 0 to 15, for inputs that are not negative.
     """
     groups = inputs.to(dtype).float().unflatten(-1, (-1, GROUP[precision]))
     peak = groups.abs().amax(dim=-1, keepdim=True)
     if precision == "int4":
-        scale = peak * (1 / INT4_MAX)
-        codes = (groups * _reciprocal(scale)).round().clamp(-8, INT4_MAX)
+        least, most = (0.0, UNSIGNED_MAX) if unsigned else (-8.0, INT4_MAX)
+        scale = peak * (1 / most)
+        codes = (groups * _reciprocal(scale)).round().clamp(least, most)
         return (codes * scale.to(dtype).float()).flatten(-2)
     scale = (peak * (1 / E2M1_MAX)).clamp_max(E4M3_MAX)
     values = nearest_e2m1(groups * _reciprocal(scale))
@@ -49,14 +57,18 @@ def linear(
     up: Tensor,
     precision: Precision,
     dtype: torch.dtype = torch.float16,
+    *,
+    shifted: bool = False,
 ) -> Tensor:
     """What the kernels make of `inputs` (T, K), without a bias: float32 (T, N), but for the order of sums.
 
-    Inputs are divided by `smooth` (K,), rounded, and meet `residual` (N, K), dequantized; as they are they meet
-    `down` (r, K), then `up` (N, r). What is handed on between the kernels' steps is rounded to `dtype`.
+    Inputs, `shifted` by a constant where they come from GELU and are int4, are divided by `smooth` (K,), rounded,
+    and meet `residual` (N, K), dequantized; as they are they meet `down` (r, K), then `up` (N, r). What is handed
+    on between the kernels' steps is rounded to `dtype`.
     """
     given = inputs.to(dtype)
-    rounded = rounded_inputs((given.float() / smooth).to(dtype), precision, dtype)
+    moved = (given.float() + SHIFT).to(dtype) if shifted else given
+    rounded = rounded_inputs((moved.float() / smooth).to(dtype), precision, dtype, unsigned=shifted)
     low = (given.float() @ down.T).to(dtype).float()
     return rounded @ residual.T + low @ up.T
 

@@ -34,6 +34,8 @@ class Preset:
 
 
 _COMPENSATED: Any = {"rounding": "compensated"}
+_INT4 = LowRank(rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, **_COMPENSATED)
+_NVFP4 = LowRank(rank=32, residual="nvfp4", group_size=16, activations="nvfp4", smoothing=True, **_COMPENSATED)
 
 PRESETS = {
     "coreml-fp16": Preset("coreml", "16-bit weights; as good as the original", weights=Float()),
@@ -89,17 +91,25 @@ PRESETS = {
     "svdquant-int4": Preset(
         "svdquant",
         "4-bit weights and arithmetic with a 16-bit part of rank 32; for NVIDIA GPUs from Turing to Ada",
-        weights=LowRank(
-            rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, **_COMPENSATED
-        ),
+        weights=_INT4,
         encoders=FLOAT,
     ),
     "svdquant-nvfp4": Preset(
         "svdquant",
         "4-bit float weights and arithmetic with a 16-bit part of rank 32; for NVIDIA's Blackwell GPUs",
-        weights=LowRank(
-            rank=32, residual="nvfp4", group_size=16, activations="nvfp4", smoothing=True, **_COMPENSATED
-        ),
+        weights=_NVFP4,
+        encoders=FLOAT,
+    ),
+    "nunchaku-int4": Preset(
+        "nunchaku",
+        "the weights of svdquant-int4 in Nunchaku's own single file, for ComfyUI and the Nunchaku library",
+        weights=_INT4,
+        encoders=FLOAT,
+    ),
+    "nunchaku-nvfp4": Preset(
+        "nunchaku",
+        "the weights of svdquant-nvfp4 in Nunchaku's own single file, for ComfyUI and the Nunchaku library",
+        weights=_NVFP4,
         encoders=FLOAT,
     ),
     "sdnq-uint4": Preset(

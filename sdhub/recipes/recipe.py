@@ -201,6 +201,8 @@ class Recipe(_Strict):
             if isinstance(treatment, Float):
                 return treatment
             update: dict[str, object] = {"rounding": "nearest"}
+            if isinstance(treatment, LowRank):
+                update["smoothing"] = False
             if isinstance(treatment, Affine) and treatment.activations == "float":
                 update["spared"] = 0.0  # which layers, only calibration could tell
             return treatment.model_copy(update=update)

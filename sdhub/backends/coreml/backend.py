@@ -49,7 +49,7 @@ class CoreML(Backend):
         return "usage" if platform.system() == "Darwin" else "sdhub"
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if not checkpoint.family.buildable:
+        if not checkpoint.family.buildable or checkpoint.family.denoiser != "unet":
             return f"{checkpoint.family.title} can be inspected but not built yet"
         return None
 
@@ -75,6 +75,8 @@ class CoreML(Backend):
                 _accept(f"{name}.{where}", treatment)
         if not recipe.attention:
             raise RecipeError(f"{recipe.name}: no attention is named", hint=f"such as {list(ATTENTION)}")
+        if recipe.batch:
+            raise UnsupportedError(f"{recipe.name}: Core ML packages draw one picture at a time anyway")
         for width, height in recipe.sizes:
             if width % 64 or height % 64:
                 raise RecipeError(f"{recipe.name}: {width} x {height} are not multiples of 64")

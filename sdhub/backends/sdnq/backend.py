@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
-from sdhub.backends.calibration import brief_calibration
+from sdhub.backends.calibration import calibrated, peak_bytes
 from sdhub.backends.folder import recognizes
 from sdhub.backends.sdnq.formats import format_of
+from sdhub.backends.streaming import streamable
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.progress import Progress
@@ -57,7 +58,7 @@ class SDNQ(Backend):
             name: Component(default=Float()) if name in small else component
             for name, component in made.components.items()
         }
-        return made.model_copy(update={"components": components, "calibration": brief_calibration(checkpoint)})
+        return calibrated(checkpoint, made.model_copy(update={"components": components}))
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
         parts = {part.name for part in _parts(checkpoint)}
@@ -74,7 +75,7 @@ class SDNQ(Backend):
                 raise UnsupportedError("vae: SDNQ variants keep the VAE in 16 bits")
             if component.token_merging:
                 raise UnsupportedError(f"{name}: SDNQ variants do not merge tokens")
-        if recipe.sizes or recipe.attention or recipe.chunked:
+        if recipe.sizes or recipe.attention or recipe.chunked or recipe.batch:
             raise UnsupportedError(f"{recipe.name}: SDNQ variants have no fixed sizes and no choice of attention")
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
@@ -83,14 +84,22 @@ class SDNQ(Backend):
             int(part.parameters * _bits(recipe.components[part.name], part.parameters) / 8) for part in parts
         )
         full = 4 * sum(part.parameters for part in parts)
-        return Forecast(
-            bytes=size, peak_bytes=int(1.6 * full) + 2 * GIB, seconds=20 + SECONDS_PER_GIB * full / GIB
-        )
+        return Forecast(size, peak_bytes(full, recipe), seconds=20 + SECONDS_PER_GIB * full / GIB)
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         from sdhub.backends.sdnq.build import build
 
-        build(pipeline, recipe, out, progress)
+        build(pipeline, checkpoint.family.denoiser, recipe, out, progress)
+
+    def streams(self, checkpoint: Checkpoint, recipe: Recipe) -> bool:
+        return streamable(checkpoint, recipe)
+
+    def build_streamed(
+        self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
+    ) -> None:
+        from sdhub.backends.sdnq.build import build_streamed
+
+        build_streamed(folder, checkpoint.family.denoiser, recipe, out, progress)
 
     def recognizes(self, folder: Path) -> bool:
         return recognizes(folder, "sdnq")
@@ -102,12 +111,13 @@ class SDNQ(Backend):
 
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
         pin = f", revision={revision!r}" if revision else ""
+        half = "bfloat16" if pipeline.startswith("Flux") else "float16"
         return (
             f"from diffusers import {pipeline}",
             "import sdnq  # teaches diffusers and transformers the format",
             "",
             'device = "cuda" if torch.cuda.is_available() else "cpu"  # or "mps", "xpu"',
-            'dtype = torch.float32 if device == "cpu" else torch.float16',
+            f'dtype = torch.float32 if device == "cpu" else torch.{half}',
             f"pipe = {pipeline}.from_pretrained({repo_id!r}{pin}, torch_dtype=dtype).to(device)",
         )
 

@@ -18,6 +18,7 @@ from sdhub.backends.sdnq.formats import (
     quantize_layer,
 )
 from sdhub.backends.seen import seen_inputs
+from sdhub.backends.streaming import copy_rest, stream
 from sdhub.errors import MissingExtraError, RecipeError
 from sdhub.progress import Progress
 from sdhub.recipes.recipe import Component, Float, Recipe
@@ -28,23 +29,30 @@ if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
 
-def build(pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
+def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Fill `out`. The pipeline's modules lose their weights. Raises BuildError, RecipeError, MissingExtraError."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingExtraError("svdquant", error.name or "torch") from None
-
     dtypes = {}
     for name, component in recipe.components.items():
         module = getattr(pipeline, name)
         layers = layers_of(module, component, where=f"{recipe.name}: {name}")
-        dtypes[name] = getattr(torch, _float_type(component))
+        dtypes[name] = _float_type(component, denoiser)
         if layers:
             wanted = [layer for layer, layout in layers.items() if layout.compensated or layout.rank]
             statistics = seen_inputs(pipeline, name, wanted, recipe.calibration, progress=progress)
             write(module, layers, statistics, out / name, dtypes[name], progress)
     write_rest(pipeline, out, dtypes)
+
+
+def build_streamed(folder: Path, denoiser: str, recipe: Recipe, out: Path, progress: Progress) -> None:
+    """`build` of a diffusers folder without a calibration, a layer in memory at a time. Raises SourceError too."""
+    done = []
+    for name, component in recipe.components.items():
+        module, read = stream(folder, name)
+        layers = layers_of(module, component, where=f"{recipe.name}: {name}")
+        if layers:
+            write(module, layers, {}, out / name, _float_type(component, denoiser), progress, read)
+            done.append(name)
+    copy_rest(folder, out, _float_type(Component(default=Float()), denoiser), progress, done=done)
 
 
 def layers_of(module: Any, component: Component, *, where: str = "") -> dict[str, Format]:
@@ -128,6 +136,14 @@ def _decode(
     return state
 
 
-def _float_type(component: Component) -> str:
-    """The type of a component's float weights: its recipe's, by default float16."""
-    return component.default.dtype if isinstance(component.default, Float) else "float16"
+def _float_type(component: Component, denoiser: str) -> torch.dtype:
+    """The type of a component's float weights: of a UNet's pipeline its recipe's, by default float16, which
+    transformers and T5 leave the range of."""
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("svdquant", error.name or "torch") from None
+    if denoiser != "unet":
+        return torch.bfloat16
+    said = component.default.dtype if isinstance(component.default, Float) else "float16"
+    return torch.bfloat16 if said == "bfloat16" else torch.float16

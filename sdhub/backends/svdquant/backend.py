@@ -8,19 +8,21 @@ from types import MappingProxyType
 from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
-from sdhub.backends.calibration import brief_calibration
+from sdhub.backends.calibration import calibrated, peak_bytes
 from sdhub.backends.folder import recognizes
+from sdhub.backends.streaming import streamable
 from sdhub.backends.svdquant.lite import METHOD, format_of
-from sdhub.backends.svdquant.targets import share
+from sdhub.backends.svdquant.targets import flux_modulations, share
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.progress import Progress
 from sdhub.recipes.presets import PRESETS, preset
-from sdhub.recipes.recipe import Float, LowRank, Recipe
+from sdhub.recipes.recipe import Affine, Float, LowRank, Recipe, Treatment
 
 GIB = 2**30
 LEAST_SHARE = 1 / 3  # of the denoiser's weights, below which the variant is not worth its trouble
 SECONDS_PER_GIB = 70.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
+MODULATIONS = Affine(bits=4, group_size=64)  # of FLUX, as Nunchaku has them
 GPUS = {
     "int4": "NVIDIA GPUs of the generations Turing, Ampere and Ada (compute capability 7.5, 8.0, 8.6, 8.9)",
     "nvfp4": "NVIDIA GPUs of the generation Blackwell (compute capability 12.0 and 12.1)",
@@ -37,7 +39,7 @@ class SVDQuant(Backend):
         {name: each.summary for name, each in PRESETS.items() if each.backend == "svdquant"}
     )
     usual = "svdquant-int4"
-    tags = ("svdquant", "nunchaku", "sdhub")
+    tags: tuple[str, ...] = ("svdquant", "nunchaku", "sdhub")
     library = "diffusers"
     repository = "{model}-svdquant-{treatment}"
     install = 'pip install "diffusers>=0.40" kernels transformers accelerate'
@@ -66,11 +68,17 @@ class SVDQuant(Backend):
         )
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
-        made = preset(variant, [part.name for part in _parts(checkpoint)])
-        return made.model_copy(update={"calibration": brief_calibration(checkpoint)})
+        made = preset(variant, [part.name for part in parts_of(checkpoint)])
+        denoiser = checkpoint.family.denoiser
+        if checkpoint.family.name == "flux":
+            part = checkpoint.component(denoiser)
+            layers = dict.fromkeys(flux_modulations(part.config if part else {}), MODULATIONS)
+            component = made.components[denoiser].model_copy(update={"layers": layers})
+            made = made.model_copy(update={"components": {**made.components, denoiser: component}})
+        return calibrated(checkpoint, made)
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
-        parts = {part.name for part in _parts(checkpoint)}
+        parts = {part.name for part in parts_of(checkpoint)}
         for name in sorted(parts ^ set(recipe.components)):
             fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
             raise RecipeError(f"{recipe.name}: component {name} {fault}")
@@ -79,13 +87,13 @@ class SVDQuant(Backend):
                 raise UnsupportedError(f"{name}: SVDQuant variants do not merge tokens")
             if name == checkpoint.family.denoiser:
                 _accept_layers(name, component.treatments)
-            elif any(treatment != Float() for treatment in component.treatments.values()):
-                raise UnsupportedError(f"{name}: SVDQuant variants keep all but the denoiser in float16")
-        if recipe.sizes or recipe.attention:
+            elif not all(_sixteen(treatment) for treatment in component.treatments.values()):
+                raise UnsupportedError(f"{name}: SVDQuant variants keep all but the denoiser in 16 bits")
+        if recipe.sizes or recipe.attention or recipe.chunked or recipe.batch:
             raise UnsupportedError(f"{recipe.name}: SVDQuant variants have no fixed sizes or choice of attention")
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
-        parts = _parts(checkpoint)
+        parts = parts_of(checkpoint)
         size = 0.0
         for part in parts:
             layout = format_of(recipe.components[part.name].default)
@@ -95,13 +103,23 @@ class SVDQuant(Backend):
             size += bits / 8 + 2 * part.parameters * (1 - taken)
         full = 4 * sum(part.parameters for part in parts)
         return Forecast(
-            bytes=int(size), peak_bytes=int(1.6 * full) + 2 * GIB, seconds=20 + SECONDS_PER_GIB * full / GIB
+            bytes=int(size), peak_bytes=peak_bytes(full, recipe), seconds=20 + SECONDS_PER_GIB * full / GIB
         )
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         from sdhub.backends.svdquant.build import build
 
         build(pipeline, checkpoint.family.denoiser, recipe, out, progress)
+
+    def streams(self, checkpoint: Checkpoint, recipe: Recipe) -> bool:
+        return streamable(checkpoint, recipe)
+
+    def build_streamed(
+        self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
+    ) -> None:
+        from sdhub.backends.svdquant.build import build_streamed
+
+        build_streamed(folder, checkpoint.family.denoiser, recipe, out, progress)
 
     def recognizes(self, folder: Path) -> bool:
         return recognizes(folder, METHOD)
@@ -113,6 +131,7 @@ class SVDQuant(Backend):
 
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
         pin = f", revision={revision!r}" if revision else ""
+        dtype = "bfloat16" if pipeline.startswith("Flux") else "float16"
         return (
             "import os",
             "",
@@ -120,7 +139,7 @@ class SVDQuant(Backend):
             'os.environ["DIFFUSERS_TRUST_REMOTE_KERNELS"] = "true"',
             f"from diffusers import {pipeline}",
             "",
-            f'pipe = {pipeline}.from_pretrained({repo_id!r}{pin}, torch_dtype=torch.float16).to("cuda")',
+            f'pipe = {pipeline}.from_pretrained({repo_id!r}{pin}, torch_dtype=torch.{dtype}).to("cuda")',
         )
 
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
@@ -150,7 +169,11 @@ def _accept_layers(name: str, treatments: Mapping[str, Any]) -> None:
         raise UnsupportedError(f"{name}: all 4-bit layers of a component have one type and one rank")
 
 
-def _parts(checkpoint: Checkpoint) -> list[Any]:
+def _sixteen(treatment: Treatment) -> bool:
+    return isinstance(treatment, Float) and treatment.dtype != "float32"
+
+
+def parts_of(checkpoint: Checkpoint) -> list[Any]:
     """Components with weights that are drawn with."""
     return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
 

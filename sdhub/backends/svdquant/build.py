@@ -1,4 +1,4 @@
-"""A variant for Nunchaku's kernels from a loaded pipeline, and the pipeline back from the variant's files."""
+"""Variants for Nunchaku's kernels from a loaded pipeline, and the pipeline back from a variant's files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.components import Read, write_component
-from sdhub.backends.folder import open_pipeline, write_rest
+from sdhub.backends.folder import assembled, filled, open_pipeline, tensors_of, write_rest
 from sdhub.backends.seen import seen_inputs
-from sdhub.backends.svdquant.lite import METHOD, W4A4, Format, decode, encode, quantization_config
+from sdhub.backends.streaming import copy_rest, stream
+from sdhub.backends.svdquant import single
+from sdhub.backends.svdquant.arrangement import FLUX, arrangement_of
+from sdhub.backends.svdquant.lite import METHOD, W4A4, Format, decode, encode, format_of, quantization_config
 from sdhub.backends.svdquant.targets import layers_of
+from sdhub.checkpoint.documents import parse_object
 from sdhub.errors import BuildError, MissingExtraError
 from sdhub.progress import Progress
 from sdhub.recipes.recipe import Recipe
@@ -26,11 +30,6 @@ REPLACED = ("weight", "bias")
 
 def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Fill `out`. The pipeline's modules lose their weights. Raises BuildError, RecipeError, MissingExtraError."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingExtraError("svdquant", error.name or "torch") from None
-
     module = getattr(pipeline, denoiser)
     dtype = compute_type(denoiser)
     layers = layers_of(module, recipe.components[denoiser], where=f"{recipe.name}: {denoiser}")
@@ -39,7 +38,45 @@ def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Pro
     wanted = [name for name, layout in layers.items() if layout.kind == W4A4]
     statistics = seen_inputs(pipeline, denoiser, wanted, recipe.calibration, tokens=TOKENS, progress=progress)
     write(module, layers, statistics, out / denoiser, dtype, progress)
-    write_rest(pipeline, out, dict.fromkeys(recipe.components, torch.float16))
+    write_rest(pipeline, out, dict.fromkeys(recipe.components, dtype))
+
+
+def build_streamed(folder: Path, denoiser: str, recipe: Recipe, out: Path, progress: Progress) -> None:
+    """`build` of a diffusers folder without a calibration, a layer in memory at a time. Raises SourceError too."""
+    module, read = stream(folder, denoiser)
+    dtype = compute_type(denoiser)
+    layers = layers_of(module, recipe.components[denoiser], where=f"{recipe.name}: {denoiser}")
+    if not layers:
+        raise BuildError(f"{denoiser} has no layer that the kernels take", hint="make an SDNQ variant")
+    write(module, layers, {}, out / denoiser, dtype, progress, read)
+    copy_rest(folder, out, dtype, progress, done=(denoiser,))
+
+
+def build_single_streamed(
+    folder: Path, denoiser: str, model: str, recipe: Recipe, out: Path, progress: Progress
+) -> None:
+    """`build_single`, as `build_streamed`."""
+    import torch
+
+    module, read = stream(folder, denoiser)
+    layout = format_of(recipe.components[denoiser].default)
+    assert layout is not None
+    single.write(module, layout, {}, out / single.file_name(layout, model), torch.bfloat16, progress, read)
+    copy_rest(folder, out, compute_type(denoiser), progress, done=(denoiser,))
+
+
+def build_single(pipeline: Any, denoiser: str, model: str, recipe: Recipe, out: Path, progress: Progress) -> None:
+    """Fill `out` with Nunchaku's own file and the rest of the pipeline. Raises as `build`."""
+    import torch
+
+    module, layout = getattr(pipeline, denoiser), format_of(recipe.components[denoiser].default)
+    assert layout is not None
+    wanted = sorted({target.sources[0] for target in arrangement_of(module).targets if not target.modulations})
+    seen = seen_inputs(pipeline, denoiser, wanted, recipe.calibration, tokens=TOKENS, progress=progress)
+    path = out / single.file_name(layout, model)
+    single.write(module, layout, seen, path, torch.bfloat16, progress)
+    rest = dict.fromkeys(recipe.components, compute_type(denoiser))
+    write_rest(pipeline, out, rest, left_out=(denoiser,))
 
 
 def write(
@@ -68,11 +105,28 @@ def write(
 
 def compute_type(denoiser: str) -> torch.dtype:
     """What the layers' 16 bits are: UNets stay in float16's range, transformers may not."""
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("svdquant", error.name or "torch") from None
     return torch.float16 if denoiser == "unet" else torch.bfloat16
 
 
 def open_variant(folder: Path) -> Any:
     """The variant as a float32 pipeline whose layers compute what the kernels do. Raises BuildError."""
     return open_pipeline(folder, METHOD, decode)
+
+
+def open_single(folder: Path, path: Path, said: Mapping[str, str]) -> Any:
+    """The same of a folder with Nunchaku's own file, whose metadata are `said`. Raises BuildError."""
+    config = parse_object(said["config"].encode(), f"config of {path.name}")
+    quantization = parse_object(said["quantization_config"].encode(), f"quantization_config of {path.name}")
+    part = "transformer" if said["model_class"] == FLUX else "unet"
+
+    def make(library: str, class_name: str) -> Any:
+        def fill(module: Any) -> Mapping[str, torch.Tensor]:
+            return single.decode(module, quantization, dict(tensors_of([path])))
+
+        return filled(path.name, library, class_name, dict(config), fill)
+
+    return assembled(folder, {part: make})

@@ -105,12 +105,20 @@ def encode(
     """The tensors of a linear layer and its relative error (see `svdquant.split`)."""
     if layout.kind == W4A16:
         return _encode_w4a16(layer, dtype)
+    made = split_layer(layer, layout, seen, dtype)
+    return packed(made, layer.bias, dtype), made.error
+
+
+def split_layer(
+    layer: Any, layout: Format, seen: LayerStatistics | None, dtype: torch.dtype, *, shifted: bool = False
+) -> Split:
+    """A linear layer taken apart as its format says; `shifted` as in `svdquant.split`."""
     from sdhub.compression.svdquant import Inputs, split
 
     inputs = None
     if seen is not None and seen.gram is not None:
         inputs = Inputs(seen.gram, seen.gram_rows, seen.tokens, seen.absmax)
-    made = split(
+    return split(
         layer.weight,
         layout.rank,
         layout.precision,
@@ -118,11 +126,12 @@ def encode(
         dtype=dtype,
         smoothing=layout.smoothing,
         compensated=layout.compensated,
+        shifted=shifted,
     )
-    return _packed(made, layer.bias, dtype), made.error
 
 
-def _packed(made: Split, bias: torch.Tensor | None, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def packed(made: Split, bias: torch.Tensor | None, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A W4A4 layer's tensors by their names."""
     import torch
 
     from sdhub.compression.affine import Grid
@@ -170,7 +179,7 @@ def decode(module: Any, config: Mapping[str, Any], tensors: Mapping[str, torch.T
     """
     import torch
 
-    from sdhub.backends.svdquant.reference import W4A4Linear, w4a16_linear
+    from sdhub.backends.svdquant.reference import W4A4Linear, unpacked, w4a16_linear
 
     state = dict(tensors)
     dtype = getattr(torch, str(config.get("compute_dtype")), None)
@@ -181,11 +190,12 @@ def decode(module: Any, config: Mapping[str, Any], tensors: Mapping[str, torch.T
         for name in section.get("targets", ()):
             try:
                 layer = module.get_submodule(name)
-                own = {key: state.pop(f"{name}.{key}") for key in _names(state, name)}
+                own = {key: state.pop(f"{name}.{key}") for key in tensors_in(state, name)}
                 shape = (int(layer.out_features), int(layer.in_features))
                 if kind == W4A4:
                     check_tensors(own, shape, str(section["precision"]), int(section["rank"]), dtype)
-                    made: Any = W4A4Linear(own, str(section["precision"]), dtype)
+                    precision = str(section["precision"])
+                    made: Any = W4A4Linear(unpacked(own, precision), precision, dtype)
                 else:
                     made = w4a16_linear(own, shape)
             except (AttributeError, KeyError, ValueError, TypeError, RuntimeError, SdhubError) as error:
@@ -219,5 +229,6 @@ def check_tensors(
             raise BuildError(f"{name} is {given}, not {wanted.get(name)}")
 
 
-def _names(state: Mapping[str, torch.Tensor], layer: str) -> list[str]:
+def tensors_in(state: Mapping[str, torch.Tensor], layer: str) -> list[str]:
+    """Names of a layer's own tensors."""
     return [name.rpartition(".")[2] for name in state if name.rpartition(".")[0] == layer]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -12,27 +13,79 @@ from sdhub.compression.packing import unpack_awq, unpack_awq_scales, unpack_lowr
 from sdhub.compression.w4a4 import GROUP, linear
 
 
-class W4A4Linear(torch.nn.Module):
-    """A linear layer whose inputs are rounded to 4 bits, token by token; its kernel computes in `dtype`."""
+@dataclass(frozen=True)
+class Unpacked:
+    """A W4A4 layer of N outputs and K inputs, float32.
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], precision: str, dtype: torch.dtype) -> None:
+    The dequantized 4-bit part `residual` (N, K), `smooth` (K,), `down` (r, K), `up` (N, r), `bias` (N,) or None.
+    """
+
+    residual: torch.Tensor
+    smooth: torch.Tensor
+    down: torch.Tensor
+    up: torch.Tensor
+    bias: torch.Tensor | None
+
+    def outputs(self, start: int, stop: int) -> Unpacked:
+        """The layer with some of its outputs."""
+        bias = None if self.bias is None else self.bias[start:stop]
+        return replace(self, residual=self.residual[start:stop], up=self.up[start:stop], bias=bias)
+
+
+def unpacked(tensors: Mapping[str, torch.Tensor], precision: str) -> Unpacked:
+    """A layer from its stored tensors, by the names of `nunchaku_lite`."""
+    return Unpacked(
+        residual(tensors, precision),
+        unpack_scale(tensors["smooth_factor"]).float(),
+        unpack_lowrank(tensors["proj_down"], down=True).float(),
+        unpack_lowrank(tensors["proj_up"], down=False).float(),
+        unpack_scale(tensors["bias"]).float() if "bias" in tensors else None,
+    )
+
+
+class W4A4Linear(torch.nn.Module):
+    """A linear layer whose inputs are rounded to 4 bits, token by token; its kernel computes in `dtype`.
+
+    `shifted`: inputs come from GELU and are int4 (see `w4a4.linear`).
+    """
+
+    def __init__(self, layer: Unpacked, precision: str, dtype: torch.dtype, *, shifted: bool = False) -> None:
         super().__init__()
+        self.layer, self.shifted = layer, shifted
         self.precision = cast(Literal["int4", "nvfp4"], precision)
         self.compute_dtype = dtype
-        self.residual = residual(tensors, precision)
-        self.smooth = unpack_scale(tensors["smooth_factor"]).float()
-        self.down = unpack_lowrank(tensors["proj_down"], down=True).float()
-        self.up = unpack_lowrank(tensors["proj_up"], down=False).float()
-        self.bias = unpack_scale(tensors["bias"]).float() if "bias" in tensors else None
-        self.out_features, self.in_features = self.residual.shape
+        self.out_features, self.in_features = layer.residual.shape
 
     def forward(self, inputs: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """(..., K) to (..., N), of the inputs' type."""
-        flat = inputs.reshape(-1, self.in_features)
-        given = linear(flat, self.residual, self.smooth, self.down, self.up, self.precision, self.compute_dtype)
-        if self.bias is not None:
-            given = given + self.bias
-        return given.to(self.compute_dtype).to(inputs.dtype).view(*inputs.shape[:-1], -1)
+        flat, layer, dtype = inputs.reshape(-1, self.in_features), self.layer, self.compute_dtype
+        given = linear(
+            flat,
+            layer.residual,
+            layer.smooth,
+            layer.down,
+            layer.up,
+            self.precision,
+            dtype,
+            shifted=self.shifted,
+        )
+        if layer.bias is not None:
+            given = given + layer.bias
+        return given.to(dtype).to(inputs.dtype).view(*inputs.shape[:-1], -1)
+
+
+class Summed(torch.nn.Module):
+    """The sum of layers, each of which takes its own part of the input's channels, in order."""
+
+    def __init__(self, layers: Sequence[W4A4Linear]) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(layers)
+        self.widths = [layer.in_features for layer in layers]
+
+    def forward(self, inputs: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        """(..., K) to (..., N)."""
+        parts = inputs.split(self.widths, dim=-1)
+        return torch.stack([layer(part) for layer, part in zip(self.layers, parts, strict=True)]).sum(dim=0)
 
 
 def residual(tensors: Mapping[str, torch.Tensor], precision: str) -> torch.Tensor:
@@ -42,7 +95,9 @@ def residual(tensors: Mapping[str, torch.Tensor], precision: str) -> torch.Tenso
         values = unpack_qweight(tensors["qweight"], signed=True).float()
     else:
         values = torch.tensor(E2M1)[unpack_qweight(tensors["qweight"], signed=False).long()]
-        scale = scale * tensors["wtscale"].float() * unpack_scale(tensors["wcscales"]).float()[:, None]
+        scale = scale * unpack_scale(tensors["wcscales"]).float()[:, None]
+        if "wtscale" in tensors:
+            scale = scale * tensors["wtscale"].float()
     return (values.unflatten(1, (-1, GROUP[precision])) * scale[..., None]).flatten(1)
 
 
@@ -52,10 +107,15 @@ def w4a16_linear(tensors: Mapping[str, torch.Tensor], shape: tuple[int, int]) ->
     scale, zero = (each.float() for each in unpack_awq_scales(tensors["wscales"], tensors["wzeros"]))
     groups = codes.unflatten(1, (scale.shape[1], -1))
     weight = ((groups - zero[..., None]) * scale[..., None]).flatten(1)
+    return plain_linear(weight, tensors.get("bias"), shape)
+
+
+def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None, shape: tuple[int, int]) -> torch.nn.Linear:
+    """A linear layer of `shape` with this weight and bias. Raises ValueError for a weight of another shape."""
     if tuple(weight.shape) != shape:
         raise ValueError(f"weights of shape {tuple(weight.shape)}, not {shape}")
-    layer = torch.nn.Linear(shape[1], shape[0], bias="bias" in tensors, device="meta")
+    layer = torch.nn.Linear(shape[1], shape[0], bias=bias is not None, device="meta")
     layer.weight = torch.nn.Parameter(weight, requires_grad=False)
-    if "bias" in tensors:
-        layer.bias = torch.nn.Parameter(tensors["bias"].float(), requires_grad=False)
+    if bias is not None:
+        layer.bias = torch.nn.Parameter(bias.float(), requires_grad=False)
     return layer

@@ -1,11 +1,11 @@
-"""Which layers W4A4 kernels take, and how many weights those are: from modules, or from a config alone."""
+"""Which layers Nunchaku's kernels take, and how many weights those are: from modules, or from a config alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sdhub.backends.svdquant.lite import W4A4, Format, format_of
+from sdhub.backends.svdquant.lite import W4A4, W4A16, Format, format_of
 from sdhub.errors import RecipeError
 from sdhub.recipes.recipe import Component
 
@@ -62,11 +62,48 @@ def unet_linears(config: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
             yield from _block(width, inputs, (count + 1) * depth)
 
 
+def flux_linears(config: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """(N, K) of every linear layer in the blocks of a FluxTransformer2DModel with this config, but for those that
+    modulate. Raises KeyError, TypeError or ValueError for a config that is none."""
+    width = _flux_width(config)
+    wide = FEED_FORWARD * width
+    for _ in range(int(config["num_layers"])):
+        yield from [(width, width)] * 8
+        yield from [(wide, width), (width, wide)] * 2
+    for _ in range(int(config["num_single_layers"])):
+        yield from [(width, width)] * 3
+        yield from [(wide, width), (width, width + wide)]
+
+
+def flux_modulations(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """(N, K) of the layers that modulate the norms of a FluxTransformer2DModel's blocks, by name. Raises as
+    `flux_linears`."""
+    width = _flux_width(config)
+    double = [
+        f"transformer_blocks.{number}.{norm}.linear"
+        for number in range(int(config["num_layers"]))
+        for norm in ("norm1", "norm1_context")
+    ]
+    single = [
+        f"single_transformer_blocks.{number}.norm.linear" for number in range(int(config["num_single_layers"]))
+    ]
+    return dict.fromkeys(double, (6 * width, width)) | dict.fromkeys(single, (3 * width, width))
+
+
 def share(config: Mapping[str, Any], parameters: int, layout: Format) -> tuple[float, int]:
-    """Of a UNet's `parameters`, the share that the kernels take, and the bits that these take."""
-    taken = [size for size in unet_linears(config) if layout.kind == W4A4 and layout.takes(*size)]
-    weights = sum(outputs * inputs for outputs, inputs in taken)
-    return weights / parameters if parameters else 0.0, sum(layout.bits(*size) for size in taken)
+    """Of a denoiser's `parameters`, the share that the kernels take, and the bits that these take: FLUX's
+    modulations as W4A16. Raises as `unet_linears`."""
+    flux = "num_single_layers" in config
+    found = [(size, layout) for size in (flux_linears if flux else unet_linears)(config) if layout.kind == W4A4]
+    if flux:
+        found += [(size, Format(W4A16)) for size in flux_modulations(config).values()]
+    taken = [(size, each) for size, each in found if each.takes(*size)]
+    weights = sum(outputs * inputs for (outputs, inputs), _ in taken)
+    return weights / parameters if parameters else 0.0, sum(each.bits(*size) for size, each in taken)
+
+
+def _flux_width(config: Mapping[str, Any]) -> int:
+    return int(config["num_attention_heads"]) * int(config["attention_head_dim"])
 
 
 def _usual(name: str) -> bool:

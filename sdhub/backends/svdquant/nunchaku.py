@@ -1,0 +1,151 @@
+"""The Nunchaku backend: the weights of SVDQuant in Nunchaku's own single file, for ComfyUI."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from sdhub.backends.base import Forecast
+from sdhub.backends.calibration import calibrated
+from sdhub.backends.svdquant.backend import GPUS, SVDQuant, parts_of
+from sdhub.backends.svdquant.lite import format_of
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.headers import read_header
+from sdhub.errors import BuildError, SdhubError, UnsupportedError
+from sdhub.progress import Progress
+from sdhub.recipes.presets import PRESETS, preset
+from sdhub.recipes.recipe import LowRank, Recipe
+
+if TYPE_CHECKING:
+    from sdhub.backends.svdquant.lite import Format
+
+FAMILIES = ("sdxl", "flux")
+PATTERN = "svdq-*.safetensors"
+NODES = {"sdxl": "Nunchaku SDXL UNet Loader", "flux": "Nunchaku FLUX DiT Loader"}
+CLASSES = {
+    "unet": ("nunchaku.models.unets.unet_sdxl", "NunchakuSDXLUNet2DConditionModel"),
+    "transformer": ("nunchaku", "NunchakuFluxTransformer2dModel"),
+}
+
+
+class Nunchaku(SVDQuant):
+    """One file for the denoiser, as ComfyUI-nunchaku loads it, beside the rest of the pipeline."""
+
+    name = "nunchaku"
+    variants: Mapping[str, str] = MappingProxyType(
+        {name: each.summary for name, each in PRESETS.items() if each.backend == "nunchaku"}
+    )
+    usual = ""
+    tags = ("nunchaku", "svdquant", "comfyui", "sdhub")
+    repository = "nunchaku-{model}-{treatment}"
+    install = "pip install diffusers transformers accelerate  # and Nunchaku's own wheel, see below"
+
+    def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
+        if checkpoint.family.name not in FAMILIES or "student" in checkpoint.traits:
+            return "of Nunchaku's own files sdhub writes those of SDXL and FLUX.1"
+        return super().why_not(checkpoint, variant)
+
+    def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
+        super().accept(checkpoint, recipe)
+        component = recipe.components[checkpoint.family.denoiser]
+        if component.layers or not isinstance(component.default, LowRank):
+            raise UnsupportedError(
+                f"{recipe.name}: Nunchaku's own files have all their layers in one format",
+                hint="make an svdquant variant, where layers can be treated each in its own way",
+            )
+
+    def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
+        usual = super().forecast(checkpoint, recipe)
+        part = checkpoint.component(checkpoint.family.denoiser)
+        layout = _layout(checkpoint, recipe)
+        if part is None or checkpoint.family.name != "sdxl" or layout is None:
+            return usual
+        from sdhub.backends.svdquant.targets import unet_linears
+
+        context = part.config.get("cross_attention_dim")
+        dense = [size for size in unet_linears(part.config) if size[1] == context]  # to_k and to_v of the text
+        more = sum(2 * rows * columns - layout.bits(rows, columns) / 8 for rows, columns in dense)
+        return Forecast(int(usual.bytes + more), usual.peak_bytes, usual.seconds)
+
+    def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
+        made = preset(variant, [part.name for part in parts_of(checkpoint)])
+        return calibrated(checkpoint, made)
+
+    def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
+        from sdhub.backends.svdquant.build import build_single
+
+        build_single(pipeline, checkpoint.family.denoiser, _model(checkpoint), recipe, out, progress)
+
+    def build_streamed(
+        self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
+    ) -> None:
+        from sdhub.backends.svdquant.build import build_single_streamed
+
+        build_single_streamed(folder, checkpoint.family.denoiser, _model(checkpoint), recipe, out, progress)
+
+    def recognizes(self, folder: Path) -> bool:
+        try:
+            return (folder / "model_index.json").is_file() and _file(folder) is not None
+        except (OSError, SdhubError):
+            return False
+
+    def open(self, folder: Path) -> Any:
+        from sdhub.backends.svdquant.build import open_single
+
+        found = _file(folder)
+        if found is None:
+            raise BuildError(f"{folder} has no file of Nunchaku's")
+        return open_single(folder, *found)
+
+    def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
+        pin = f", revision={revision!r}" if revision else ""
+        part = "transformer" if pipeline.startswith("Flux") else "unet"
+        module, kind = CLASSES[part]
+        return (
+            "from pathlib import Path",
+            "",
+            f"from diffusers import {pipeline}",
+            "from huggingface_hub import snapshot_download",
+            f"from {module} import {kind}",
+            "",
+            f'folder = Path(snapshot_download({repo_id!r}{pin}, ignore_patterns=["*.zip"]))',
+            f'{part} = {kind}.from_pretrained(next(folder.glob("{PATTERN}")))',
+            f"pipe = {pipeline}.from_pretrained(folder, {part}={part}, torch_dtype=torch.bfloat16)",
+            'pipe.to("cuda")',
+        )
+
+    def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
+        layout = _layout(checkpoint, recipe)
+        node = NODES[checkpoint.family.name]
+        return (
+            f"ComfyUI: put the svdq file into `models/diffusion_models` and load it with the node “{node}” of "
+            "ComfyUI-nunchaku; text encoders and VAE are those of the original.",
+            "Python: Nunchaku's wheels are at https://github.com/nunchaku-tech/nunchaku/releases. The package "
+            "called nunchaku on PyPI is another project: do not install it.",
+            f"It runs on {GPUS[layout.precision if layout else 'int4']}; these kernels do not support Hopper.",
+            *super().notes(checkpoint, recipe)[2:4],
+        )
+
+
+def _model(checkpoint: Checkpoint) -> str:
+    """The model's name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.name).strip("-.") or "model"
+
+
+def _layout(checkpoint: Checkpoint, recipe: Recipe) -> Format | None:
+    return format_of(recipe.components[checkpoint.family.denoiser].default)
+
+
+def _file(folder: Path) -> tuple[Path, Mapping[str, str]] | None:
+    """The folder's own file with its metadata."""
+    for path in sorted(folder.glob(PATTERN)):
+        said = read_header(path).metadata
+        if {"model_class", "config", "quantization_config"} <= set(said):
+            return path, said
+    return None
+
+
+NUNCHAKU = Nunchaku()
