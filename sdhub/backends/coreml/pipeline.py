@@ -201,6 +201,8 @@ def _loaded(folder: Path, name: str, index: Mapping[str, Any]) -> Any:
     import transformers
 
     entry = index[name]
+    if entry == [None, None]:  # a refiner has no first tokenizer
+        return None
     if not isinstance(entry, list) or len(entry) != 2:
         raise BuildError(f"{folder}: model_index.json has no class for {name}")
     classes = SCHEDULERS if name == "scheduler" else TOKENIZERS
