@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from sdhub.errors import HubError
-from sdhub.publishing import access
+from sdhub.publishing import access, retry
 from sdhub.publishing.access import check_token, client, is_public_hub, speaking
 from sdhub.publishing.remote import git_blob_id
 
@@ -114,7 +114,8 @@ def test_an_invalid_token():
     _decent(refused.value)
 
 
-def test_nobody_there():
+def test_nobody_there(monkeypatch):
+    monkeypatch.setattr(retry.time, "sleep", lambda _: None)
     with pytest.raises(HubError) as refused:
         check_token("http://127.0.0.1:9", TOKEN)
     assert "http://127.0.0.1:9" in refused.value.message
