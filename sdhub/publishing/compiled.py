@@ -2,7 +2,8 @@
 
 Apple's compiler is on macOS alone, so this is a job of its own after publishing. It downloads the variant,
 compiles its packages, and adds a zip for each attention (`<repository>_<attention>_compiled.zip`: the bundles,
-named as Apple's apps ask for them, `vocab.json` and `merges.txt`), to the card and `sdhub.json` too.
+named as Apple's apps ask for them, `vocab.json` and `merges.txt`) and the same as `<attention>/compiled/`, to the
+card and `sdhub.json` too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sdhub.publishing.words import size
 COMPILER = ("xcrun", "coremlcompiler", "compile")
 SECONDS = 1800
 SIZELESS = ("TextEncoder", "TextEncoder2")
+COMPILED = "compiled"
 WORDS = ("vocab.json", "merges.txt")
 BEGIN, END = "<!-- compiled -->", "<!-- /compiled -->"
 _SECTION = re.compile(rf"\n*{re.escape(BEGIN)}.*?{re.escape(END)}\n*", re.DOTALL)
@@ -73,7 +75,7 @@ def add_compiled(
 def compile_folder(
     folder: Path, name: str, work: Path, compiler: Sequence[str] = COMPILER, progress: Progress = SILENT
 ) -> list[Package]:
-    """Put a zip of compiled bundles for each `*/packages` of a variant's folder at its top.
+    """Put compiled bundles beside each `*/packages` of a variant's folder, and a zip of them at its top.
 
     Models of a size of their own come with the shared ones in a zip of their own. Raises UnsupportedError where
     there are no packages, BuildError where one does not compile.
@@ -98,6 +100,8 @@ def compile_folder(
                 if (place / words).is_file():
                     shutil.copyfile(place / words, out / words)
             made.append(pack(out, folder / f"{stem}.zip", progress=progress))
+            if not sides:
+                shutil.copytree(out, place.parent / COMPILED, dirs_exist_ok=True)
     return made
 
 
@@ -118,7 +122,9 @@ def describe(folder: Path, made: Sequence[Package]) -> None:
     manifest = read_manifest(folder)
     names = {each.name for each in made}
     files: dict[str, Any] = dict(manifest["files"])
-    for name in (card.name, *sorted(names)):
+    inside = (path for path in folder.glob(f"*/{COMPILED}/**/*") if path.is_file())
+    bundles = [path.relative_to(folder).as_posix() for path in inside]
+    for name in (card.name, *sorted(names), *sorted(bundles)):
         path = folder / name
         files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     manifest |= {"compiled": [vars(each) for each in made], "files": files}

@@ -95,6 +95,9 @@ def test_bundles_are_added_once_and_everything_is_as_stated(hub, compiler, tmp_p
             "vocab.json",
             "merges.txt",
         }
+    assert (
+        folder / "split_einsum" / "compiled" / "Unet.mlmodelc" / "Data" / "model.mlmodel"
+    ).read_text() == "unet"
     card = (folder / "README.md").read_text()
     assert sha256_of(bundle) in card.partition("## Packages")[2].partition("## Limits")[0]
     assert "not in this repository yet" not in card
