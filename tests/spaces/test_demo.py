@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from html.parser import HTMLParser
+from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
+from sdhub.spaces.demo import GRADIO
 from tests.spaces.sources import SPACES, space_module
 
 catalog = space_module("demo", "catalog")
@@ -236,3 +238,11 @@ def test_requirements_are_pinned():
         lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
         assert lines
         assert all("==" in line for line in lines), path
+
+
+def test_the_spaces_are_tested_with_the_versions_they_get():
+    """Gradio comes with a Space, and sdhub itself with the publisher: all places name the same ones."""
+    pyproject = (SPACES.parent / "pyproject.toml").read_text()
+    assert f'"gradio=={GRADIO}"' in pyproject
+    assert f"sdk_version: {GRADIO}\n" in (SPACES / "publisher" / "README.md").read_text()
+    assert f"sdhub[openvino]=={metadata.version('sdhub')}\n" in (SPACES / "publisher/requirements.txt").read_text()
