@@ -1,23 +1,30 @@
 """OpenVINO variants beside torch, OpenVINO in 16 bits, and optimum-intel's own hybrid quantization.
 
-python benchmarks/openvino.py [--quick] [--json FILE]
+python benchmarks/openvino.py [--quick] [--sdxl] [--work FOLDER] [--json FILE]
 
-Everything is timed in alternation, in one process, after a warm-up; the median of the rounds counts. `--quick`
-takes the built-in checkpoint alone, else the UNet of SD 1.5 with random weights as well: 64 × 64 latents, batch 1.
+Everything is timed in alternation, in one process, after a warm-up; the median of the rounds counts. First the
+UNet of SD 1.5 with random weights, 64 × 64 latents, batch 1, in every precision that the processor has; then the
+built-in checkpoint. `--quick` takes the latter alone, with two prompts; `--sdxl` also looks whether the
+UNet of SDXL is quantized within 24 GiB. The UNets that were made are kept in `--work`, so that a run that was cut
+off goes on there; each figure is in `--json` as soon as it is known.
+
+How fast a processor can be at best is measured too: seconds of a UNet's products at the rates at which OpenVINO
+multiplies large matrices of floats and of integers here. AVX-512 VNNI multiplies four times as many integers as
+floats at once; AVX2 alone needs three instructions for as many as four of floats take, and AMX is far beyond both.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +32,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import shapes
+from benchmarks import openvino_unet as unets
+from benchmarks.openvino_unet import PEER
 from sdhub import measure, stages
 from sdhub.backends.base import backends
 from sdhub.backends.openvino import graph
-from sdhub.backends.openvino.calls import Calls
-from sdhub.backends.openvino.quantize import compress
-from sdhub.backends.openvino.shapes import merge_tokens
 from sdhub.endpoint import endpoint
 from sdhub.evidence import compare, latency
 from sdhub.evidence.subject import pixels, subject_kept
@@ -39,195 +44,203 @@ from sdhub.isolate import apart
 from sdhub.plan import sampling_for
 from sdhub.progress import SILENT
 from sdhub.quiet import quiet
-from sdhub.recipes.recipe import Affine, Component
 from sdhub.sources import resolve
 
-VARIANTS = ("fp16", "int8", "int8-hybrid", "int8-full", "int8-full-tome0.4", "int4")
-TREATMENTS = {
-    "fp16": None,
-    "int8-hybrid": Affine(bits=8, activations="hybrid"),
-    "int8-full": Affine(bits=8, activations="int8", smoothing=0.5),
-    "int8-full-tome0.4": Affine(bits=8, activations="int8", smoothing=0.5),
-}
-# Random weights have no sensitivity: these are what analysis spares in trained ones.
-SPARED = ("conv_in", "conv_out", *(f"up_blocks.3.resnets.{number}.conv_shortcut" for number in range(3)))
+VARIANTS = (
+    "fp16",
+    "int8",
+    "int8-hybrid",
+    "int8-full",
+    "int4",
+    "fp16-tome0.4",
+    "int8-tome0.4",
+    "int8-hybrid-tome0.4",
+    "int8-full-tome0.4",
+    "int4-tome0.4",
+)
+QUICK_VARIANTS = ("fp16", "int8", "int8-full", "int8-full-tome0.4")
 TARGETS = {"int8-full": 5.5, "int8-full-tome0.4": 8.0}
-RATIO, CALLS, ROUNDS = 0.4, 4, 5
-SECONDS, GIB = 90, 10
-PEER = "optimum-intel hybrid"
+PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}  # hints, and what the processor has to be able to
+ROUNDS, SIDE = 5, 2048
+SECONDS, GIB, SIZE, SDXL_GIB = 90, 10, 0.26, 24
+
+
+class Figures:
+    """Rows, printed and written as they come."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        self.started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line with the minutes since the start."""
+        print(f"[{(time.monotonic() - self.started) / 60:5.1f} min] {text}", flush=True)
+
+    def add(
+        self,
+        name: str,
+        ours: float,
+        unit: str = "",
+        *,
+        peer: float | None = None,
+        ratio: float | None = None,
+        target: float | None = None,
+        most: bool = False,
+    ) -> None:
+        """One row. The ratio is judged where there is one, else ours; `most`: the target is an upper bound."""
+        judged = ours if ratio is None else ratio
+        met = None if target is None else judged <= target if most else judged >= target
+        row = {"figure": name, "ours": ours, "peer": peer, "ratio": ratio, "target": target, "met": met}
+        self.rows.append({**row, "unit": unit})
+        shown = f"{ours:.4g} {unit}".strip() + (f", {ratio:.2f} times" if ratio is not None else "")
+        verdict = "" if met is None else f" (target {target:g}: {'met' if met else 'not met'})"
+        self.say(f"{name}: {shown}{verdict}")
+        if self.path:
+            self.path.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="the built-in checkpoint, two prompts")
-    parser.add_argument("--part", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
+    """All of it, or what is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="the built-in checkpoint alone, two prompts")
+    parser.add_argument("--sdxl", action="store_true", help="the memory that the UNet of SDXL takes, too")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the UNets here, some 8 GB")
     chosen = parser.parse_args()
-    if chosen.part:
-        make_part(chosen.part[0], Path(chosen.part[1]))
-        return
-    rows = []
+    figures = Figures(chosen.json)
     with tempfile.TemporaryDirectory() as place:
+        work = chosen.work or Path(place) / "unets"
         if not chosen.quick:
-            rows += shape(Path(place) / "shape")
-        rows += built_in(Path(place) / "demo", prompts=2 if chosen.quick else 8)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            sd15(work / "sd15", figures)
+        if chosen.sdxl:
+            sdxl(work / "sdxl", figures)
+        built_in(Path(place) / "demo", figures, quick=chosen.quick)
 
 
-def shape(place: Path) -> list[dict[str, Any]]:
-    """The UNet of SD 1.5: speed of every treatment, and what quantizing takes."""
+def sd15(place: Path, figures: Figures) -> None:
+    """The UNet of SD 1.5: what quantizing takes, speed of every treatment, and what is possible here."""
     import openvino
 
-    place.mkdir()
-    rows = []
-    for name in (*TREATMENTS, PEER):
-        took = part(name, place)
-        print(f"{name}: {took}", flush=True)
+    for name in (*unets.TREATMENTS, PEER):
+        figures.say(f"making the SD 1.5 UNet, {name}")
+        took = unets.part("sd15", name, place)
         if name == "int8-full":
-            size = weights_bytes(place / name) / (4 * shapes_parameters())
-            rows += [
-                figure(
-                    "SD 1.5 UNet, int8-full: seconds to quantize", took["seconds"], None, SECONDS, "s", most=True
-                ),
-                figure("SD 1.5 UNet, int8-full: peak of it", took["peak_gib"], None, GIB, "GiB", most=True),
-                figure("SD 1.5 UNet, int8-full: bytes, of 32-bit ones", size, None, 0.26, "", most=True),
-            ]
-    unet = sd15()
-    inputs = example_inputs()
+            size = unets.weights_bytes(place / name) / (4 * unets.parameters("sd15"))
+            figures.add("SD 1.5 UNet, int8-full: quantizing", took["seconds"], "s", target=SECONDS, most=True)
+            figures.add("SD 1.5 UNet, int8-full: peak of it", took["peak_gib"], "GiB", target=GIB, most=True)
+            figures.add("SD 1.5 UNet, int8-full: bytes, of 32-bit ones", size, target=SIZE, most=True)
     core = openvino.Core()
-    runs: dict[str, Callable[[], Any]] = {"torch": torch_call(unet, inputs)}
-    for name in (*TREATMENTS, PEER):
-        model = core.compile_model(place / name / graph.MODEL, "CPU")
-        runs[name] = openvino_call(model, inputs)
-    times = alternate(runs)
-    precision = model.get_property("INFERENCE_PRECISION_HINT").to_string()
-    threads = model.get_property("INFERENCE_NUM_THREADS")
-    print(f"{threads} threads, precision {precision}, torch {torch.get_num_threads()} threads", flush=True)
-    return rows + speeds("SD 1.5 UNet", times)
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    figures.say(f"the processor can: {', '.join(able)}; torch has {torch.get_num_threads()} threads")
+    unet, inputs = unets.unet("sd15"), unets.example_inputs("sd15")
+    products = multiplications(unet, inputs)
+    for hint, needed in PRECISIONS.items():
+        if needed in able:
+            speeds(place, unet, inputs, products, hint, figures)
 
 
-def speeds(what: str, times: Mapping[str, float]) -> list[dict[str, Any]]:
-    rows = []
-    for name in TREATMENTS:
-        ratio = times["torch"] / times[name]
-        print(f"{what}, {name}: {times[name]:.3f} s a call, {ratio:.2f} times torch", flush=True)
-        rows.append(
-            figure(
-                f"{what}, {name}: times as fast as torch fp32", times[name], times["torch"], TARGETS.get(name), "s"
+def speeds(
+    place: Path,
+    unet: Any,
+    inputs: Mapping[str, torch.Tensor],
+    products: Mapping[str, float],
+    hint: str,
+    figures: Figures,
+) -> None:
+    """Every treatment beside torch, with a precision hint; the peer beside the one it is compared with."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": hint}
+    torch_run = torch_call(unet, inputs)
+    slowest = []
+    for names in (("fp16",), ("int8",), ("int8-hybrid",), ("int8-full", PEER), ("int8-full-tome0.4",)):
+        runs = {"torch": torch_run}
+        for name in names:
+            figures.say(f"compiling and timing {name}, {hint}")
+            compiled = core.compile_model(place / name / graph.MODEL, "CPU", settings)
+            runs[name] = openvino_call(compiled, inputs)
+        times = alternate(runs)
+        slowest.append(times["torch"])
+        for name in names:
+            figures.add(
+                f"SD 1.5 UNet, {name}, {hint}: beside torch float32",
+                times[name],
+                "s",
+                peer=times["torch"],
+                ratio=times["torch"] / times[name],
+                target=TARGETS.get(name),
             )
-        )
-    ours, peer = times["int8-full"], times[PEER]
-    print(f"{what}, {PEER}: {peer:.3f} s a call, {times['torch'] / peer:.2f} times torch", flush=True)
-    rows.append(figure(f"{what}, int8-full: times as fast as {PEER}", ours, peer, 1.0, "s"))
-    return rows
-
-
-def part(name: str, place: Path) -> dict[str, float]:
-    """Make a treated UNet in a process of its own: what it took."""
-    command = [sys.executable, __file__, "--part", name, str(place)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    took: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return took
-
-
-def make_part(name: str, place: Path) -> None:
-    """Write `place / name`; the last line on standard output is what quantizing took."""
-    folder = place / name
-    folder.mkdir()
-    plain = place / ("fp16-tome" if "tome" in name else "fp16")
-    if not (plain / graph.MODEL).is_file():
-        plain.mkdir(exist_ok=True)
-        convert(plain, merging="tome" in name)
-        peak_reset()
-    if folder != plain:
-        for path in plain.iterdir():
-            shutil.copyfile(path, folder / path.name)
-    started = time.perf_counter()
-    calls = Calls(Path(tempfile.mkdtemp()))
-    for seed in range(CALLS):
-        calls.add(example_inputs(seed))
-    if name == PEER:
-        peer_hybrid(folder, calls)
-    elif TREATMENTS[name] is not None:
-        compress(folder, Component(default=TREATMENTS[name]), spared=SPARED, calls=calls)
-    took = {"seconds": time.perf_counter() - started, "peak_gib": peak_gib()}
-    shutil.rmtree(calls.folder)
-    print("\n" + json.dumps(took))
-
-
-def peer_hybrid(folder: Path, calls: Calls) -> None:
-    """What `optimum-cli export openvino --quant-mode hybrid` does to the UNet, on the same calls."""
-    import nncf
-    from optimum.intel import OVWeightQuantizationConfig
-    from optimum.intel.openvino.quantization import _get_hybrid_mixed_quantization_config, _mixed_quantization
-
-    model = graph.read(folder)
-    given = [{name: each.numpy() for name, each in call.items()} for call in calls]
-    config = _get_hybrid_mixed_quantization_config(
-        model, OVWeightQuantizationConfig(bits=8, num_samples=len(given))
+        if PEER in times:
+            ours, peer = times["int8-full"], times[PEER]
+            name = f"SD 1.5 UNet, int8-full, {hint}: beside {PEER}"
+            figures.add(name, ours, "s", peer=peer, ratio=peer / ours, target=1)
+        del runs, compiled
+        gc.collect()
+    rates = {kind: rate(kind == "integers", hint) for kind in ("floats", "integers")}
+    figures.say(", ".join(f"{kind}: {each / 1e9:.0f} G multiplications a second" for kind, each in rates.items()))
+    least = products["layers"] / rates["integers"] + products["attention"] / rates["floats"]
+    seconds = statistics.median(slowest)
+    figures.add(
+        f"SD 1.5 UNet, int8-full, {hint}: the most that this processor can give",
+        least,
+        "s",
+        peer=seconds,
+        ratio=seconds / least,
     )
-    with quiet():
-        graph.save(_mixed_quantization(model, config, nncf.Dataset(given)), folder)
 
 
-def sd15() -> Any:
-    """The UNet with random weights, float32."""
-    from diffusers import UNet2DConditionModel
+def multiplications(unet: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Of one call, in its weighted layers and in its attention."""
+    found = {"layers": 0.0, "attention": 0.0}
 
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**shapes.SD15)
-    state = {
-        name: weight.float() if weight.ndim > 1 else torch.full(weight.shape, float(not name.endswith("bias")))
-        for name, weight in shapes.weights(shapes.sd15_unet())
-    }
-    unet.load_state_dict(state, assign=True)
-    return unet.eval().requires_grad_(False)
+    def layer(module: Any, _: Any, output: torch.Tensor) -> None:
+        found["layers"] += output.numel() * module.weight[0].numel()
 
+    def attention(module: Any, args: Any, given: Mapping[str, Any], _: Any) -> None:
+        tokens = args[0].shape[1]
+        context = given.get("encoder_hidden_states")
+        keys = tokens if context is None else context.shape[1]
+        found["attention"] += 2 * args[0].shape[0] * tokens * keys * module.to_q.out_features
 
-def shapes_parameters() -> int:
-    return sum(torch.Size(shape).numel() for shape in shapes.sd15_unet().values())
-
-
-def convert(folder: Path, *, merging: bool) -> None:
-    """The UNet through optimum-intel's exporter, in 16 bits; with token merging in fixed shapes."""
-    from optimum.exporters.openvino.convert import export_models
-    from optimum.exporters.tasks import TasksManager
-    from optimum.intel.openvino.configuration import OVConfig
-
-    unet = sd15()
-    if merging:
-        merge_tokens(unet, RATIO, (shapes.SD15["sample_size"],) * 2)
-    kind = TasksManager.get_exporter_config_constructor(
-        model=unet, exporter="openvino", library_name="diffusers", task="semantic-segmentation"
-    )
-    config = kind(unet.config)
-    with quiet():
-        export_models(
-            {"unet": (unet, config)},
-            folder,
-            output_names=[graph.MODEL],
-            ov_config=OVConfig(dtype="fp16"),
-            stateful=False,
-            library_name="diffusers",
-        )
-    model = graph.read(folder)
-    side = shapes.SD15["sample_size"]
-    model.reshape({"sample": [1, 4, side, side], "encoder_hidden_states": [1, 77, 768]})
-    graph.save(model, folder)
+    hooks = []
+    for name, module in unet.named_modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            hooks.append(module.register_forward_hook(layer))
+        elif name.endswith(("attn1", "attn2")):
+            hooks.append(module.register_forward_hook(attention, with_kwargs=True))
+    torch_call(unet, inputs)()
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
-def example_inputs(seed: int = 0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    side = shapes.SD15["sample_size"]
-    return {
-        "sample": torch.randn(1, 4, side, side, generator=generator),
-        "timestep": torch.tensor(500.0),
-        "encoder_hidden_states": torch.randn(1, 77, 768, generator=generator),
-    }
+def rate(integers: bool, hint: str) -> float:
+    """Multiplications a second of a large product of matrices, as OpenVINO does it here."""
+    import numpy as np
+    import openvino
+    from openvino import opset13 as ops
+
+    generator = np.random.default_rng(0)
+    given = ops.parameter([SIDE, SIDE], np.float32)
+    values = generator.uniform(-1, 1, (SIDE, SIDE)).astype(np.float32)
+    left, right = given.output(0), ops.constant(values).output(0)
+    if integers:
+        ends = [np.float32(-1), np.float32(127 / 128)]
+        half = [np.float32(-1), np.float32(1)]
+        left = ops.fake_quantize(left, *ends, *ends, 256).output(0)
+        right = ops.fake_quantize(right, *half, *half, 127).output(0)
+    model = openvino.Model([ops.matmul(left, right, False, True)], [given], "product")
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    request = compiled.create_infer_request()
+    times = alternate({"product": lambda: request.infer({0: values})})
+    return float(SIDE**3 / times["product"])
 
 
 def torch_call(unet: Any, inputs: Mapping[str, torch.Tensor]) -> Callable[[], Any]:
+    """One call of the UNet by torch."""
+
     def call() -> Any:
         with torch.no_grad():
             return unet(inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"])
@@ -236,6 +249,7 @@ def torch_call(unet: Any, inputs: Mapping[str, torch.Tensor]) -> Callable[[], An
 
 
 def openvino_call(model: Any, inputs: Mapping[str, torch.Tensor]) -> Callable[[], Any]:
+    """One call of the UNet by OpenVINO."""
     request = model.create_infer_request()
     given = {each.get_any_name(): inputs[each.get_any_name()].numpy() for each in model.inputs}
     return lambda: request.infer(given)
@@ -254,87 +268,110 @@ def alternate(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in times.items()}
 
 
-def built_in(place: Path, *, prompts: int) -> list[dict[str, Any]]:
+def sdxl(place: Path, figures: Figures) -> None:
+    """The UNet of SDXL: peak memory of converting it, and of quantizing it."""
+    for name in ("fp16", "int8-full"):
+        figures.say(f"making the SDXL UNet, {name}")
+        took = unets.part("sdxl", name, place)
+        figures.add(f"SDXL UNet, {name}: peak memory", took["peak_gib"], "GiB", target=SDXL_GIB, most=True)
+        figures.add(f"SDXL UNet, {name}: made in", took["seconds"], "s")
+
+
+def built_in(place: Path, figures: Figures, *, quick: bool) -> None:
     """The built-in checkpoint: fidelity, bytes and speed of every variant, and of the peer's."""
     place.mkdir()
-    checkpoint, backend = resolve("demo"), backends()["openvino"]
-    known = sampling_for(checkpoint)
-    sampling = type(known)(known.prompts[:prompts], known.steps, known.guidance, known.width, known.height)
-    base = measure.load_base(checkpoint, endpoint(None), SILENT)
-    reference = measure.draw_all(base, sampling, SILENT)
-    rows, psnr = [], {}
-    for name in (*VARIANTS, PEER):
-        folder = place / name.replace(" ", "-")
+    bench = Bench(place, figures, prompts=2 if quick else 8)
+    for name in (*(QUICK_VARIANTS if quick else VARIANTS), PEER):
+        bench.variant(name)
+    full, stored, peer = (bench.psnr[name] for name in ("int8-full", "int8", PEER))
+    figures.add("emoji-sd, int8-full: image PSNR below weight-only int8", stored - full, "dB")
+    name = f"emoji-sd, int8-full: image PSNR beside {PEER}"
+    figures.add(name, full, "dB", peer=peer, ratio=full / peer, target=1)
+    bench.floor((full + stored) / 2)
+
+
+class Bench:
+    """Variants of the built-in checkpoint, drawn and timed beside it."""
+
+    def __init__(self, place: Path, figures: Figures, *, prompts: int) -> None:
+        self.place, self.figures = place, figures
+        self.checkpoint, self.backend = resolve("demo"), backends()["openvino"]
+        known = sampling_for(self.checkpoint)
+        self.sampling = replace(known, prompts=known.prompts[:prompts])
+        self.base = measure.load_base(self.checkpoint, endpoint(None), SILENT)
+        self.reference = measure.draw_all(self.base, self.sampling, SILENT)
+        self.psnr: dict[str, float] = {}
+        self.ratio: dict[str, float] = {}
+
+    def variant(self, name: str) -> None:
+        """One preset's, or the peer's."""
+        folder = self.place / name.replace(" ", "-")
         if name == PEER:
-            peer_variant(
-                place / "fp16", folder, backend.recipe(checkpoint, "openvino-int8-full").calibration.prompts
-            )
+            prompts = self.backend.recipe(self.checkpoint, "openvino-int8-full").calibration.prompts
+            peer_variant(self.place / "fp16", folder, prompts)
         else:
-            folder.mkdir()
-            recipe = backend.recipe(checkpoint, f"openvino-{name}")
-            apart(stages.build, checkpoint, endpoint(None), backend.name, recipe, folder, progress=SILENT)
+            self.build(self.backend.recipe(self.checkpoint, f"openvino-{name}"), folder)
+        self.show(name, folder)
+
+    def build(self, recipe: Any, folder: Path) -> None:
+        """As publishing does."""
+        folder.mkdir()
+        hub = endpoint(None)
+        apart(stages.build, self.checkpoint, hub, self.backend.name, recipe, folder, progress=SILENT)
+
+    def floor(self, wanted: float) -> None:
+        """int8-full with `wanted` dB: which share it takes, and what that costs in speed."""
+        self.figures.say(f"looking for int8-full with {wanted:.1f} dB")
+        recipe = self.backend.recipe(self.checkpoint, "openvino-int8-full")
+        pipeline = measure.load_base(self.checkpoint, endpoint(None), SILENT)
+        found = self.backend.reach(self.checkpoint, pipeline, recipe, wanted, self.fidelity, SILENT)
+        name, share = "int8-full, half of that distance", found.components["unet"].default.spared
+        self.build(found, self.place / "floor")
+        self.show(name, self.place / "floor")
+        self.figures.add("emoji-sd, half of that distance: share of multiplications spared", share)
+        kept = self.ratio[name] / self.ratio["int8-full"]
+        self.figures.add("emoji-sd, half of that distance: speed that is kept", kept)
+
+    def fidelity(self, folder: Path) -> float:
+        """Image PSNR of a variant in dB."""
         with quiet():
-            pipe = backend.open(folder)
-        drawn = measure.draw_all(pipe, sampling, SILENT)
-        found = compare.compare(reference, drawn, sampling)
-        timed = latency.alternate(base, pipe, sampling, budget=10)
-        psnr[name] = found.psnr_db
-        kept = subject_kept(
-            [each.image for each in reference], [each.image for each in drawn], pixels, name="pixels"
-        )
+            pipe = self.backend.open(folder)
+        drawn = measure.draw_all(pipe, self.sampling, SILENT)
+        return compare.compare(self.reference, drawn, self.sampling).psnr_db
+
+    def show(self, name: str, folder: Path) -> None:
+        """One line of the table."""
+        with quiet():
+            pipe = self.backend.open(folder)
+        drawn = measure.draw_all(pipe, self.sampling, SILENT)
+        found = compare.compare(self.reference, drawn, self.sampling)
+        timed = latency.alternate(self.base, pipe, self.sampling, budget=10)
+        self.psnr[name], self.ratio[name] = found.psnr_db, timed.ratio
+        images = ([each.image for each in some] for some in (self.reference, drawn))
+        kept = subject_kept(*images, pixels, name="pixels")
         unet = graph.read(folder / "unet")
-        print(
-            f"emoji-sd {name:22} {found.psnr_db:6.2f} dB  SSIM {found.ssim:.4f}"
-            f"  latents {found.latent_psnr_db:6.2f} dB"
-            f"  {kept.kept} of {len(drawn)} subjects kept"
-            f"  {compare.folder_bytes(folder) / 2**20:5.1f} MiB  {timed.ratio:.2f} times torch"
-            f"  {dict(graph.weight_types(unet))}, {len(graph.integer_products(unet))} in integers",
-            flush=True,
+        size = compare.folder_bytes(folder)
+        self.figures.say(
+            f"emoji-sd {name:34} {found.psnr_db:6.2f} dB  SSIM {found.ssim:.4f}"
+            f"  latents {found.latent_psnr_db:6.2f} dB  {kept.kept} of {len(drawn)} subjects kept"
+            f"  {size / 2**20:5.1f} MiB  {timed.ratio:.2f} times torch"
+            f"  {dict(graph.weight_types(unet))}, {len(graph.integer_products(unet))} in integers"
         )
-        rows.append(figure(f"emoji-sd, {name}: image PSNR", found.psnr_db, None, None, "dB"))
-        rows.append(figure(f"emoji-sd, {name}: times as fast as torch fp32", timed.ratio, None, None, ""))
-    distance = psnr["int8"] - psnr["int8-full"]
-    rows.append(figure("emoji-sd, int8-full: image PSNR below weight-only int8", distance, None, None, "dB"))
-    ours, peer = psnr["int8-full"], psnr[PEER]
-    row = figure(f"emoji-sd, int8-full beside {PEER}: image PSNR", ours, peer, 1.0, "dB")
-    rows.append({**row, "ratio": ours / peer, "met": ours >= peer})
-    return rows
+        self.figures.add(f"emoji-sd, {name}: image PSNR", found.psnr_db, "dB")
+        self.figures.add(f"emoji-sd, {name}: SSIM", found.ssim)
+        self.figures.add(f"emoji-sd, {name}: subjects kept", kept.kept / len(drawn))
+        self.figures.add(f"emoji-sd, {name}: size", size / 2**20, "MiB")
+        self.figures.add(f"emoji-sd, {name}: times as fast as torch float32", timed.ratio)
 
 
-def peer_variant(plain: Path, folder: Path, prompts: tuple[str, ...]) -> None:
+def peer_variant(plain: Path, folder: Path, prompts: Iterable[str]) -> None:
     """optimum-intel's hybrid quantization of the 16-bit variant, with the same prompts."""
     from optimum.intel import OVStableDiffusionPipeline, OVWeightQuantizationConfig
 
+    shutil.rmtree(folder, ignore_errors=True)
     config = OVWeightQuantizationConfig(bits=8, dataset=list(prompts), num_samples=200, quant_method="hybrid")
     with quiet():
         OVStableDiffusionPipeline.from_pretrained(plain, quantization_config=config).save_pretrained(folder)
-
-
-def weights_bytes(folder: Path) -> int:
-    return (folder / graph.MODEL).with_suffix(".bin").stat().st_size
-
-
-def peak_reset() -> None:
-    """Count the peak from here on."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_gib() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def figure(
-    name: str, ours: float, peer: float | None, target: float | None, unit: str, *, most: bool = False
-) -> dict[str, Any]:
-    """One row; where there is a peer its time over ours is judged, else ours."""
-    ratio = peer / ours if peer else None
-    judged = ours if ratio is None else ratio
-    met = None if target is None else judged <= target if most else judged >= target
-    return {"figure": name, "ours": ours, "peer": peer, "ratio": ratio, "target": target, "met": met, "unit": unit}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from sdhub.checkpoint.fetch import fingerprint
 from sdhub.endpoint import endpoint
 from sdhub.errors import UsageError
 from sdhub.evidence.compare import folder_bytes
-from sdhub.plan import AS_IT_IS, choose, sampling_for
+from sdhub.floor import reached
+from sdhub.plan import AS_IT_IS, choose, fitting, sampling_for
 from sdhub.progress import SILENT, Progress
 from sdhub.recipes.adjust import Adjustment
 from sdhub.stages import Base, VariantStages
@@ -44,7 +45,10 @@ def build_variant(
     backend.accept(checkpoint, document)
     hub = endpoint(None)
     identity = fingerprint(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
-    base = Base(checkpoint, identity, sampling_for(checkpoint), hub, Work(home() / "work"), progress)
+    sampling = fitting(sampling_for(checkpoint), [document])
+    base = Base(checkpoint, identity, sampling, hub, Work(home() / "work"), progress)
+    if adjustment.min_psnr is not None:
+        document = reached(base, backend, document, adjustment.min_psnr)
     built = VariantStages(base, backend, document).build()
 
     def fill(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sdhub.endpoint import endpoint
 from sdhub.errors import EvidenceError, SdhubError
+from sdhub.floor import reached
 from sdhub.job import NAMESPACE, Job
 from sdhub.plan import PlannedVariant
 from sdhub.publishing.card import card_revision, index_card
@@ -29,6 +30,7 @@ from sdhub.usage import usage
 class _Made:
     """A variant that was built and measured, and is not published yet."""
 
+    planned: PlannedVariant
     stages: VariantStages
     variant: Path
     evidence: Path
@@ -64,7 +66,7 @@ class Run:
         self.siblings = merged(own, self._others())
         for each in variants:
             if each.name in self.made:
-                results[each.name] = self._guarded(each, self._publish)
+                results[each.name] = self._guarded(self.made[each.name].planned, self._publish)
         outcome = tuple(results.values())
         checkpoint, sha = self.base.checkpoint, self.base.checkpoint.sha or self.base.identity
         return Report(checkpoint, sha, self.job.license, outcome, self._tie(outcome))
@@ -85,8 +87,11 @@ class Run:
         """Build and measure, once the target is known to be fit."""
         job = self.job
         vet_target(planned.repo_id, endpoint=job.hub.url, token=job.hub.token, private=job.private)
+        floor = job.options.adjustment.min_psnr
+        if floor is not None:
+            planned = replace(planned, recipe=reached(self.base, planned.backend, planned.recipe, floor))
         stages = VariantStages(self.base, planned.backend, planned.recipe)
-        self.made[planned.name] = _Made(stages, stages.build(), stages.evidence())
+        self.made[planned.name] = _Made(planned, stages, stages.build(), stages.evidence())
         stages.release()
         return _empty(planned)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from sdhub import measure
 from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.companions import load_all
+from sdhub.checkpoint.fetch import fetch
+from sdhub.checkpoint.load import vetted
 from sdhub.checkpoint.remote import Hub
 from sdhub.endpoint import Endpoint
 from sdhub.evidence import compare, figures, latency, samples
@@ -36,10 +39,16 @@ def build(
     checkpoint: Checkpoint, hub: Endpoint, backend: str, recipe: Recipe, out: Path, progress: Progress
 ) -> None:
     """Build a variant into the empty folder `out`."""
+    maker = backends()[backend]
+    if maker.streams(checkpoint, recipe):
+        path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+        with vetted(checkpoint, path) as folder:
+            maker.build_streamed(checkpoint, folder, recipe, out, progress)
+        return
     pipeline = measure.load_base(checkpoint, hub, progress)
     if checkpoint.companions:
         pipeline.sdhub_companions = load_all(checkpoint, pipeline, Hub(hub.url, hub.token), progress)
-    backends()[backend].build(checkpoint, pipeline, recipe, out, progress)
+    maker.build(checkpoint, pipeline, recipe, out, progress)
 
 
 class Base:
@@ -156,7 +165,7 @@ class VariantStages:
                 nothing = {"latency": None, "base_peak_mib": None, "peak_mib": None}
                 (out / "measured.json").write_text(json.dumps(nothing))
                 return
-            timed = latency.alternate(base.pipeline, self.pipeline, base.sampling, progress=base.progress)
+            timed = self._timed(out / "plain")
             base.release()
             self.release()
             figures = {"latency": timed.document(), **self._peaks(out)}
@@ -164,6 +173,25 @@ class VariantStages:
 
         key = {**self._drawn, "machine": compare.machine()}
         return base.work.stage("measured", key, make, progress=base.progress, label="measure speed and memory")
+
+    def _timed(self, place: Path) -> latency.Latency:
+        """Beside the base, and beside the same runtime without compression; `place` may hold that for a while."""
+        base, backend, variant = self.base, self.backend, self.build()
+        place.mkdir()
+        try:
+            name = backend.plain(base.checkpoint, base.pipeline, variant, place)
+            with quiet():
+                reference = (name, backend.open(place)) if name else None
+            return latency.alternate(
+                base.pipeline,
+                self.pipeline,
+                base.sampling,
+                reference=reference,
+                settings=backend.settings(self.pipeline),
+                progress=base.progress,
+            )
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def _peaks(self, out: Path) -> dict[str, float | None]:
         """Peak memory of both, in MiB, each in a process of its own."""

@@ -24,7 +24,9 @@ def build(
     fast: options.Fast = False,
     attention: options.Attentions = None,
     size: options.Sizes = None,
+    static: options.Static = None,
     chunk: options.Chunk = False,
+    min_psnr: options.MinPsnr = None,
     lora: options.Loras = None,
     controlnet: options.ControlNets = None,
     safety_checker: options.SafetyChecker = False,
@@ -41,7 +43,7 @@ def build(
         output,
         variants=variant or (),
         recipe=recipe,
-        adjustment=options.adjustment(fast, attention, size, chunk),
+        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
         progress=ConsoleProgress(),
     )
     if json:

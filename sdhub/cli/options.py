@@ -99,14 +99,39 @@ Sizes = Annotated[
 Chunk = Annotated[
     bool, typer.Option("--chunk", help="Core ML: add the UNet in two halves, which iPhones load one by one.")
 ]
+Static = Annotated[
+    str | None,
+    typer.Option(
+        "--static",
+        metavar="BATCHxHEIGHTxWIDTH",
+        help="OpenVINO: fix all shapes, the number of pictures too, as NPUs need it, e.g. 1x768x512.",
+    ),
+]
+MinPsnr = Annotated[
+    float | None,
+    typer.Option(
+        "--min-psnr",
+        metavar="DB",
+        min=1,
+        max=100,
+        help="OpenVINO: treat as many layers more gently as it takes for pictures to have this PSNR.",
+    ),
+]
 
 
-def adjustment(fast: bool, attention: list[str] | None, size: list[str] | None, chunk: bool = False) -> Adjustment:
+def adjustment(
+    fast: bool,
+    attention: list[str] | None,
+    size: list[str] | None,
+    chunk: bool = False,
+    static: str | None = None,
+    min_psnr: float | None = None,
+) -> Adjustment:
     """What the options say. Raises UsageError."""
     from typing import get_args
 
     from sdhub.errors import UsageError
-    from sdhub.recipes.adjust import Adjustment, parse_size
+    from sdhub.recipes.adjust import Adjustment, parse_size, parse_static
     from sdhub.recipes.recipe import Attention
 
     known = get_args(Attention)
@@ -114,4 +139,8 @@ def adjustment(fast: bool, attention: list[str] | None, size: list[str] | None, 
         if name not in known:
             raise UsageError(f"no attention is called {name[:40]!r}", hint=f"there are: {', '.join(known)}")
     chosen = tuple(name for name in known if name in (attention or ()))
-    return Adjustment(fast, chosen, tuple(parse_size(each) for each in size or ()), chunk)
+    if size and static:
+        raise UsageError("--size and --static both fix the size", hint="give one of them")
+    batch, fixed = parse_static(static) if static else (0, None)
+    sizes = (fixed,) if fixed else tuple(parse_size(each) for each in size or ())
+    return Adjustment(fast, chosen, sizes, chunk, batch, min_psnr)

@@ -21,7 +21,9 @@ def plan(
     fast: options.Fast = False,
     attention: options.Attentions = None,
     size: options.Sizes = None,
+    static: options.Static = None,
     chunk: options.Chunk = False,
+    min_psnr: options.MinPsnr = None,
     to: options.To = None,
     lora: options.Loras = None,
     controlnet: options.ControlNets = None,
@@ -43,7 +45,7 @@ def plan(
         sampling=sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance),
         variants=variant or (),
         recipe=recipe,
-        adjustment=options.adjustment(fast, attention, size, chunk),
+        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
     )
     if json:
         emit(made.document())

@@ -45,7 +45,9 @@ def publish(
     fast: options.Fast = False,
     attention: options.Attentions = None,
     size: options.Sizes = None,
+    static: options.Static = None,
     chunk: options.Chunk = False,
+    min_psnr: options.MinPsnr = None,
     lora: options.Loras = None,
     controlnet: options.ControlNets = None,
     safety_checker: options.SafetyChecker = False,
@@ -104,7 +106,7 @@ def publish(
         template=name,
         branches=branches,
         collection=collection,
-        adjustment=options.adjustment(fast, attention, size, chunk),
+        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
     )
     loras = tuple(lora or ())
     orders = [
@@ -132,6 +134,7 @@ def publish(
 
 
 def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
+    from sdhub.cli.space import tell
     from sdhub.publish import prepare, run
 
     checkpoint, wanted = order.resolved()
@@ -145,7 +148,8 @@ def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
     else:
         show(report)
         if deployed:
-            say(f"\nSpace: {deployed.stage.lower()}: {deployed.app or deployed.url}")
+            say("")
+            tell(deployed, order.hub)
     leave(report)
 
 

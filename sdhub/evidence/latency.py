@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from sdhub.evidence.sampling import Sampling, draw
@@ -20,17 +21,25 @@ BUDGET_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Latency:
-    """Median seconds of one sampling step (with guidance: two denoiser passes), and base / variant."""
+    """Median seconds of one sampling step (with guidance: two denoiser passes), and base / variant.
+
+    `threads`: of torch. `reference`: the name of another variant that was timed along, `reference_ratio` its time
+    over the variant's. `settings`: what the variant's runtime says of itself, such as its precision.
+    """
 
     base_seconds_per_step: float
     variant_seconds_per_step: float
     ratio: float
     rounds: int
     threads: int
+    reference: str | None = None
+    reference_seconds_per_step: float | None = None
+    reference_ratio: float | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The JSON form."""
-        return asdict(self)
+        return {**asdict(self), "settings": dict(self.settings)}
 
 
 def alternate(
@@ -38,35 +47,41 @@ def alternate(
     variant: Any,
     sampling: Sampling,
     *,
+    reference: tuple[str, Any] | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
     budget: float = BUDGET_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
     progress: Progress = SILENT,
 ) -> Latency:
-    """Time both pipelines in alternation for about `budget` seconds, at least 3 rounds and at most 12.
+    """Time the pipelines in alternation for about `budget` seconds, at least 3 rounds and at most 12.
 
     A round draws a few steps with each; the time between step callbacks counts, and the first interval of a
-    run, which holds its warm-up, does not. The ratio is the median of the rounds' ratios.
+    run, which holds its warm-up, does not. Ratios are medians of the rounds' ratios. `reference`: a third pipeline
+    with its name.
     """
     import torch
 
-    times: tuple[list[float], list[float]] = ([], [])
+    pipes = [base, variant, *([reference[1]] if reference else [])]
+    rounds: list[list[float]] = []
     started = clock()
     with progress.task("timing in alternation", total=MAX_ROUNDS, unit="rounds") as task, quiet():
-        for pipe in (base, variant):
+        for pipe in pipes:
             _seconds_per_step(pipe, sampling, clock)
-        for number in range(MAX_ROUNDS):
-            if number >= MIN_ROUNDS and clock() - started > budget:
-                break
-            for pipe, found in zip((base, variant), times, strict=True):
-                found.append(_seconds_per_step(pipe, sampling, clock))
+        while len(rounds) < MIN_ROUNDS or (len(rounds) < MAX_ROUNDS and clock() - started <= budget):
+            rounds.append([_seconds_per_step(pipe, sampling, clock) for pipe in pipes])
             task.advance()
-    ratios = [slow / fast for slow, fast in zip(*times, strict=True)]
+    seconds = [statistics.median(times) for times in zip(*rounds, strict=True)]
+    ratios = [statistics.median(times[number] / times[1] for times in rounds) for number in range(len(pipes))]
     return Latency(
-        base_seconds_per_step=statistics.median(times[0]),
-        variant_seconds_per_step=statistics.median(times[1]),
-        ratio=statistics.median(ratios),
-        rounds=len(ratios),
+        base_seconds_per_step=seconds[0],
+        variant_seconds_per_step=seconds[1],
+        ratio=ratios[0],
+        rounds=len(rounds),
         threads=torch.get_num_threads(),
+        reference=reference[0] if reference else None,
+        reference_seconds_per_step=seconds[2] if reference else None,
+        reference_ratio=ratios[2] if reference else None,
+        settings=dict(settings),
     )
 
 

@@ -118,6 +118,7 @@ def _context(publication: Publication, packages: Sequence[Package], bundles: Seq
         "usage": publication.usage,
         "evidence": evidence,
         "latency": latency,
+        "settings": _pairs(latency["settings"]),
         "size_ratio": _size_ratio(evidence),
         "speed": _speed(latency.get("ratio")),
         "prompts": [_figures(each) for each in prompts_of(evidence)],
@@ -166,6 +167,7 @@ def _environment() -> Environment:
         link=lambda label, url: markdown.link(markdown.Markdown(label), url),
         figure=words.figure,
         significant=words.significant,
+        times=words.times,
         size=words.size,
         psnr=words.psnr,
     )

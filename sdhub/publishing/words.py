@@ -85,7 +85,9 @@ def _affine(document: Mapping[str, Any]) -> str:
     grid = "symmetric" if document.get("symmetric") else "scale and zero point"
     group = document.get("group_size")
     per = f"groups of {group} input channels" if group else "each output channel"
-    return f"{document.get('bits')}-bit integer weights, {grid} for {per}{_activations(document)}"
+    spared = number(document.get("spared"))
+    kept = f"; {spared:.0%} that would lose most treated more gently" if spared else ""
+    return f"{document.get('bits')}-bit integer weights, {grid} for {per}{_activations(document)}{kept}"
 
 
 def _palette(document: Mapping[str, Any]) -> str:
@@ -137,7 +139,8 @@ def recipe_notes(recipe: Mapping[str, Any]) -> list[str]:
         count = len(prompts) if isinstance(prompts, (list, tuple)) else 0
         notes.append(
             f"Calibrated on {count} {'prompt' if count == 1 else 'prompts'} of {calibration.get('steps')} steps, "
-            f"{calibration.get('recorded')} of them looked at, guidance {calibration.get('guidance')}, "
+            f"{calibration.get('recorded')} of them looked at ({_calls(count, calibration)}), "
+            f"guidance {calibration.get('guidance')}, "
             f"{calibration.get('width')} × {calibration.get('height')} pixels, "
             f"seeds from {calibration.get('seed')}."
         )
@@ -148,6 +151,12 @@ def recipe_notes(recipe: Mapping[str, Any]) -> list[str]:
     if attention:
         notes.append(f"Attention: {', '.join(attention)}.")
     return notes
+
+
+def _calls(prompts: int, calibration: Mapping[str, Any]) -> str:
+    recorded, steps = number(calibration.get("recorded")), number(calibration.get("steps"))
+    known = None if recorded is None or steps is None else prompts * min(recorded, steps)
+    return "calls unknown" if known is None else f"{known:.0f} calls of the denoiser in all"
 
 
 def exceptions(component: Mapping[str, Any]) -> str:

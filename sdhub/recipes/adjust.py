@@ -63,7 +63,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_static(text: str) -> tuple[int, tuple[int, int]]:
-    """Pictures at a time, and (width, height) in pixels, of "1x768x512": batch, height, width. Raises UsageError."""
+    """Pictures at a time and (width, height) of "1x768x512": batch, height, width. Raises UsageError."""
     found = _STATIC.fullmatch(text)
     if not found:
         raise UsageError(f"{text[:40]!r} is no shape", hint="BATCHxHEIGHTxWIDTH, such as 1x768x512")

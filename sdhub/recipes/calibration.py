@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -113,10 +114,12 @@ def _trajectories(pipeline: Any, calibration: Calibration, on_step: Callable[[in
 
 
 def _texts(pipeline: Any, calibration: Calibration) -> Drive:
+    guided = {"do_classifier_free_guidance": calibration.guidance > 1}
+    known = inspect.signature(pipeline.encode_prompt).parameters
+    taken = {name: value for name, value in guided.items() if name in known}
+
     def drive(_: Any) -> None:
         for prompt in calibration.prompts:
-            pipeline.encode_prompt(
-                prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=calibration.guidance > 1
-            )
+            pipeline.encode_prompt(prompt, device="cpu", num_images_per_prompt=1, **taken)
 
     return drive

@@ -173,8 +173,8 @@ class Recipe(_Strict):
 
     `calibration` None: nothing is calibrated. `sizes`: (width, height) in pixels, for backends whose graphs have
     fixed shapes; empty: the checkpoint's own. `attention`: implementations, for backends that have a choice.
-    `chunked`: with the denoiser in two halves as well, for devices that cannot load the whole. `batch`: pictures at
-    a time that fixed shapes are for; 0: any number, where a backend can leave that free.
+    `chunked`: with the denoiser in two halves as well, for devices that cannot load the whole. `batch`: pictures
+    at a time that fixed shapes are for; 0: any number, where a backend can leave that free.
     `evidence`: how an analysis found it; it changes nothing of the variant, and is no part of the identity.
     """
 
@@ -192,7 +192,8 @@ class Recipe(_Strict):
     @property
     def spares(self) -> bool:
         """Whether a component keeps a share of its layers from what is done to the others."""
-        return any(isinstance(each.default, Affine) and each.default.spared > 0 for each in self.components.values())
+        defaults = (each.default for each in self.components.values())
+        return any(isinstance(each, Affine) and each.spared > 0 for each in defaults)
 
     def nearest(self) -> Recipe:
         """The same formats without calibration: everything rounded to the nearest value."""

@@ -11,7 +11,7 @@ import pytest
 
 from sdhub import measure, stages
 from sdhub.backends.base import backend_of, backends
-from sdhub.backends.openvino import graph, shapes
+from sdhub.backends.openvino import floor, graph, shapes
 from sdhub.backends.openvino.export import vet_layers
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.endpoint import endpoint
@@ -25,6 +25,7 @@ from sdhub.sources import resolve
 
 DRAWN = Sampling((Prompt("red heart", 3), Prompt("pizza", 1)), steps=20, guidance=4.0, width=64, height=64)
 LAYERS = 119  # of the UNet, with weights
+PARTS = ("unet", "text_encoder", "vae_encoder", "vae_decoder")
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +208,75 @@ def test_a_fixed_size_has_its_width_and_its_height_in_the_right_places(merged, t
     ):
         folder = shutil.copytree(merged / part, tmp_path / part)
         if part != "unet":  # its tokens are those of one size
-            shapes.fix(folder, (48, 96), 4)
+            shapes.fix(folder, shapes.Extent((48, 96), scale=4))
         name = shapes.SCALED[part]
         assert str(graph.read(folder).input(name).get_partial_shape()) == expected
+
+
+def test_a_fixed_batch_is_in_every_graph_and_draws(int8, tmp_path):
+    """As optimum-intel's own `reshape`: the denoiser has two rows for each picture, for guidance."""
+    from optimum.intel import OVStableDiffusionPipeline
+
+    folder = shutil.copytree(int8, tmp_path / "static")
+    extent = shapes.Extent((64, 64), scale=4, batch=1, tokens=77)
+    for part in PARTS:
+        shapes.fix(folder / part, extent)
+        assert not graph.read(folder / part).is_dynamic()
+    shapes.keep_fixed(folder)
+    assert str(graph.read(folder / "unet").input("encoder_hidden_states").get_partial_shape())[:6] == "[2,77,"
+    pipe = OVStableDiffusionPipeline.from_pretrained(folder)
+    assert pipe("red heart", num_inference_steps=2, guidance_scale=4.0).images[0].size == (64, 64)
+
+
+def test_the_same_runtime_without_compression_stands_beside(backend, checkpoint, int8, merged, tmp_path):
+    pipeline = measure.load_base(checkpoint, endpoint(None), SILENT)
+    assert backend.plain(checkpoint, pipeline, int8, tmp_path) == "openvino-fp16"
+    unet = graph.read(tmp_path / "unet")
+    assert graph.weight_types(unet) == {"f16": LAYERS}
+    pipe = backend.open(tmp_path)
+    measure.draw_all(pipe, dataclasses.replace(DRAWN, steps=1), SILENT)
+    assert backend.settings(pipe)["precision"] in {"f32", "f16", "bf16"}
+    assert int(backend.settings(pipe)["threads"]) >= 1
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Sharing layers without a checkpoint: a tenth of a dB for each percent."""
+    shares = []
+
+    def compress(_, recipe, folder, *rest):
+        shares.append(recipe.components["unet"].default.spared)
+        folder.mkdir(exist_ok=True)
+
+    def convert(_, __, ___, out, ____):
+        (out / "unet").mkdir()
+        return ["unet"]
+
+    monkeypatch.setattr(floor, "prepare", lambda *_: None)
+    monkeypatch.setattr(floor, "convert", convert)
+    monkeypatch.setattr(floor, "compress_part", compress)
+    return shares
+
+
+@pytest.mark.parametrize(("wanted", "share"), [(30.0, 0.0), (30.1, 0.01), (30.4, 0.06), (40.0, 1.0)])
+def test_a_floor_takes_the_least_share_that_reaches_it(backend, checkpoint, judged, wanted, share):
+    recipe = backend.recipe(checkpoint, "openvino-int8-full")
+
+    def judge(_):
+        return 30 + 10 * judged[-1]
+
+    found = backend.reach(checkpoint, None, recipe, wanted, judge, SILENT)
+    assert found.components["unet"].default.spared == share
+    assert found.name == recipe.name and found.calibration == recipe.calibration
+    assert share in judged and len(judged) <= floor.TRIES
+
+
+def test_a_floor_out_of_reach_says_what_is(backend, checkpoint, judged):
+    recipe = backend.recipe(checkpoint, "openvino-int8-full")
+    with pytest.raises(UnsupportedError, match=r"reaches 35\.0 dB and not 36"):
+        backend.reach(checkpoint, None, recipe, 36.0, lambda _: 35.0, SILENT)
+    with pytest.raises(UnsupportedError, match="calibrated"):
+        backend.reach(checkpoint, None, backend.recipe(checkpoint, "openvino-int8"), 36.0, lambda _: 35.0, SILENT)
 
 
 def test_variants_have_names_with_ratios(backend, checkpoint):
@@ -305,9 +372,9 @@ def test_families_it_cannot_build_say_why(backend, checkpoint):
     from sdhub.checkpoint.families import FAMILIES
 
     flux = dataclasses.replace(checkpoint, family=FAMILIES["flux"], pipeline="FluxPipeline")
-    inpainting = dataclasses.replace(checkpoint, traits=frozenset({"inpainting"}))
+    unknown = dataclasses.replace(checkpoint, pipeline="KandinskyPipeline")
     assert "FLUX" in backend.why_not(flux, "openvino-int8")
-    assert "inpainting" in backend.why_not(inpainting, "openvino-int8")
+    assert "KandinskyPipeline" in backend.why_not(unknown, "openvino-int8")
     assert backend.why_not(checkpoint, "openvino-int8") is None
 
 

@@ -39,6 +39,22 @@ def test_ratio_is_base_over_variant_without_warm_up() -> None:
     assert timed.threads >= 1
 
 
+def test_a_third_pipeline_is_timed_along() -> None:
+    clock = Clock()
+    timed = alternate(
+        clock.pipeline(0.6),
+        clock.pipeline(0.1),
+        sampling(),
+        reference=("plain", clock.pipeline(0.2)),
+        settings={"precision": "f32"},
+        clock=clock,
+    )
+    assert timed.ratio == pytest.approx(6.0)
+    assert (timed.reference, timed.reference_ratio) == ("plain", pytest.approx(2.0))
+    assert timed.reference_seconds_per_step == pytest.approx(0.2)
+    assert timed.document()["settings"] == {"precision": "f32"}
+
+
 def test_a_slower_variant_has_a_ratio_below_one() -> None:
     clock = Clock()
     assert alternate(clock.pipeline(0.1), clock.pipeline(0.2), sampling(), clock=clock).ratio == pytest.approx(0.5)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sdhub.errors import UsageError
-from sdhub.recipes.adjust import Adjustment, parse_size
+from sdhub.errors import UnsupportedError, UsageError
+from sdhub.recipes.adjust import Adjustment, parse_size, parse_static
 from sdhub.recipes.calibration import calibration_for
 from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import Recipe
@@ -41,6 +41,21 @@ def test_attention_and_sizes_replace_the_presets_own() -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no size"):
         parse_size(text)
+
+
+def test_a_static_shape_is_batch_height_width() -> None:
+    assert parse_static("1x768x512") == (1, (512, 768))
+    for wrong in ("768x512", "1x768", "0x64x64", "2x768x512"):
+        with pytest.raises(UsageError):
+            parse_static(wrong)
+
+
+def test_a_floor_of_quality_is_in_the_name_and_needs_layers_to_spare() -> None:
+    parts = ["unet", "text_encoder", "vae"]
+    made = Adjustment(min_psnr=42.5).apply(preset("openvino-int8-full", parts))
+    assert made.name == "openvino-int8-full-min42.5"
+    with pytest.raises(UnsupportedError, match="spares no layers"):
+        Adjustment(min_psnr=42.5).apply(preset("openvino-int8", parts))
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

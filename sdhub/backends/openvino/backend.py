@@ -82,7 +82,7 @@ class OpenVINO(Backend):
         return f"{said}; {ratio:.0%} of the tokens merged in the largest self-attention"
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if not checkpoint.family.buildable:
+        if not checkpoint.family.buildable or checkpoint.family.denoiser != "unet":
             return f"{checkpoint.family.title} can be inspected but not built yet"
         if checkpoint.pipeline not in PIPELINES:
             return f"optimum-intel has no pipeline for {checkpoint.pipeline}"
@@ -147,6 +147,20 @@ class OpenVINO(Backend):
         except ImportError:
             raise MissingExtraError(self.extra, "optimum-intel") from None
         return OVDiffusionPipeline.from_pretrained(folder)
+
+    def settings(self, pipeline: Any) -> Mapping[str, str]:
+        compiled = pipeline.unet.request
+        if compiled is None:
+            return {}
+        return {
+            "precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
+            "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),
+        }
+
+    def plain(self, checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Path) -> str | None:
+        from sdhub.backends.openvino.export import plain_denoiser
+
+        return f"{self.name}-fp16" if plain_denoiser(checkpoint, pipeline, folder, out) else None
 
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
         loader = PIPELINES[pipeline]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.backends.openvino import shapes
+from sdhub.backends.openvino import graph, shapes
 from sdhub.backends.openvino.calls import Calls, record
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.backends.openvino.quantize import compress, smoothing_of
@@ -89,7 +89,7 @@ def convert(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, pr
             _convert(checkpoint, part, models.pop(part), out)
             gc.collect()
             if recipe.sizes:
-                shapes.fix(out / part, recipe.sizes[0], pipeline.vae_scale_factor)
+                shapes.fix(out / part, _extent(checkpoint, pipeline, recipe))
             task.advance()
     if recipe.sizes:
         shapes.keep_fixed(out)
@@ -98,6 +98,40 @@ def convert(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, pr
     for tokenizer in sorted(out.glob("tokenizer*")):
         write_bpe_files(tokenizer)
     return parts
+
+
+def _extent(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe) -> shapes.Extent:
+    tokenizer = getattr(pipeline, "tokenizer", None) or pipeline.tokenizer_2
+    return shapes.Extent(
+        size=recipe.sizes[0],
+        scale=pipeline.vae_scale_factor,
+        batch=recipe.batch,
+        passes=1 if checkpoint.traits & shapes.UNGUIDED else 2,
+        tokens=tokenizer.model_max_length,
+    )
+
+
+def plain_denoiser(checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Path) -> bool:
+    """Fill `out` with the variant in `folder`, by links, and the pipeline's denoiser in 16 bits, of any size.
+
+    False where the variant's own denoiser is just that: then nothing is made.
+    """
+    from optimum.exporters.openvino.convert import get_diffusion_models_for_export_ext
+
+    denoiser = checkpoint.family.denoiser
+    document = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    if set(graph.weight_types(graph.read(folder / denoiser))) == {"f16"} and document.get("dynamic_shapes", True):
+        return False
+    with quiet():
+        models = get_diffusion_models_for_export_ext(pipeline, exporter="openvino")[1]
+    for path in folder.iterdir():
+        if path.name not in (denoiser, "model_index.json"):
+            (out / path.name).symlink_to(path.resolve())
+    document.pop("dynamic_shapes", None)
+    (out / "model_index.json").write_text(json.dumps(document), encoding="utf-8")
+    pipeline.unet.save_config(out / denoiser)
+    _convert(checkpoint, denoiser, models[denoiser], out)
+    return True
 
 
 def compress_part(checkpoint: Checkpoint, recipe: Recipe, folder: Path, known: Known, progress: Progress) -> None:

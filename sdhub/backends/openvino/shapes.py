@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from sdhub.backends.openvino import graph
 from sdhub.errors import UnsupportedError
 from sdhub.quiet import quiet
 
+TEXTS = ("input_ids", "attention_mask", "encoder_hidden_states")
+UNGUIDED = frozenset({"turbo", "lcm"})  # traits of checkpoints whose denoiser is passed once for each step
 SCALED = {"unet": "sample", "vae_decoder": "latent_sample", "vae_encoder": "sample"}
 
 
@@ -45,18 +48,46 @@ def set_size(pipeline: Any, size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def fix(folder: Path, size: tuple[int, int], scale: int) -> None:
-    """Give an exported component the size (width, height), in pixels; the batch stays free."""
-    name = SCALED.get(folder.name)
-    if name is None:
+@dataclass(frozen=True)
+class Extent:
+    """What shapes are fixed to: `size` (width, height) in pixels, `scale` of them a latent; `batch` pictures at a
+    time, 0: any number; `passes` of the denoiser for a picture, 2 with guidance; `tokens` of a text."""
+
+    size: tuple[int, int]
+    scale: int
+    batch: int = 0
+    passes: int = 2
+    tokens: int = -1
+
+
+def fix(folder: Path, extent: Extent) -> None:
+    """Give an exported component fixed shapes, (batch, channels, height, width) of pictures and latents."""
+    if folder.name not in SCALED and not extent.batch:
         return
-    per = 1 if folder.name == "vae_encoder" else scale
-    width, height = (side // per for side in size)
     with quiet():
         model = graph.read(folder)
-        channels = model.input(name).get_partial_shape()[1]
-        model.reshape({name: [-1, channels, height, width]})
+        shapes = {
+            each.get_any_name(): _shape(each.get_any_name(), each.get_partial_shape(), folder.name, extent)
+            for each in model.inputs
+        }
+        model.reshape(shapes)
         graph.save(model, folder)
+
+
+def _shape(name: str, free: Any, part: str, extent: Extent) -> Any:
+    """What becomes of one input's shape."""
+    if not free.rank.get_length() or name == "timestep":
+        return free
+    rows = extent.batch * (extent.passes if part == "unet" else 1) or -1
+    if SCALED.get(part) == name:
+        per = 1 if part == "vae_encoder" else extent.scale
+        width, height = (side // per for side in extent.size)
+        return [rows, free[1], height, width]
+    if extent.batch:
+        free[0] = rows
+        if name in TEXTS:
+            free[1] = extent.tokens
+    return free
 
 
 def keep_fixed(out: Path) -> None:
