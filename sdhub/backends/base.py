@@ -61,7 +61,10 @@ class Backend(ABC):
         return variant in self.variants
 
     def summary(self, variant: str) -> str | None:
-        """A variant in one sentence, None where it is not one of the backend's own."""
+        """A variant in one sentence, None where it is none of the backend's, calibrated or not."""
+        calibrated = variant.removesuffix("-fast")  # the name that Recipe.nearest gives
+        if variant != calibrated and calibrated in self.variants:
+            return f"the formats of {calibrated} without calibration, everything rounded to the nearest value"
         return self.variants.get(variant)
 
     @abstractmethod

@@ -93,7 +93,7 @@ def _affine(document: Mapping[str, Any]) -> str:
 def _palette(document: Mapping[str, Any]) -> str:
     bits, group = document.get("bits"), document.get("group_size")
     values = 2**bits if isinstance(bits, int) and 0 < bits <= 8 else "a few"
-    per = f"every {group} output channels" if group else "each weight"
+    per = f"every {group} output channels" if group else "each layer"
     return f"{bits}-bit palette: {values} values found by k-means for {per}"
 
 

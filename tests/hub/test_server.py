@@ -129,6 +129,16 @@ def test_repository_page(visitor: Browser, shown: str, hub_url: str) -> None:
         assert visitor.http.get(source).headers["Content-Type"] == "image/png"
 
 
+def test_lines_that_would_not_load_are_not_shown(web: Browser, visitor: Browser, repo: str) -> None:
+    """diffusers loads no Core ML packages."""
+    assert web.commit(repo, file("model_index.json", b"{}")).status_code == 200
+    assert "from_pretrained" in visitor.http.get(f"/{repo}").text
+    assert web.commit(repo, file("unet.mlpackage/Manifest.json", b"{}")).status_code == 200
+    page = visitor.http.get(f"/{repo}").text
+    assert "from_pretrained" not in page
+    assert f"hf download {repo}" in page
+
+
 def test_every_link_leads_somewhere(web: Browser, visitor: Browser, shown: str) -> None:
     pull = web.http.post(f"/api/models/{shown}/discussions", json={"title": "A pull", "pullRequest": True}).json()[
         "num"

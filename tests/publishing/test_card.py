@@ -330,7 +330,7 @@ def test_calibrated_variants_stand_beside_the_same_formats_without_calibration(t
     ("treatment", "said"),
     [
         ({"scheme": "float", "dtype": "float16"}, "kept in float16"),
-        ({"scheme": "palette", "bits": 6}, "6-bit palette: 64 values found by k-means for each weight"),
+        ({"scheme": "palette", "bits": 6}, "6-bit palette: 64 values found by k-means for each layer"),
         (
             {"scheme": "palette", "bits": 4, "group_size": 16, "rounding": "compensated"},
             "4-bit palette: 16 values found by k-means for every 16 output channels, "
@@ -385,7 +385,7 @@ def test_a_recipe_in_words(tmp_path):
     text = card(publication(tmp_path, recipe=parse_recipe(json.dumps(document)).document()), PACKAGES)
     for said in (
         "self-attention at the highest resolution merges 40% of its tokens",
-        "- Calibrated on 2 prompts of 20 steps, 5 of them looked at, guidance 7.5, 512 × 512 pixels, ",
+        "- Calibrated on 2 prompts of 20 steps, 5 of them looked at (10 calls of the denoiser in all), guidance 7.5, ",
         "seeds from 7.",
         "- Fixed sizes in pixels: 512 × 512, 768 × 512.",
         "- Attention: original, split\\_einsum\\_v2.",

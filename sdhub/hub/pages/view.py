@@ -81,7 +81,8 @@ def snippets(base: str, repo: Repo, tree: Tree, data: dict[str, Any]) -> list[Sn
     """How to use a repository from this Hub."""
     kind = "" if repo.type == "model" else f" --repo-type {repo.type}"
     found = [Snippet("Download", f"HF_ENDPOINT={base} hf download {repo.full_name}{kind}")]
-    if repo.type == "model" and "model_index.json" in tree.files:
+    core_ml = any(".mlpackage/" in path for path in tree.files)  # which diffusers does not load: its card says how
+    if repo.type == "model" and "model_index.json" in tree.files and not core_ml:
         tags = {tag.lower() for tag in texts(data.get("tags"))}
         openvino = "openvino" in tags or any(path.endswith("openvino_model.xml") for path in tree.files)
         library, pipeline = ("diffusers", "DiffusionPipeline")
