@@ -144,6 +144,19 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def click_until(self, selector: str, condition: str, seconds: float = 60) -> None:
+        """Click until JavaScript is true: a page that was just opened may show a button that does nothing yet."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.click(selector)
+            try:
+                self.until(condition, min(5, seconds))
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+
     def type(self, selector: str, text: str) -> None:
         """Put text into a field, in the place of what is there."""
         self.click(selector)

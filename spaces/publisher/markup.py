@@ -20,7 +20,7 @@ def size(count: float) -> str:
 
 def minutes(count: float) -> str:
     """A forecast for people."""
-    return "under a minute" if count < 1 else f"about {count:.0f} min"
+    return "< 1 min" if count < 1 else f"{count:.0f} min"
 
 
 HEADER = (
@@ -60,7 +60,7 @@ def _row(choice: Choice) -> str:
     name = f"<th scope='row'>{escape(choice.name)}</th>"
     if choice.reason:
         return f"<tr class='no'>{name}<td colspan='3'>{escape(choice.reason)}</td></tr>"
-    cells = (size(choice.bytes), size(choice.peak_bytes), minutes(choice.minutes))
+    cells = (size(choice.bytes), size(choice.peak_bytes), escape(minutes(choice.minutes)))
     return f"<tr>{name}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
