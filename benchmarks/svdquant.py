@@ -8,7 +8,9 @@ On random weights of the true shapes: seconds, peak memory of the process, and b
 bfloat16, calibrated on two calls; FLUX transformers of three and of six blocks of the true width, streamed from
 shards without calibration, with the forecast for all 57. Each in a process of its own.
 
-`--quick` takes a brief calibration, two prompts and narrow shapes.
+`--quick` takes a brief calibration, two prompts and narrow shapes, `--only PART` (fidelity, sd15, sdxl, flux) some
+of it. Each figure is printed and written to `--json FILE` as soon as it is known, beside those of an earlier run's
+parts; what is going on is told on standard error.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +40,11 @@ from sdhub.endpoint import endpoint
 from sdhub.evidence.memory import peak_mib
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling
-from sdhub.progress import SILENT
+from sdhub.progress import Progress, Task
 from sdhub.recipes.presets import PRESETS
 from sdhub.recipes.recipe import Component, Recipe
 from sdhub.sources import resolve
+from sdhub.work import write_atomic
 from tests.environments import environment
 
 UNSEEN = ("cat face", "taco", "green apple", "basketball", "bear", "pear", "fish", "strawberry")
@@ -65,27 +70,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", action="append", choices=list(PARTS))
     parser.add_argument("--shape", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.shape:
         measured = streamed if given.shape.startswith("flux") else shaped
         print(json.dumps(measured(given.shape, quick=given.quick)))
         return
-    rows = []
-    for row in figures(quick=given.quick):
-        rows.append(row)
+    rows = known(given.json)
+    for row in figures(given.only or list(PARTS), quick=given.quick):
+        rows = {**rows, row["figure"]: row}
+        if given.json:
+            write_atomic(given.json, (json.dumps(list(rows.values()), indent=1) + "\n").encode())
         peer = "" if row["peer"] is None else f"{row['peer']:9.4f}"
         print(f"{row['figure']:76} {row['ours']:9.4f} {peer:9} {row['target']:12}", end="", flush=True)
         print("" if row["met"] else "MISSED", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def figures(*, quick: bool) -> Iterator[dict[str, Any]]:
-    yield from fidelity(quick=quick)
-    for shape in SHAPES:
-        yield from shape_figures(shape, quick=quick)
-    yield from flux_figures(quick=quick)
+def known(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Figures of an earlier run."""
+    if path is None or not path.exists():
+        return {}
+    return {row["figure"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+
+
+def figures(parts: Sequence[str], *, quick: bool) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        yield from PARTS[part](quick=quick)
+
+
+class Told(Progress):
+    """Lines on standard error: what begins, and each tenth of it that is done."""
+
+    def note(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        self.note(label)
+        yield ToldTask(self, label, total)
+
+
+class ToldTask(Task):
+    def __init__(self, told: Told, label: str, total: float | None) -> None:
+        self.told, self.label, self.whole, self.done = told, label, total, 0.0
+
+    def advance(self, amount: float = 1.0) -> None:
+        before, self.done = self.done, self.done + amount
+        if self.whole and int(10 * self.done / self.whole) > int(10 * before / self.whole):
+            self.told.note(f"{self.label}: {self.done / self.whole:.0%}")
 
 
 def fidelity(*, quick: bool) -> Iterator[dict[str, Any]]:
@@ -103,7 +136,7 @@ def fidelity(*, quick: bool) -> Iterator[dict[str, Any]]:
                 brief = {"prompts": recipe.calibration.prompts[:3], "steps": 8, "recorded": 3, "rows": 256}
                 recipe = recipe.model_copy(update={"calibration": recipe.calibration.model_copy(update=brief)})
             start = time.perf_counter()
-            backend.build(judge.checkpoint, judge.base(), recipe, out, SILENT)
+            backend.build(judge.checkpoint, judge.base(), recipe, out, TOLD)
             seconds = time.perf_counter() - start
             mine = judge(backend.open(out))
             theirs = judge(peer(judge.base(), recipe))
@@ -128,11 +161,11 @@ class Judge:
         base = self.base()
         self.calls: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         handle = base.unet.register_forward_hook(self._keep, with_kwargs=True)
-        self.pictures = [sample.image for sample in measure.draw_all(base, self.sampling, SILENT)]
+        self.pictures = [sample.image for sample in measure.draw_all(base, self.sampling, TOLD)]
         handle.remove()
 
     def base(self) -> Any:
-        return measure.load_base(self.checkpoint, endpoint(None), SILENT)
+        return measure.load_base(self.checkpoint, endpoint(None), TOLD)
 
     def __call__(self, pipe: Any) -> dict[str, float]:
         off = whole = 0.0
@@ -141,7 +174,7 @@ class Judge:
                 given = pipe.unet(latents, step, encoder_hidden_states=text)[0]
                 off += float((given - wanted).square().sum())
                 whole += float(wanted.square().sum())
-        drawn = [sample.image for sample in measure.draw_all(pipe, self.sampling, SILENT)]
+        drawn = [sample.image for sample in measure.draw_all(pipe, self.sampling, TOLD)]
         likeness = [psnr(base, mine, peak=1.0) for base, mine in zip(self.pictures, drawn, strict=True)]
         return {"error": (off / whole) ** 0.5, "psnr": sum(likeness) / len(likeness)}
 
@@ -232,7 +265,7 @@ def streamed(shape: str, *, quick: bool) -> dict[str, float]:
         module, read = stream(root, "transformer")
         layers = lite_layers(module, flux_component(module))
         start = time.perf_counter()
-        write(module, layers, {}, root / "out", torch.bfloat16, SILENT, read=read)
+        write(module, layers, {}, root / "out", torch.bfloat16, TOLD, read=read)
         seconds = time.perf_counter() - start
     whole = flux(19, 38, quick=False)
     return {
@@ -270,6 +303,7 @@ def flux_component(module: Any) -> Component:
 
 def forecast(module: Any) -> float:
     """Bytes of the weights of a whole transformer."""
+    size: float
     layers = lite_layers(module, flux_component(module))
     size = 2.0 * sum(each.numel() for each in module.parameters())
     for name, layout in layers.items():
@@ -311,7 +345,7 @@ def shaped(shape: str, *, quick: bool) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         statistics = two_calls(unet, list(layers), tokens=TOKENS if lite else 0)
         write: Callable[..., Any] = write_lite if lite else write_sdnq
-        write(unet, layers, statistics, Path(folder) / "unet", torch.float16, SILENT)
+        write(unet, layers, statistics, Path(folder) / "unet", torch.float16, TOLD)
         size = sum(path.stat().st_size for path in (Path(folder) / "unet").iterdir())
     return {
         "seconds": time.perf_counter() - start,
@@ -391,6 +425,15 @@ def figure(
 ) -> dict[str, Any]:
     ratio = None if peer is None else ours / peer
     return {"figure": name, "ours": ours, "peer": peer, "ratio": ratio, "target": target, "met": met, "unit": unit}
+
+
+TOLD = Told()
+PARTS: Mapping[str, Callable[..., Iterator[dict[str, Any]]]] = {
+    "fidelity": fidelity,
+    "sd15": partial(shape_figures, "sd15"),
+    "sdxl": partial(shape_figures, "sdxl"),
+    "flux": flux_figures,
+}
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from sdhub.checkpoint.remote import Hub
 from sdhub.endpoint import Endpoint
 from sdhub.evidence import compare, figures, latency, samples
 from sdhub.evidence.sampling import Sampling
+from sdhub.evidence.subject import encoder, subject_kept
 from sdhub.isolate import apart
 from sdhub.progress import Progress
 from sdhub.quiet import quiet
@@ -54,7 +55,8 @@ def build(
 class Base:
     """The uncompressed checkpoint at work: fetched and loaded when first needed, and no earlier.
 
-    `identity` is its fingerprint; `hub` where it comes from.
+    `identity` is its fingerprint; `hub` where it comes from; `judge` the encoder that tells whether subjects are
+    kept (`sdhub.evidence.subject`).
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Base:
         hub: Endpoint,
         work: Work,
         progress: Progress,
+        judge: str | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.identity = identity
@@ -72,6 +75,7 @@ class Base:
         self.work = work
         self.progress = progress
         self.hub = hub
+        self.judge = judge
         self._pipeline: Any = None
 
     def load(self) -> Any:
@@ -218,7 +222,12 @@ class VariantStages:
         def make(out: Path) -> None:
             self._write_evidence(out, folder, drawn, reference, measured, nearest)
 
-        key = {**self._drawn, "measured": measured, "nearest": twin.key if twin else None}
+        key = {
+            **self._drawn,
+            "measured": measured,
+            "nearest": twin.key if twin else None,
+            "judge": self.base.judge,
+        }
         return self.base.work.stage("evidence", key, make)
 
     def _twin(self) -> VariantStages | None:
@@ -240,6 +249,11 @@ class VariantStages:
     ) -> None:
         base, variant = samples.load(reference), samples.load(drawn)
         fidelity = compare.compare(base, variant, self.base.sampling)
+        judge = self.base.judge
+        kept = None
+        if judge and len(base) > 1:
+            drawings = [each.image for each in base], [each.image for each in variant]
+            kept = subject_kept(*drawings, encoder(judge), name=judge)
         evidence = compare.Evidence(
             fidelity=fidelity,
             latency=latency.Latency(**measured["latency"]) if measured["latency"] else None,
@@ -251,6 +265,7 @@ class VariantStages:
             machine=compare.machine(),
             versions=self.versions,
             nearest=compare.compare(base, samples.load(nearest), self.base.sampling) if nearest else None,
+            subject=kept,
         )
         document = json.dumps(evidence.document(), indent=2, ensure_ascii=False, allow_nan=False)
         (out / "evidence.json").write_text(document + "\n", encoding="utf-8")

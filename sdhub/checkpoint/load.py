@@ -33,7 +33,10 @@ LOADABLE = frozenset(
         "StableDiffusionXLPipeline",
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
+        "StableDiffusion3Pipeline",
         "FluxPipeline",
+        "SanaPipeline",
+        "SanaSprintPipeline",
     }
 )
 WITH_CHECKER = ("sd1", "sd2")
@@ -60,7 +63,7 @@ def load(
     if not checkpoint.family.buildable or checkpoint.pipeline not in LOADABLE:
         raise UnsupportedError(
             f"{checkpoint.family.title} can be inspected but not loaded yet",
-            hint="Stable Diffusion 1.x, 2.x, XL and FLUX.1 can",
+            hint="Stable Diffusion 1.x to 3.x, FLUX.1 and Sana can",
         )
     hub = Hub(endpoint, token)
     loras = [(each, lora.local(each, hub)) for each in checkpoint.loras]

@@ -23,7 +23,7 @@ class LayerStatistics:
     in the order of its weight (K = C · kh · kw), so that `tokens @ weight.flatten(1).T` is what the layer gives
     before its bias, if it has one group.
     `gram`: the diagonal blocks, in order, of the sum of xxᵀ over `gram_rows` such rows; no block crosses the
-    groups of a convolution. None where it was not asked for.
+    groups of a convolution. None where it was not asked for. `gram_sum`: (K,), the sum of these rows.
     """
 
     absmax: Tensor
@@ -32,6 +32,7 @@ class LayerStatistics:
     tokens: Tensor
     gram: tuple[Tensor, ...] | None = None
     gram_rows: int = 0
+    gram_sum: Tensor | None = None
 
 
 class Recorder:
@@ -57,6 +58,7 @@ class Recorder:
         self._peaks: Tensor | None = None
         self._squares: Tensor | None = None
         self._gram: list[Tensor] = []
+        self._gram_sum: Tensor | None = None
         self._widths = block_widths(layer, block) if block else []
         self._gram_limit, self._gram_rows = gram_rows, 0
         self._sample: Tensor | None = None
@@ -91,6 +93,7 @@ class Recorder:
             tokens=torch.empty(0, columns) if self._sample is None else self._sample.cpu(),
             gram=tuple(block.cpu() for block in self._gram) or None,
             gram_rows=self._gram_rows,
+            gram_sum=None if self._gram_sum is None else self._gram_sum.float().cpu(),
         )
 
     def _count(self, vectors: Tensor) -> None:
@@ -110,6 +113,8 @@ class Recorder:
             self._gram = self._gram or [taken.new_zeros(width, width) for width in self._widths]
             for block, columns in zip(self._gram, taken.split(self._widths, dim=1), strict=True):
                 block.addmm_(columns.T, columns)
+            total = taken.sum(dim=0, dtype=torch.float64)
+            self._gram_sum = total if self._gram_sum is None else self._gram_sum + total
         self._gram_rows += index.numel()
 
     def _merge(self, rows: Rows, keys: Tensor, order: Tensor) -> None:

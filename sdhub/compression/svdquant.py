@@ -27,6 +27,7 @@ from sdhub.compression.lowrank import LowRank, nearest_branch, randomized_svd
 from sdhub.compression.rounding import compensate
 from sdhub.compression.smoothing import Smoothing, search_smoothing
 from sdhub.compression.w4a4 import SHIFT, Precision, linear, rounded_inputs, rounded_weight
+from sdhub.errors import UsageError
 
 Rounded = Callable[[Tensor], Tensor]
 
@@ -40,20 +41,23 @@ REACH = 2.0**14  # the greatest smoothed input, so that 16 bits hold it
 @dataclass(frozen=True)
 class Inputs:
     """What calibration saw of a layer: `gram`, diagonal blocks of the sum of xxᵀ over `rows` inputs of K channels,
-    `tokens` (T, K) of them, and `absmax` (K,) over all."""
+    `tokens` (T, K) of them, and `absmax` (K,) over all; `total` (K,) is the sum of x over the rows."""
 
     gram: Sequence[Tensor]
     rows: int
     tokens: Tensor
     absmax: Tensor
+    total: Tensor | None = None
 
     def shifted(self) -> Inputs:
-        """The same inputs shifted, their mean taken from the tokens."""
+        """The same inputs, shifted. Raises UsageError where their `total` is not known."""
+        if self.total is None:
+            raise UsageError("inputs that are shifted need the sum of their rows")
         tokens = self.tokens.float()
-        means = (SHIFT * tokens.mean(dim=0)).split([len(block) for block in self.gram])
+        sums = self.total.float().split([len(block) for block in self.gram])
         moved = [
-            block.float() + self.rows * (mean[:, None] + mean + SHIFT**2)
-            for block, mean in zip(self.gram, means, strict=True)
+            block.float() + SHIFT * (part[:, None] + part) + self.rows * SHIFT**2
+            for block, part in zip(self.gram, sums, strict=True)
         ]
         return Inputs(moved, self.rows, tokens + SHIFT, self.absmax + SHIFT)
 

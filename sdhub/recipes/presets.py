@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sdhub.errors import RecipeError
@@ -125,9 +126,22 @@ PRESETS = {
 }
 
 
+def find(variant: str) -> Preset | None:
+    """The preset of this name, or one with a low-rank part whose rank the name says: `svdquant-int4-r64`."""
+    match = _RANKED.fullmatch(variant)
+    base = PRESETS.get(match["base"] if match else variant)
+    if base is None or match is None:
+        return base
+    if not isinstance(base.weights, LowRank):
+        return None
+    rank = int(match["rank"])
+    weights = base.weights.model_copy(update={"rank": rank})
+    return replace(base, weights=weights, summary=f"{base.summary} (rank {rank} instead of {base.weights.rank})")
+
+
 def preset(variant: str, components: Sequence[str]) -> Recipe:
     """The recipe of `variant` for the named components (those with weights). Raises RecipeError."""
-    known = PRESETS.get(variant)
+    known = find(variant)
     if known is None:
         raise RecipeError(f"no preset makes {variant}", hint=f"presets: {', '.join(PRESETS)}")
     return Recipe(
@@ -135,3 +149,13 @@ def preset(variant: str, components: Sequence[str]) -> Recipe:
         backend=known.backend,
         components={name: known.component(name) for name in components},
     )
+
+
+_RANKED = re.compile(r"(?P<base>.+)-r(?P<rank>16|64|128)")
+_MIXED = re.compile(r"[a-z0-9]+-mixed-(?P<bits>\d{1,2}(?:\.\d{1,2})?)bit(?:-fast)?")
+
+
+def mixed_bits(variant: str) -> float | None:
+    """Bits per weight of a variant such as `coreml-mixed-4.5bit`, None of others."""
+    found = _MIXED.fullmatch(variant)
+    return float(found["bits"]) if found else None

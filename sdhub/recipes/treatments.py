@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sdhub.compression.calibration import LayerStatistics
 
+TILE = 128  # of the kernels that compute in 4 bits: layers are multiples of it in both directions
 SCALAR = 16  # bits of a scale, a zero point's share aside, of a table's entry, and of a low-rank branch's number
 
 
@@ -35,8 +36,10 @@ def offers(backend: str, rounding: Rounding = "compensated") -> tuple[Treatment,
             Float(),
         )
     if backend == "svdquant":
-        ranks = (16, 32, 64, 128)
-        return (*(LowRank(rank=rank, residual="int4", group_size=64, smoothing=True) for rank in ranks), Float())
+        four = LowRank(
+            rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, rounding=rounding
+        )
+        return (four, Float())  # the format has one rank
     raise UsageError(f"no analysis is made for {backend}", hint="coreml, openvino, sdnq or svdquant")
 
 
@@ -51,6 +54,8 @@ def size_of(treatment: Treatment, shape: Sequence[int]) -> int:
     if isinstance(treatment, Affine):
         zero = 0 if treatment.symmetric else treatment.bits
         return rows * columns * treatment.bits + _scales(rows, columns, treatment.group_size) * (SCALAR + zero)
+    if treatment.activations != "float" and (len(shape) != 2 or rows % TILE or columns % TILE):
+        raise UsageError(f"no kernel computes in 4 bits with a weight of {' x '.join(map(str, shape))}")
     if treatment.rank > min(rows, columns):
         raise UsageError(f"rank {treatment.rank} of a weight of {rows} x {columns}")
     bits = 8 if treatment.residual.endswith("8") else 4

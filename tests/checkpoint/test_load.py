@@ -266,9 +266,9 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 def test_families_that_are_inspected_only(tmp_path: Path) -> None:
     entries = {
         "unet": None,
-        "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "transformer": ["diffusers", "PixArtTransformer2DModel"],
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
     }
-    checkpoint = inspect(Source("folder", str(skeleton(tmp_path, "FluxPipeline", entries))))
+    checkpoint = inspect(Source("folder", str(skeleton(tmp_path, "PixArtSigmaPipeline", entries))))
     with pytest.raises(UnsupportedError, match="inspected but not loaded"):
         load(checkpoint, tmp_path)

@@ -15,7 +15,7 @@ from sdhub.backends.streaming import streamable
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.progress import Progress
-from sdhub.recipes.presets import PRESETS, preset
+from sdhub.recipes.presets import PRESETS, find, preset
 from sdhub.recipes.recipe import Component, Float, Recipe
 
 GIB = 2**30
@@ -40,11 +40,18 @@ class SDNQ(Backend):
     install = 'pip install "diffusers>=0.36" sdnq transformers accelerate'
     checks = "sdhub"
 
+    def knows(self, variant: str) -> bool:
+        return find(variant) is not None and variant.partition("-")[0] == self.name
+
+    def summary(self, variant: str) -> str | None:
+        found = find(variant) if self.knows(variant) else None
+        return found.summary if found else None
+
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if not checkpoint.family.buildable:
-            return f"{checkpoint.family.title} can be inspected but not built yet"
+        if not checkpoint.family.buildable or checkpoint.family.name in ("sd3", "sana"):
+            return f"{checkpoint.family.title} becomes no SDNQ variant yet"
         if "inpainting" in checkpoint.traits:
-            return "inpainting checkpoints cannot be measured from prompts alone yet"
+            return "inpainting checkpoints become no SDNQ variants yet"
         return None
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:

@@ -16,7 +16,7 @@ from sdhub.backends.svdquant.targets import flux_modulations, share
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.progress import Progress
-from sdhub.recipes.presets import PRESETS, preset
+from sdhub.recipes.presets import PRESETS, find, preset
 from sdhub.recipes.recipe import Affine, Float, LowRank, Recipe, Treatment
 
 GIB = 2**30
@@ -45,13 +45,21 @@ class SVDQuant(Backend):
     install = 'pip install "diffusers>=0.40" kernels transformers accelerate'
     checks = "sdhub"
 
+    def knows(self, variant: str) -> bool:
+        return find(variant) is not None and variant.partition("-")[0] == self.name
+
+    def summary(self, variant: str) -> str | None:
+        found = find(variant) if self.knows(variant) else None
+        return found.summary if found else None
+
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if not checkpoint.family.buildable:
-            return f"{checkpoint.family.title} can be inspected but not built yet"
+        if not checkpoint.family.buildable or checkpoint.family.name in ("sd3", "sana"):
+            return f"{checkpoint.family.title} becomes no SVDQuant variant yet"
         if "inpainting" in checkpoint.traits:
-            return "inpainting checkpoints cannot be measured from prompts alone yet"
+            return "inpainting checkpoints become no SVDQuant variants yet"
         part = checkpoint.component(checkpoint.family.denoiser)
-        layout = format_of(PRESETS[variant].weights) if variant in PRESETS else None
+        wanted = find(variant)
+        layout = format_of(wanted.weights) if wanted else None
         if part is None or layout is None:
             return None
         try:
@@ -63,8 +71,7 @@ class SVDQuant(Backend):
         size = bits / 8 + 2 * part.parameters * (1 - taken)
         return (
             f"the kernels take {taken:.0%} of its {part.name}'s weights (others are no multiples of 128 wide), "
-            f"which would save {(2 * part.parameters - size) / 1e9:.2f} of {2 * part.parameters / 1e9:.2f} GB; "
-            "sdnq-uint4 takes nearly all"
+            f"and {size / 1e9:.2f} of {2 * part.parameters / 1e9:.2f} GB would remain; sdnq-uint4 takes nearly all"
         )
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:

@@ -117,7 +117,7 @@ def split_layer(
 
     inputs = None
     if seen is not None and seen.gram is not None:
-        inputs = Inputs(seen.gram, seen.gram_rows, seen.tokens, seen.absmax)
+        inputs = Inputs(seen.gram, seen.gram_rows, seen.tokens, seen.absmax, seen.gram_sum)
     return split(
         layer.weight,
         layout.rank,

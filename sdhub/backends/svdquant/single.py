@@ -274,6 +274,7 @@ def _narrowed(seen: LayerStatistics, columns: tuple[int, int] | None) -> LayerSt
         mean_square=seen.mean_square[start:stop],
         tokens=seen.tokens[:, start:stop],
         gram=None if seen.gram is None else tuple(blocks),
+        gram_sum=None if seen.gram_sum is None else seen.gram_sum[start:stop],
     )
 
 

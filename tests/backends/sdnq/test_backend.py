@@ -146,8 +146,8 @@ def test_what_it_cannot_follow_is_refused_before_work(checkpoint):
     del parts["vae"]
     with pytest.raises(RecipeError, match="vae is not said"):
         BACKEND.accept(checkpoint, recipe.model_copy(update={"components": parts}))
-    flux = dataclasses.replace(checkpoint, family=FAMILIES["flux"])
-    assert "FLUX" in BACKEND.why_not(flux, "sdnq-uint4")
+    other = dataclasses.replace(checkpoint, family=FAMILIES["pixart"])
+    assert "PixArt" in BACKEND.why_not(other, "sdnq-uint4")
     assert BACKEND.why_not(checkpoint, "sdnq-uint4") is None
 
 

@@ -68,11 +68,21 @@ def test_checkpoints_that_gain_little_are_told_what_gains(checkpoint):
     parts = tuple(sd15 if part.name == "unet" else part for part in checkpoint.components)
     reason = BACKEND.why_not(dataclasses.replace(checkpoint, components=parts), "svdquant-int4")
     assert "27%" in reason
-    assert "0.32 of 1.72 GB" in reason
+    assert "1.40 of 1.72 GB" in reason
     assert "sdnq-uint4" in reason
     assert BACKEND.why_not(checkpoint, "svdquant-int4") is None
     assert BACKEND.why_not(checkpoint, "svdquant-nvfp4") is None
-    assert "FLUX" in BACKEND.why_not(dataclasses.replace(checkpoint, family=FAMILIES["flux"]), "svdquant-int4")
+    other = dataclasses.replace(checkpoint, family=FAMILIES["pixart"])
+    assert "PixArt" in BACKEND.why_not(other, "svdquant-int4")
+
+
+def test_other_ranks_have_names_of_their_own(checkpoint):
+    recipe = BACKEND.recipe(checkpoint, "svdquant-nvfp4-r64")
+    assert BACKEND.knows(recipe.name)
+    assert "rank 64" in BACKEND.summary(recipe.name)
+    assert recipe.components["unet"].default.rank == 64
+    BACKEND.accept(checkpoint, recipe)
+    assert not any(map(BACKEND.knows, ("svdquant-int4-r32", "svdquant-int4-r48", "sdnq-uint4-r64", "svdquant")))
 
 
 def test_what_it_cannot_follow_is_refused_before_work(checkpoint):

@@ -1,0 +1,100 @@
+"""FLUX from its shards: each format, made without loading the pipeline, draws nearly what the original draws."""
+
+import json
+
+import pytest
+import torch
+
+from sdhub import stages
+from sdhub.backends.base import backend_of
+from sdhub.backends.calibration import HUGE
+from sdhub.checkpoint.inspect import inspect
+from sdhub.checkpoint.load import load
+from sdhub.checkpoint.source import Source
+from sdhub.endpoint import endpoint
+from sdhub.progress import SILENT
+from sdhub.recipes.recipe import Component, LowRank
+from sdhub.variants import backend_of_folder
+from tests.backends.flux import draw, flux_folder
+
+UINT4 = LowRank(rank=16, residual="uint4", group_size=64)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return inspect(Source("folder", str(flux_folder(tmp_path_factory.mktemp("flux") / "flux"))))
+
+
+@pytest.fixture(scope="module")
+def drawn(checkpoint):
+    from pathlib import Path
+
+    return draw(load(checkpoint, Path(checkpoint.source.ref)))
+
+
+def blind(checkpoint, variant):
+    """The variant without calibration, with a small T5 treated as a large one is."""
+    recipe = backend_of(variant).recipe(checkpoint, variant).nearest()
+    if variant.startswith("sdnq"):
+        parts = {**recipe.components, "text_encoder_2": Component(default=UINT4)}
+        recipe = recipe.model_copy(update={"components": parts})
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("variant", "most"),
+    [("svdquant-int4", 0.5), ("svdquant-nvfp4", 0.5), ("nunchaku-int4", 0.5), ("sdnq-uint4", 0.25)],
+)
+def test_it_is_made_from_files_alone(checkpoint, drawn, variant, most, tmp_path, monkeypatch):
+    backend, recipe = backend_of(variant), blind(checkpoint, variant)
+    assert backend.why_not(checkpoint, variant) is None
+    backend.accept(checkpoint, recipe)
+    assert backend.streams(checkpoint, recipe)
+    monkeypatch.setattr(stages.measure, "load_base", None)
+    out = tmp_path / "variant"
+    out.mkdir()
+    stages.build(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
+    assert backend_of_folder(out) is backend
+    again = draw(backend.open(out))
+    off = float((again - drawn).norm() / drawn.norm())
+    assert 0.001 < off < most
+    assert "without calibration data" in " ".join(backend.notes(checkpoint, recipe))
+    assert "bfloat16" in "\n".join(backend.usage(checkpoint.pipeline, "org/x"))
+    if variant.startswith("sdnq"):
+        config = json.loads((out / "text_encoder_2" / "config.json").read_text())
+        assert config["quantization_config"]["quant_method"] == "sdnq"
+
+
+def test_nothing_runs_flux_to_calibrate_it(checkpoint):
+    import dataclasses
+
+    huge = dataclasses.replace(checkpoint.component("transformer"), parameters=int(3 * HUGE))
+    parts = tuple(huge if part.name == "transformer" else part for part in checkpoint.components)
+    large = dataclasses.replace(checkpoint, components=parts)
+    for variant in ("svdquant-int4", "nunchaku-nvfp4", "sdnq-uint4"):
+        backend = backend_of(variant)
+        recipe = backend.recipe(large, variant)
+        assert recipe.name == variant
+        assert recipe.calibration is None
+        treatment = recipe.components["transformer"].default
+        assert (treatment.rounding, treatment.smoothing) == ("nearest", False)
+        backend.accept(large, recipe)
+        assert backend.forecast(large, recipe).bytes < backend.forecast(large, recipe).peak_bytes
+
+
+@pytest.mark.parametrize(("variant", "most"), [("nunchaku-int4", 0.3), ("sdnq-uint4", 0.15)])
+def test_a_calibrated_one_is_made_of_the_loaded_pipeline(checkpoint, drawn, variant, most, tmp_path):
+    backend = backend_of(variant)
+    recipe = backend.recipe(checkpoint, variant)
+    brief = {"prompts": recipe.calibration.prompts[:1], "steps": 2, "recorded": 1, "width": 64, "height": 64}
+    update = {"calibration": recipe.calibration.model_copy(update=brief)}
+    if variant.startswith("sdnq"):
+        update["components"] = {**recipe.components, "text_encoder_2": recipe.components["transformer"]}
+    recipe = recipe.model_copy(update=update)
+    assert not backend.streams(checkpoint, recipe)
+    out = tmp_path / "variant"
+    out.mkdir()
+    stages.build(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
+    off = float((draw(backend.open(out)) - drawn).norm() / drawn.norm())
+    assert 0.001 < off < most
+    assert torch.isfinite(drawn).all()
