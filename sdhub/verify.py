@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,8 @@ def _drawing(folder: Path, pictures: int, progress: Progress) -> Finding:
         except CheckError as error:
             return Finding("drawing", "failed", error.message)
     least = min(found)
-    said = f"{len(found)} of the evidence's pictures drawn again, PSNR at least {least:.1f} dB"
+    alike = "identical" if math.isinf(least) else f"PSNR at least {least:.1f} dB"
+    said = f"{len(found)} of the evidence's pictures drawn again, {alike}"
     if least < ALIKE_DB:
         return Finding("drawing", "failed", f"draws another picture than its evidence shows (PSNR {least:.1f} dB)")
     return Finding("drawing", "passed", said)

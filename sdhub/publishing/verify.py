@@ -181,7 +181,7 @@ def _packages(manifest: Manifest, files: Mapping[str, Path], task: Task) -> str:
     if not zips:
         raise _Fault("there is none")
     count = sum(_package(manifest, files[name], task) for name in zips)
-    return f"{len(zips)} of {count} files, each with the repository's bytes"
+    return f"{len(zips)} zipped, with {count} files of the repository's bytes"
 
 
 def _package(manifest: Manifest, path: Path, task: Task) -> int:

@@ -385,7 +385,7 @@ def test_a_recipe_in_words(tmp_path):
     text = card(publication(tmp_path, recipe=parse_recipe(json.dumps(document)).document()), PACKAGES)
     for said in (
         "self-attention at the highest resolution merges 40% of its tokens",
-        "- Calibrated on 2 prompts of 20 steps, 5 of them looked at (10 calls of the denoiser in all), guidance 7.5, ",
+        "- Calibrated on 2 prompts of 20 steps, 5 of them looked at (10 calls of the denoiser in all), ",
         "seeds from 7.",
         "- Fixed sizes in pixels: 512 × 512, 768 × 512.",
         "- Attention: original, split\\_einsum\\_v2.",
