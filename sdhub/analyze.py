@@ -20,7 +20,8 @@ from sdhub.recipes.allocation import Choice, total
 from sdhub.recipes.analysis import Analysis
 from sdhub.recipes.apple import AppleFile, exported
 from sdhub.recipes.laboratory import Laboratory, trajectories_for
-from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Treatment
+from sdhub.recipes.presets import mixed_bits
+from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment
 from sdhub.recipes.treatments import offers
 from sdhub.work import Work, home
 
@@ -33,13 +34,15 @@ TEMPLATES = {
 CURVE_CHECKS = ("2.5bits", "4bits", "6bits")
 CURVE_POINTS = 64
 MOST_CHECKS = 5
+EVERYWHERE = (1, 2, 4, 6, 8)  # widths of palettes that every system reads
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What is asked of an analysis: recipes for `budgets` ("4.5bits", "1.4GB"), one for at least `min_psnr` dB,
     one repaired from `start`; with `curve` the whole range is checked. `widths`: the bits that palettes may have,
-    where not all (Core ML has 3 bits from iOS 18 and macOS 15 on)."""
+    where not all (Core ML has 3 bits from iOS 18 and macOS 15 on). `rounding`: of palettes. `template`: what other
+    components get; None: a preset of the backend's."""
 
     backend: str = "coreml"
     budgets: tuple[str, ...] = ()
@@ -48,6 +51,15 @@ class Wanted:
     curve: bool = False
     device: str = "cpu"
     widths: tuple[int, ...] = ()
+    rounding: Rounding = "compensated"
+    template: Recipe | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Wanted:
+        """What a recipe of mixed bits asks for that says no layers yet, with a curve."""
+        calibrated: Rounding = "compensated" if recipe.calibration else "nearest"
+        budget = f"{mixed_bits(recipe.name):g}bits"
+        return cls(recipe.backend, (budget,), curve=True, widths=EVERYWHERE, rounding=calibrated, template=recipe)
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ def analyze(checkpoint: Checkpoint, wanted: Wanted, progress: Progress = SILENT)
     Raises UsageError for a budget that cannot be kept, UnsupportedError for a checkpoint that the backend does not
     take, EvidenceError where no recipe is as good as asked for.
     """
-    template = _template(checkpoint, wanted.backend)
+    template = wanted.template or _template(checkpoint, wanted.backend)
     lab = laboratory(checkpoint, device=wanted.device, handful=wanted.start is not None, progress=progress)
     analysis = lab.analysis(_offers(wanted))
     choices: list[tuple[Choice, str | None]] = [
@@ -111,20 +123,15 @@ def analyze(checkpoint: Checkpoint, wanted: Wanted, progress: Progress = SILENT)
     recipes = []
     for number, (choice, label) in enumerate(choices):
         first = number == 0 and wanted.start is not None
-        name = f"{wanted.backend}-mixed-{label or f'{analysis.bits(choice):.2f}'.rstrip('0').rstrip('.')}bit"
+        name = (
+            wanted.template.name
+            if wanted.template
+            else f"{wanted.backend}-mixed-{label or f'{analysis.bits(choice):.2f}'.rstrip('0').rstrip('.')}bit"
+        )
         recipes.append(
             analysis.recipe(choice, template, name, wanted.start if first else None, repaired if first else ())
         )
     return Analyzed(checkpoint, analysis, tuple(recipes))
-
-
-def mixed_recipe(checkpoint: Checkpoint, variant: str, progress: Progress = SILENT) -> Recipe:
-    """The recipe of a variant called `<backend>-mixed-<bits>bit`, found anew or in the work folder."""
-    backend, _, rest = variant.partition("-mixed-")
-    if not rest.endswith("bit"):
-        raise UnsupportedError(f"no variant is called {variant}", hint="such as coreml-mixed-4.5bit")
-    wanted = Wanted(backend=backend, budgets=(f"{rest.removesuffix('bit')}bits",))
-    return analyze(checkpoint, wanted, progress).recipes[0]
 
 
 def laboratory(
@@ -235,7 +242,7 @@ def _checked_within(lab: Laboratory, analysis: Analysis, size: int) -> Analysis:
 
 
 def _offers(wanted: Wanted) -> tuple[Treatment, ...]:
-    known = offers(wanted.backend)
+    known = offers(wanted.backend, wanted.rounding)
     if not wanted.widths:
         return known
     found = tuple(each for each in known if isinstance(each, Float) or getattr(each, "bits", 0) in wanted.widths)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sdhub import mixed
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.endpoint import endpoint
@@ -16,6 +17,7 @@ from sdhub.floor import reached
 from sdhub.plan import AS_IT_IS, choose, fitting, sampling_for
 from sdhub.progress import SILENT, Progress
 from sdhub.recipes.adjust import Adjustment
+from sdhub.recipes.recipe import load_recipe
 from sdhub.stages import Base, VariantStages
 from sdhub.work import Work, copy_tree, home, publish_folder
 
@@ -47,6 +49,8 @@ def build_variant(
     identity = fingerprint(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
     sampling = fitting(sampling_for(checkpoint), [document])
     base = Base(checkpoint, identity, sampling, hub, Work(home() / "work"), progress)
+    if mixed.is_open(document):
+        document = load_recipe(mixed.analyzed(base, backend, document) / mixed.RECIPE)
     if adjustment.min_psnr is not None:
         document = reached(base, backend, document, adjustment.min_psnr)
     built = VariantStages(base, backend, document).build()

@@ -21,7 +21,8 @@ class Options:
 
     `namespace` None is the token's own; `sampling` None is what suits the checkpoint; `template` names
     repositories; `branches` gives each backend one repository with a branch per variant; `collection` ties the
-    variants of the source together on the Hub.
+    variants of the source together on the Hub; `judge` names the encoder that tells whether subjects were kept,
+    None is plain pixels for small pictures.
     """
 
     namespace: str | None = None
@@ -36,6 +37,7 @@ class Options:
     branches: bool = False
     collection: bool = True
     sampling: Sampling | None = None
+    judge: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
 from sdhub.recipes.adjust import Adjustment
+from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Recipe, load_recipe
 
 AS_IT_IS = Adjustment()
@@ -95,6 +96,10 @@ def choose(
     Raises UnsupportedError for a variant that the checkpoint cannot have, RecipeError for a bad recipe.
     """
     if recipe is not None:
+        if adjustment != AS_IT_IS:
+            raise UsageError(
+                "a recipe is followed to the letter", hint="leave away --fast, --size, --min-psnr and their like"
+            )
         document = load_recipe(recipe)
         backend = backends().get(document.backend)
         if backend is None:
@@ -102,7 +107,8 @@ def choose(
                 f"{recipe}: no backend is called {document.backend}", hint=", ".join(backends())
             )
         _fit(checkpoint, backend, document.name)
-        if backend.knows(document.name) and not _alike(document, backend.recipe(checkpoint, document.name)):
+        preset = backend.knows(document.name) and mixed_bits(document.name) is None
+        if preset and not _alike(document, backend.recipe(checkpoint, document.name)):
             raise RecipeError(
                 f"{recipe} is called {document.name} and is not that preset",
                 hint=f"give it a name of its own, such as {document.name}-mine",

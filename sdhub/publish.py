@@ -16,6 +16,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.endpoint import connect, endpoint
 from sdhub.errors import UsageError
+from sdhub.evidence.subject import PIXELS
 from sdhub.job import NAMESPACE, Job, Options
 from sdhub.plan import make_plan, sampling_for
 from sdhub.progress import SILENT, Progress
@@ -26,6 +27,7 @@ from sdhub.run import Run
 from sdhub.stages import Base
 from sdhub.work import Work, home
 
+SMALL = 128  # pixels a side of pictures whose subjects plain pixels can tell apart
 __all__ = ["Job", "Options", "prepare", "publish", "run"]
 
 
@@ -76,5 +78,8 @@ def run(job: Job, progress: Progress = SILENT) -> Report:
     checkpoint = job.plan.checkpoint
     source = endpoint(None)
     identity = fingerprint(checkpoint, endpoint=source.url, token=source.token, progress=progress)
-    base = Base(checkpoint, identity, job.plan.sampling, source, Work(home() / "work"), progress)
+    sampling, judge = job.plan.sampling, job.options.judge
+    if judge is None and max(sampling.width, sampling.height) <= SMALL:
+        judge = PIXELS
+    base = Base(checkpoint, identity, sampling, source, Work(home() / "work"), progress, judge)
     return Run(job, base).report()

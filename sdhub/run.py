@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sdhub import mixed
 from sdhub.endpoint import endpoint
 from sdhub.errors import EvidenceError, SdhubError
 from sdhub.floor import reached
@@ -21,6 +22,7 @@ from sdhub.publishing.publication import Publication, Sibling
 from sdhub.publishing.push import Pushed, preview, push, vet_target
 from sdhub.publishing.repository import assemble, figures_of, read_manifest
 from sdhub.publishing.target import MAIN
+from sdhub.recipes.recipe import load_recipe
 from sdhub.report import Published, Report
 from sdhub.stages import Base, VariantStages, source_files
 from sdhub.usage import usage
@@ -34,6 +36,7 @@ class _Made:
     stages: VariantStages
     variant: Path
     evidence: Path
+    curve: Path | None = None
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -77,7 +80,7 @@ class Run:
             return act(planned)
         except SdhubError as error:
             return replace(_empty(planned), reason=error.message, error=error)
-        except (OSError, RuntimeError, ValueError) as error:  # of libraries
+        except Exception as error:  # noqa: BLE001 — of libraries: a fault of one variant stops no other
             failure = EvidenceError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
             return replace(_empty(planned), reason=failure.message, error=failure)
         finally:
@@ -87,11 +90,15 @@ class Run:
         """Build and measure, once the target is known to be fit."""
         job = self.job
         vet_target(planned.repo_id, endpoint=job.hub.url, token=job.hub.token, private=job.private)
+        curve = None
+        if mixed.is_open(planned.recipe):
+            folder = mixed.analyzed(self.base, planned.backend, planned.recipe)
+            planned, curve = replace(planned, recipe=load_recipe(folder / mixed.RECIPE)), folder / mixed.CURVE
         floor = job.options.adjustment.min_psnr
         if floor is not None:
             planned = replace(planned, recipe=reached(self.base, planned.backend, planned.recipe, floor))
         stages = VariantStages(self.base, planned.backend, planned.recipe)
-        self.made[planned.name] = _Made(planned, stages, stages.build(), stages.evidence())
+        self.made[planned.name] = _Made(planned, stages, stages.build(), stages.evidence(), curve)
         stages.release()
         return _empty(planned)
 
@@ -145,6 +152,7 @@ class Run:
             "card": card_revision(),
             "variant": made.stages.key,
             "evidence": made.evidence.name,
+            "curve": made.curve is not None,
             "repository": [planned.repo_id, planned.branch],
             "license": vars(self.job.license),
             "source": [base.checkpoint.id, publication.base_model, publication.source_url],
@@ -173,6 +181,8 @@ class Run:
             for side in ("base", "variant")
             for path in sorted((made.evidence / side).glob("*.png"))
         }
+        if made.curve:
+            pictures[mixed.CURVE] = made.curve
         publication = Publication(
             repo_id=planned.repo_id,
             checkpoint=base.checkpoint,

@@ -77,9 +77,12 @@ def analyze(
     """Find the best treatment of each layer for a size, measured on the checkpoint's own trajectories."""
     from sdhub.analyze import Wanted
     from sdhub.analyze import analyze as run
+    from sdhub.errors import UsageError
     from sdhub.sources import resolve
 
     budgets = tuple(budget or ()) or (() if min_psnr is not None or start_from else ("4.5bits",))
+    if output is not None and len(budgets) + (min_psnr is not None) + (start_from is not None) != 1:
+        raise UsageError("one recipe is written into a file", hint="give one budget, or use --json")
     checkpoint = resolve(source, lora, config)
     wanted = Wanted(
         backend=backend,
@@ -125,12 +128,9 @@ def _widths(text: str | None) -> tuple[int, ...]:
 def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path | None) -> None:
     import json
 
-    from sdhub.errors import UsageError
     from sdhub.recipes.apple import write_apple
 
     if output is not None:
-        if len(found.recipes) != 1:
-            raise UsageError("one recipe is written into a file", hint="give one budget, or use --json")
         text = json.dumps(found.recipes[0].document(), indent=2, ensure_ascii=False) + "\n"
         output.write_text(text, encoding="utf-8")
     if apple is not None:

@@ -78,6 +78,14 @@ def publish(
     prompts: options.Prompts = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge",
+            metavar="ENCODER",
+            help="Tell whether subjects were kept, by a CLIP-like model (a Hub id or folder), or pixels.",
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=64, help="Sources at a time.")] = 1,
     memory: Annotated[
         float | None,
@@ -106,6 +114,7 @@ def publish(
         template=name,
         branches=branches,
         collection=collection,
+        judge=judge,
         adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
     )
     loras = tuple(lora or ())

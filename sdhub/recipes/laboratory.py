@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sdhub.compression.calibration import LayerStatistics
 
-REVISION = 1
+REVISION = 2
 PACKAGES = ("sdhub", "torch", "diffusers", "transformers", "numpy")
 PROMPTS, STEPS, ROWS, BLOCK = 3, 4, 64, 768
 FIRST = 50_000  # before the seeds of calibration, and far from those of evidence
@@ -188,7 +188,7 @@ class Laboratory:
         """What each treatment of each layer changes, by its number."""
 
         def make(out: Path) -> None:
-            traces, blocks = self.traces, self.factors if _calibrated(treatments) else {}
+            traces, known = self.traces, self.factors if _calibrated(treatments) else {}
             shares = sensitivity.scales(traces)
             found = {}
             with self.progress.task("reckoning", total=len(weights), unit="layers") as task:
@@ -198,7 +198,7 @@ class Laboratory:
                             each.gradients[name].float() * share
                             for each, share in zip(traces, shares, strict=True)
                         ]
-                        found[name] = sensitivity.errors(weight, treatments, gradients, blocks.get(name, ()))
+                        found[name] = sensitivity.errors(weight, treatments, gradients, known.get(name))
                     task.advance()
             (out / "errors.json").write_text(json.dumps(found))
 

@@ -51,7 +51,18 @@ class Trace:
     gradients: Mapping[str, Tensor]
 
 
-Factors = Mapping[str, Sequence[tuple["Tensor", "Tensor"]]]
+@dataclass(frozen=True)
+class Factor:
+    """What a layer's inputs let compensated rounding do: by block the order of its columns and the Cholesky factor
+    of its damped Gram matrix. `doubt`: how little was seen of the inputs, K / (K + vectors); errors that are moved
+    to where nothing was seen (a timestep's embedding is one vector a call) show up in other pictures.
+    """
+
+    blocks: Sequence[tuple[Tensor, Tensor]]
+    doubt: float
+
+
+Factors = Mapping[str, Factor]
 
 
 def candidates(denoiser: torch.nn.Module, least: int) -> list[str]:
@@ -68,15 +79,19 @@ def candidates(denoiser: torch.nn.Module, least: int) -> list[str]:
 
 
 def factors(statistics: Mapping[str, LayerStatistics]) -> Factors:
-    """By layer and block: the order of its columns, and the Cholesky factor of its damped Gram matrix."""
+    """By layer what its inputs let compensated rounding do."""
     from sdhub.compression.gram import damped, factor
 
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    found: dict[str, Factor] = {}
     for name, each in statistics.items():
-        found[name] = []
-        for block in each.gram or ():
+        if not each.gram:
+            continue
+        blocks = []
+        for block in each.gram:
             order = block.diagonal().argsort(stable=True)
-            found[name].append((order, factor(damped(block[order[:, None], order], DAMPING))))
+            blocks.append((order, factor(damped(block[order[:, None], order], DAMPING))))
+        columns = sum(len(order) for order, _ in blocks)
+        found[name] = Factor(blocks, columns / (columns + each.vectors))
     return found
 
 
@@ -166,11 +181,11 @@ def errors(
     weight: Tensor,
     treatments: Sequence[Treatment],
     gradients: Sequence[Tensor],
-    blocks: Sequence[tuple[Tensor, Tensor]] = (),
+    known: Factor | None = None,
 ) -> dict[int, float]:
     """Mean squared change of the final latents' elements that each treatment of one layer makes, by its number.
 
-    `weight`: (N, ...). `gradients`: (N, K) of each trace, scaled. `blocks`: of `factors`; without them compensated
+    `weight`: (N, ...). `gradients`: (N, K) of each trace, scaled. `known`: of `factors`; without it compensated
     rounding is taken for rounding to the nearest. Treatments that do not fit the weight are left out. Wide layers
     are judged by some of their channels, evenly spaced.
     """
@@ -179,7 +194,10 @@ def errors(
     rows = _rows(weight)
     stack = torch.stack([each.float() for each in gradients])
     plain = stack.square().sum(0)
-    shaped = torch.stack([_compensated(each, blocks) for each in stack]).square().sum(0) if blocks else plain
+    shaped = plain
+    if known:
+        sharp = torch.stack([_compensated(each, known.blocks) for each in stack]).square().sum(0)
+        shaped = sharp + known.doubt * (plain - sharp)
     found: dict[int, tuple[float, bool]] = {}
     ratios: dict[int, list[float]] = {}
     for number, treatment in enumerate(treatments):
@@ -187,7 +205,7 @@ def errors(
             off = residual(treatment, weight, rows)
         except UsageError:
             continue
-        compensated = bool(blocks) and getattr(treatment, "rounding", "nearest") == "compensated"
+        compensated = known is not None and getattr(treatment, "rounding", "nearest") == "compensated"
         found[number] = (_energy(shaped if compensated else plain, off, rows), compensated)
         if not compensated:
             ratios[number] = _ratios(stack[:, rows], off)

@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
+from sdhub.compiled import add_compiled, compile_folder
 from sdhub.errors import BuildError, CheckError, UnsupportedError
-from sdhub.publishing.compiled import add_compiled, compile_folder
 from sdhub.publishing.download import download
 from sdhub.publishing.package import sha256_of
 from sdhub.publishing.verify import verify_folder

@@ -13,9 +13,12 @@ from sdhub.checkpoint.checkpoint import Checkpoint, Component
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.progress import Progress
 from sdhub.recipes.calibration import calibration_for
-from sdhub.recipes.presets import PRESETS, preset
+from sdhub.recipes.presets import PRESETS, mixed_bits, preset
 from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Treatment
+from sdhub.recipes.recipe import Component as Treated
 
+WIDTHS: tuple[Literal[1, 2, 4, 6, 8], ...] = (1, 2, 4, 6, 8)  # of palettes that every system reads
+REST = "text encoders in 6 bit, the VAE in 16 bit"
 ATTENTION = ("split_einsum",)  # runs on every compute unit; `original` is for GPUs alone
 GIB = 2**30
 GRAPH_BYTES = 1_500_000  # of a model.mlmodel file, beside its weights
@@ -35,7 +38,7 @@ class CoreML(Backend):
         {name: each.summary for name, each in PRESETS.items() if each.backend == "coreml"}
     )
     usual = "coreml-6bit"
-    tags = ("coreml", "stable-diffusion", "text-to-image", "sdhub")
+    tags = ("core-ml", "coreml", "stable-diffusion", "text-to-image", "sdhub")
     library = "diffusers"
     repository = "coreml-{model}-{treatment}"
     install = 'pip install "sdhub[coreml]"'
@@ -53,8 +56,24 @@ class CoreML(Backend):
             return f"{checkpoint.family.title} can be inspected but not built yet"
         return None
 
+    def knows(self, variant: str) -> bool:
+        return variant in self.variants or _mixed(variant) is not None
+
+    def summary(self, variant: str) -> str | None:
+        bits = _mixed(variant)
+        if bits is None:
+            return self.variants.get(variant)
+        return f"palettes of {bits:g} bits on average, each layer's width chosen by an analysis; {REST}"
+
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
-        made = preset(variant, [part.name for part in _parts(checkpoint)])
+        """Of mixed bits a recipe without layers, which an analysis finds."""
+        bits, parts = _mixed(variant), [part.name for part in _parts(checkpoint)]
+        made = preset("coreml-4bit" if bits else variant, parts)
+        if bits:
+            width = next(each for each in WIDTHS if each >= bits)
+            whole = Treated(default=Palette(bits=width, rounding="compensated"))
+            components = {**made.components, checkpoint.family.denoiser: whole}
+            made = made.model_copy(update={"name": variant, "components": components})
         calibrated = made.nearest() != made
         return made.model_copy(
             update={
@@ -156,6 +175,12 @@ def _parts(checkpoint: Checkpoint) -> list[Component]:
         *found,
         *([Component("controlnet", "diffusers", "ControlNetModel", parameters=sum(nets))] if nets else []),
     ]
+
+
+def _mixed(variant: str) -> float | None:
+    """Bits per weight of `coreml-mixed-<bits>bit`, from 1 to 8."""
+    bits = mixed_bits(variant) if variant.startswith("coreml-") and not variant.endswith("-fast") else None
+    return bits if bits is not None and WIDTHS[0] <= bits <= WIDTHS[-1] else None
 
 
 def _treatments(recipe: Recipe) -> list[Treatment]:
