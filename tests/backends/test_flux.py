@@ -1,6 +1,7 @@
 """FLUX from its shards: each format, made without loading the pipeline, draws nearly what the original draws."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,14 @@ import torch
 from sdhub import stages
 from sdhub.backends.base import backend_of
 from sdhub.backends.calibration import HUGE
+from sdhub.backends.sdnq import BACKEND
+from sdhub.backends.sdnq.build import layers_of
+from sdhub.backends.streaming import stream
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.load import load
 from sdhub.checkpoint.source import Source
 from sdhub.endpoint import endpoint
+from sdhub.errors import RecipeError
 from sdhub.progress import SILENT
 from sdhub.recipes.recipe import Component, LowRank
 from sdhub.variants import backend_of_folder
@@ -27,8 +32,6 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(checkpoint):
-    from pathlib import Path
-
     return draw(load(checkpoint, Path(checkpoint.source.ref)))
 
 
@@ -80,6 +83,25 @@ def test_nothing_runs_flux_to_calibrate_it(checkpoint):
         assert (treatment.rounding, treatment.smoothing) == ("nearest", False)
         backend.accept(large, recipe)
         assert backend.forecast(large, recipe).bytes < backend.forecast(large, recipe).peak_bytes
+
+
+def test_a_large_t5_is_treated_as_its_code_allows(checkpoint):
+    import dataclasses
+
+    part = dataclasses.replace(checkpoint.component("text_encoder_2"), parameters=4_700_000_000)
+    parts = tuple(part if each.name == part.name else each for each in checkpoint.components)
+    component = BACKEND.recipe(dataclasses.replace(checkpoint, components=parts), "sdnq-uint4").components[
+        part.name
+    ]
+    assert component.default.residual == "uint4"
+    output = "encoder.block.1.layer.1.DenseReluDense.wo"
+    assert (component.layers[output].bits, component.layers[output].symmetric) == (8, True)
+    module, _ = stream(Path(checkpoint.source.ref), "text_encoder_2")
+    chosen = layers_of(module, component)
+    assert chosen[output].dtype == "int8"
+    assert output not in layers_of(module, Component(default=UINT4))
+    with pytest.raises(RecipeError, match="symmetric"):
+        layers_of(module, Component(default=UINT4, layers={output: UINT4}))
 
 
 @pytest.mark.parametrize(("variant", "most"), [("nunchaku-int4", 0.3), ("sdnq-uint4", 0.15)])

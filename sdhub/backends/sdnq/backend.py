@@ -16,11 +16,12 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.progress import Progress
 from sdhub.recipes.presets import PRESETS, find, preset
-from sdhub.recipes.recipe import Component, Float, Recipe
+from sdhub.recipes.recipe import Affine, Component, Float, Recipe
 
 GIB = 2**30
 LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
 LAYERS, WIDEST = 300, 2000  # of a usual component, for the share of scales and factors in a forecast
+MOST_BLOCKS = 1000  # of a text encoder that is one
 SECONDS_PER_GIB = 60.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
 
 
@@ -62,10 +63,21 @@ class SDNQ(Backend):
             if part.name.startswith("text_encoder") and part.parameters < LARGE_ENCODER
         }
         components = {
-            name: Component(default=Float()) if name in small else component
+            name: Component(default=Float()) if name in small else self._encoder(checkpoint, name, component)
             for name, component in made.components.items()
         }
         return calibrated(checkpoint, made.model_copy(update={"components": components}))
+
+    def _encoder(self, checkpoint: Checkpoint, name: str, component: Component) -> Component:
+        """T5's second feed-forward layers only run as symmetric 8 bits (see `build.layers_of`)."""
+        part = checkpoint.component(name)
+        if part is None or part.class_name != "T5EncoderModel":
+            return component
+        depth = part.config.get("num_layers")
+        count = depth if isinstance(depth, int) and depth <= MOST_BLOCKS else 0
+        layers = [f"encoder.block.{number}.layer.1.DenseReluDense.wo" for number in range(count)]
+        eight = Affine(bits=8, symmetric=True, rounding="compensated")
+        return component.model_copy(update={"layers": dict.fromkeys(layers, eight)})
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
         parts = {part.name for part in _parts(checkpoint)}

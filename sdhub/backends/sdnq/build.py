@@ -23,6 +23,9 @@ from sdhub.errors import MissingExtraError, RecipeError
 from sdhub.progress import Progress
 from sdhub.recipes.recipe import Component, Float, Recipe
 
+# transformers' T5 casts what it gives this layer to the type of its weight, unless that is int8.
+T5_OUTPUT = ".DenseReluDense.wo"
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,15 +34,26 @@ if TYPE_CHECKING:
 
 def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Fill `out`. The pipeline's modules lose their weights. Raises BuildError, RecipeError, MissingExtraError."""
-    dtypes = {}
-    for name, component in recipe.components.items():
-        module = getattr(pipeline, name)
-        layers = layers_of(module, component, where=f"{recipe.name}: {name}")
-        dtypes[name] = _float_type(component, denoiser)
-        if layers:
-            wanted = [layer for layer, layout in layers.items() if layout.compensated or layout.rank]
-            statistics = seen_inputs(pipeline, name, wanted, recipe.calibration, progress=progress)
-            write(module, layers, statistics, out / name, dtypes[name], progress)
+    dtypes = {name: _float_type(component, denoiser) for name, component in recipe.components.items()}
+    chosen = {
+        name: layers_of(getattr(pipeline, name), component, where=f"{recipe.name}: {name}")
+        for name, component in recipe.components.items()
+    }
+
+    def seen(name: str) -> Mapping[str, LayerStatistics]:
+        wanted = [layer for layer, layout in chosen[name].items() if layout.compensated or layout.rank]
+        return seen_inputs(pipeline, name, wanted, recipe.calibration, progress=progress)
+
+    def done(name: str, statistics: Mapping[str, LayerStatistics]) -> None:
+        write(getattr(pipeline, name), chosen[name], statistics, out / name, dtypes[name], progress)
+
+    # Writing takes a component's weights, and to calibrate one all before it are run.
+    encoders = [name for name, layers in chosen.items() if layers and name != denoiser]
+    if chosen.get(denoiser):
+        done(denoiser, seen(denoiser))
+    statistics = {name: seen(name) for name in encoders}
+    for name in encoders:
+        done(name, statistics.pop(name))
     write_rest(pipeline, out, dtypes)
 
 
@@ -57,7 +71,10 @@ def build_streamed(folder: Path, denoiser: str, recipe: Recipe, out: Path, progr
 
 def layers_of(module: Any, component: Component, *, where: str = "") -> dict[str, Format]:
     """The layers that a recipe quantizes, by module path: those it names, and by default every linear layer and
-    convolution that is large enough to gain. Raises RecipeError for a layer that is not there."""
+    convolution that is large enough to gain.
+
+    Raises RecipeError for a layer that is not there, or that its model's code would not run in that format.
+    """
     import torch
 
     kinds = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)
@@ -73,6 +90,10 @@ def layers_of(module: Any, component: Component, *, where: str = "") -> dict[str
         if name not in component.layers and (small or f"{name}.weight" in kept):
             continue
         layout = format_of(component.layers.get(name, component.default))
+        if layout is not None and name.endswith(T5_OUTPUT) and layout.dtype != "int8":
+            if name in component.layers:
+                raise RecipeError(f"{where}: {name} has to be of symmetric 8 bits", hint="or kept in 16")
+            continue
         if layout is not None:
             chosen[name] = layout.fitting(shape)
     return chosen

@@ -10,6 +10,7 @@ from sdhub.errors import RecipeError
 from sdhub.recipes.recipe import Component
 
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
+MOST = 1000  # blocks of a denoiser that is one
 FEED_FORWARD = 4  # times a block's width, twice that where it is gated
 
 
@@ -67,10 +68,10 @@ def flux_linears(config: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
     modulate. Raises KeyError, TypeError or ValueError for a config that is none."""
     width = _flux_width(config)
     wide = FEED_FORWARD * width
-    for _ in range(int(config["num_layers"])):
+    for _ in range(_count(config["num_layers"])):
         yield from [(width, width)] * 8
         yield from [(wide, width), (width, wide)] * 2
-    for _ in range(int(config["num_single_layers"])):
+    for _ in range(_count(config["num_single_layers"])):
         yield from [(width, width)] * 3
         yield from [(wide, width), (width, width + wide)]
 
@@ -81,11 +82,11 @@ def flux_modulations(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     width = _flux_width(config)
     double = [
         f"transformer_blocks.{number}.{norm}.linear"
-        for number in range(int(config["num_layers"]))
+        for number in range(_count(config["num_layers"]))
         for norm in ("norm1", "norm1_context")
     ]
     single = [
-        f"single_transformer_blocks.{number}.norm.linear" for number in range(int(config["num_single_layers"]))
+        f"single_transformer_blocks.{number}.norm.linear" for number in range(_count(config["num_single_layers"]))
     ]
     return dict.fromkeys(double, (6 * width, width)) | dict.fromkeys(single, (3 * width, width))
 
@@ -102,6 +103,13 @@ def share(config: Mapping[str, Any], parameters: int, layout: Format) -> tuple[f
     return weights / parameters if parameters else 0.0, sum(each.bits(*size) for size, each in taken)
 
 
+def _count(value: Any) -> int:
+    """A number of blocks. Raises ValueError for one that no model has."""
+    if not 0 <= int(value) <= MOST:
+        raise ValueError(f"{value} blocks")
+    return int(value)
+
+
 def _flux_width(config: Mapping[str, Any]) -> int:
     return int(config["num_attention_heads"]) * int(config["attention_head_dim"])
 
@@ -113,7 +121,7 @@ def _usual(name: str) -> bool:
 
 def _block(width: int, context: int, count: int) -> Iterator[tuple[int, int]]:
     """A transformer block's layers, `count` times: two attentions, and a gated feed-forward layer."""
-    for _ in range(count):
+    for _ in range(_count(count)):
         yield from [(width, width)] * 6
         yield from [(width, context)] * 2
         yield from [(2 * FEED_FORWARD * width, width), (width, FEED_FORWARD * width)]
