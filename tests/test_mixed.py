@@ -1,0 +1,74 @@
+"""`coreml-mixed-<bits>bit` as a variant: planned at once, its layers found by an analysis when it is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdhub import analyze, mixed
+from sdhub.backends.coreml.backend import BACKEND
+from sdhub.errors import UnsupportedError
+from sdhub.plan import choose
+from sdhub.progress import SILENT
+from sdhub.recipes.adjust import Adjustment
+from sdhub.recipes.laboratory import Laboratory
+from sdhub.recipes.recipe import Palette, load_recipe
+from sdhub.sources import resolve
+
+NAME = "coreml-mixed-4.5bit"
+
+
+def test_a_name_says_the_bits() -> None:
+    assert BACKEND.knows(NAME)
+    assert "4.5 bits on average" in str(BACKEND.summary(NAME))
+    for name in ("coreml-mixed-0.5bit", "coreml-mixed-9bit", "coreml-mixed-bit", "coreml-mixed-4.5"):
+        assert not BACKEND.knows(name)
+        with pytest.raises(UnsupportedError, match="no variant is called"):
+            choose(resolve("demo"), [name], None)
+
+
+def test_it_is_planned_without_an_analysis_and_larger_with_more_bits() -> None:
+    checkpoint = resolve("demo")
+    sizes = []
+    for name in ("coreml-mixed-2bit", NAME, "coreml-mixed-7bit"):
+        ((backend, recipe),) = choose(checkpoint, [name], None)
+        assert mixed.is_open(recipe)
+        backend.accept(checkpoint, recipe)
+        sizes.append(backend.forecast(checkpoint, recipe).bytes)
+    assert sizes == sorted(set(sizes))
+
+
+def test_the_analysis_fills_in_the_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A brief one, of few layers: what is asked for here is the way from a name to a recipe and its curve."""
+    monkeypatch.setenv("SDHUB_HOME", str(tmp_path / "home"))
+    checkpoint = resolve("demo")
+    adjusted = Adjustment(attention=("original",), chunked=True)
+    ((_, recipe),) = choose(checkpoint, [NAME], None, adjusted)
+    monkeypatch.setattr(analyze, "laboratory", brief(analyze.laboratory))
+    mixed.look(checkpoint, recipe, tmp_path, SILENT)
+    found = load_recipe(tmp_path / mixed.RECIPE)
+    assert (found.name, found.attention, found.chunked) == (NAME, ("original",), True)
+    assert found.evidence is not None and found.evidence.bits <= 4.5
+    assert not mixed.is_open(found)
+    layers = found.components["unet"].layers
+    assert len(layers) == 4
+    assert all(not isinstance(each, Palette) or each.bits in (1, 2, 4, 6, 8) for each in layers.values())
+    BACKEND.accept(checkpoint, found)
+    assert (tmp_path / mixed.CURVE).read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "mine.json").write_text(json.dumps(found.document()))
+    assert choose(checkpoint, [], tmp_path / "mine.json") == [(BACKEND, found)]
+
+
+def brief(usual: Any) -> Any:
+    def laboratory(*arguments: Any, **named: Any) -> Laboratory:
+        lab: Laboratory = usual(*arguments, **named)
+        lab.setting = lab.setting.model_copy(
+            update={"prompts": lab.setting.prompts[:1], "steps": 2, "recorded": 2, "block": 256}
+        )
+        lab.layers = lab.layers[:4]
+        return lab
+
+    return laboratory
