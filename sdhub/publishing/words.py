@@ -165,7 +165,15 @@ def exceptions(component: Mapping[str, Any]) -> str:
     if not isinstance(layers, Mapping):
         return ""
     counts: dict[str, int] = {}
+    default = component.get("default")
     for layer in layers.values():
-        words = treatment(layer) if isinstance(layer, Mapping) else str(layer)
+        words = _beside(layer, default) if isinstance(layer, Mapping) else str(layer)
         counts[words] = counts.get(words, 0) + 1
     return "; ".join(f"{n} {'layer' if n == 1 else 'layers'} {words}" for words, n in sorted(counts.items()))
+
+
+def _beside(layer: Mapping[str, Any], default: Any) -> str:
+    """A layer's treatment; its bits alone where it is the component's in every other way."""
+    if isinstance(default, Mapping) and {**layer, "bits": None} == {**default, "bits": None}:
+        return f"at {layer.get('bits')} bit"
+    return treatment(layer)
