@@ -22,7 +22,7 @@ from sdhub.recipes.calibration import LARGE, calibration_for
 from sdhub.recipes.recipe import Calibration, Treatment
 from sdhub.recipes.sensitivity import Trace
 from sdhub.recipes.treatments import dequantized
-from sdhub.recipes.weights import LEAST
+from sdhub.recipes.weights import LEAST, MEMORY
 from sdhub.work import Work
 
 if TYPE_CHECKING:
@@ -187,18 +187,25 @@ class Laboratory:
     ) -> dict[str, dict[int, float]]:
         """What each treatment of each layer changes, by its number."""
 
+        from sdhub.compression.layers import each_layer
+
         def make(out: Path) -> None:
             traces, known = self.traces, self.factors if _calibrated(treatments) else {}
             shares = sensitivity.scales(traces)
+            reached = [name for name in weights if all(name in each.gradients for each in traces)]
+
+            def work(name: str) -> dict[int, float]:
+                parts = zip(traces, shares, strict=True)
+                gradients = [each.gradients[name].float() * share for each, share in parts]
+                return sensitivity.errors(weights[name], treatments, gradients, known.get(name))
+
+            def cost(name: str) -> int:
+                return 4 * (3 * len(traces) + 4) * int(weights[name].numel())
+
             found = {}
-            with self.progress.task("reckoning", total=len(weights), unit="layers") as task:
-                for name, weight in weights.items():
-                    if all(name in each.gradients for each in traces):
-                        gradients = [
-                            each.gradients[name].float() * share
-                            for each, share in zip(traces, shares, strict=True)
-                        ]
-                        found[name] = sensitivity.errors(weight, treatments, gradients, known.get(name))
+            with self.progress.task("reckoning", total=len(reached), unit="layers") as task:
+                for name, errors in each_layer(reached, work, cost=cost, memory=MEMORY):
+                    found[name] = errors
                     task.advance()
             (out / "errors.json").write_text(json.dumps(found))
 

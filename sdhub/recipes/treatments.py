@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sdhub.errors import UsageError
 from sdhub.progress import SILENT, Progress
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Rounding, Treatment
-from sdhub.recipes.weights import compress
+from sdhub.recipes.weights import codes_of, compress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,9 +109,7 @@ def _approximation(treatment: Treatment, weight: Tensor) -> Tensor:
         return weight.to(getattr(torch, treatment.dtype)).float()
     if isinstance(treatment, LowRank):
         return _low_rank(treatment, weight)
-    plain = Component(default=Float(), layers={"layer": treatment.model_copy(update={"rounding": "nearest"})})
-    ((_, found),) = compress({"layer": weight}, plain)
-    return found.dequantize()
+    return codes_of(weight, treatment.model_copy(update={"rounding": "nearest"}), None).dequantize()
 
 
 def _low_rank(treatment: LowRank, weight: Tensor) -> Tensor:

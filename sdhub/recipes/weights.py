@@ -53,7 +53,7 @@ def compress(
     grams = {name: each.gram for name, each in (statistics or {}).items() if each.gram is not None}
 
     def work(name: str) -> Codebook:
-        return _compressed(weights[name], chosen[name], grams.get(name))
+        return codes_of(weights[name], chosen[name], grams.get(name))
 
     def cost(name: str) -> int:
         widest = max((int(block.numel()) for block in grams.get(name, ())), default=0)
@@ -66,7 +66,7 @@ def compress(
             task.advance(millions[name])
 
 
-def _compressed(weight: torch.Tensor, treatment: Treatment, gram: tuple[torch.Tensor, ...] | None) -> Codebook:
+def codes_of(weight: torch.Tensor, treatment: Treatment, gram: tuple[torch.Tensor, ...] | None) -> Codebook:
     import torch
 
     from sdhub.compression.affine import quantize
