@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -144,11 +144,13 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def click_until(self, selector: str, condition: str, seconds: float = 60) -> None:
-        """Click until JavaScript is true: a page that was just opened may show a button that does nothing yet."""
+    def repeat(self, action: Callable[[], None], condition: str, seconds: float = 60) -> None:
+        """Do something until JavaScript is true: a page that was just opened, or is not yet done with what it was
+        asked before, may take no notice.
+        """
         deadline = time.monotonic() + seconds
         while True:
-            self.click(selector)
+            action()
             try:
                 self.until(condition, min(5, seconds))
             except AssertionError:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator
@@ -254,11 +255,27 @@ def theme() -> gr.themes.Base:
 
 
 def main() -> None:
-    """Serve the page where Gradio's environment variables say."""
+    """Serve the page where the environment says.
+
+    Not by `launch`: that ends the app where its first answer takes more than three seconds, as on a busy machine.
+    """
+    import uvicorn
+    from fastapi import FastAPI
+
     blocks = build(read_catalog(HERE / "variants.json"))
-    blocks.queue(max_size=QUEUE, default_concurrency_limit=4, api_open=False).launch(
-        theme=theme(), css_paths=[HERE / "style.css"], footer_links=[], show_error=False, ssr_mode=False
+    blocks.queue(max_size=QUEUE, default_concurrency_limit=4, api_open=False)
+    app = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        blocks,
+        path="/",
+        theme=theme(),
+        css_paths=[HERE / "style.css"],
+        footer_links=[],
+        show_error=False,
+        ssr_mode=False,
     )
+    host = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0")  # noqa: S104 — a Space is a container of its own
+    uvicorn.run(app, host=host, port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")), log_level="warning")
 
 
 if __name__ == "__main__":

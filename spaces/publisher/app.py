@@ -214,7 +214,14 @@ def main() -> None:
     blocks = build(page, webhook=webhook is not None)
     blocks.queue(max_size=32, default_concurrency_limit=8, api_open=False)
     app = gr.mount_gradio_app(
-        app, blocks, path="/", theme=theme(), css_paths=[HERE / "style.css"], footer_links=[], ssr_mode=False
+        app,
+        blocks,
+        path="/",
+        theme=theme(),
+        css_paths=[HERE / "style.css"],
+        footer_links=[],
+        show_error=False,
+        ssr_mode=False,
     )
     host = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0")  # noqa: S104 — a Space is a container of its own
     uvicorn.run(app, host=host, port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")), log_level="warning")
