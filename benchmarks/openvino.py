@@ -36,7 +36,7 @@ from benchmarks import openvino_unet as unets
 from benchmarks.openvino_unet import PEER
 from sdhub import measure, stages
 from sdhub.backends.base import backends
-from sdhub.backends.openvino import graph
+from sdhub.backends.openvino import graph, telemetry
 from sdhub.endpoint import endpoint
 from sdhub.evidence import compare, latency
 from sdhub.evidence.subject import pixels, subject_kept
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--sdxl", action="store_true", help="the memory that the UNet of SDXL takes, too")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the UNets here, some 8 GB")
     chosen = parser.parse_args()
+    telemetry.off()
     figures = Figures(chosen.json)
     with tempfile.TemporaryDirectory() as place:
         work = chosen.work or Path(place) / "unets"

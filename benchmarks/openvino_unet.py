@@ -22,7 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import shapes
-from sdhub.backends.openvino import graph
+from sdhub.backends.openvino import graph, telemetry
 from sdhub.backends.openvino.calls import Calls
 from sdhub.backends.openvino.quantize import compress
 from sdhub.backends.openvino.shapes import merge_tokens
@@ -71,6 +71,7 @@ def part(shape: str, name: str, place: Path) -> dict[str, float]:
 
 def make(shape: str, name: str, place: Path) -> None:
     """Write `place / name`, from the 16-bit one in `place`, which is made first."""
+    telemetry.off()
     folder = place / name
     plain = place / ("fp16-tome" if "tome" in name else "fp16")
     started = time.perf_counter()

@@ -63,7 +63,6 @@ FAMILIES: Mapping[str, Family] = {
             1024,
             28,
             4.5,
-            buildable=False,
         ),
         Family(
             "flux",
@@ -92,7 +91,6 @@ FAMILIES: Mapping[str, Family] = {
             1024,
             20,
             4.5,
-            buildable=False,
         ),
         Family(
             "qwen-image",

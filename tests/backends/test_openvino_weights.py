@@ -8,7 +8,7 @@ import openvino
 import pytest
 import torch
 
-from sdhub.backends.openvino import constants, graph
+from sdhub.backends.openvino import constants, frequencies, graph
 from sdhub.backends.openvino.calls import Calls
 from sdhub.backends.openvino.quantize import compress
 from sdhub.compression import affine
@@ -143,6 +143,22 @@ def test_the_range_of_an_input_is_the_widest_of_all_calls(folder, tmp_path):
     while high.get_type_name() != "Constant":
         high = high.input_value(0).get_node()
     assert float(high.data.max()) == pytest.approx(9.0, rel=0.02)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_timesteps_are_embedded_as_32_bits_would(tmp_path, shift):
+    from diffusers.models.embeddings import Timesteps
+
+    embedding = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=shift)
+    model = openvino.convert_model(embedding, example_input=torch.tensor([1.0]))
+    openvino.save_model(model, tmp_path / graph.MODEL, compress_to_fp16=True)
+    times = torch.tensor([999.0, 617.0, 3000.0])
+    expected = embedding(times).numpy()
+    assert np.abs(drawn(tmp_path, times) - expected).max() > 0.1
+    model = graph.read(tmp_path)
+    assert frequencies.restore(model) == 1
+    graph.save(model, tmp_path)
+    np.testing.assert_allclose(drawn(tmp_path, times), expected, atol=1e-3)
 
 
 def test_activations_are_not_rounded_without_calibration(folder):

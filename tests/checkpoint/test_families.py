@@ -229,13 +229,8 @@ def test_every_family_and_trait_has_an_example() -> None:
     assert {family for families in PIPELINES.values() for family in families} == set(FAMILIES)
 
 
-def test_only_the_unet_families_are_built() -> None:
-    assert {name for name, family in FAMILIES.items() if family.buildable} == {
-        "sd1",
-        "sd2",
-        "sdxl",
-        "sdxl-refiner",
-    }
+def test_these_families_are_only_inspected() -> None:
+    assert {name for name, family in FAMILIES.items() if not family.buildable} == {"pixart", "qwen-image"}
 
 
 def test_the_demo_is_sd1_and_no_student() -> None:

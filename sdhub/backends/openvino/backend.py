@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.openvino import telemetry
 from sdhub.backends.openvino.shapes import UNGUIDED
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
@@ -27,6 +28,10 @@ PIPELINES = {
         "StableDiffusionXLImg2ImgPipeline",
         "StableDiffusionXLInpaintPipeline",
         "LatentConsistencyModelPipeline",
+        "StableDiffusion3Pipeline",
+        "FluxPipeline",
+        "SanaPipeline",
+        "SanaSprintPipeline",
     )
 }
 MERGING = re.compile(r"(?P<base>.+)-tome(?P<ratio>0\.[0-9]{1,2})")
@@ -56,7 +61,7 @@ class OpenVINO(Backend):
     library = "diffusers"  # the Hub knows no library openvino: that is a tag
     repository = "{model}-openvino-{treatment}"
     install = 'pip install "optimum-intel[openvino]" diffusers'
-    revision = 2
+    revision = 3
 
     def knows(self, variant: str) -> bool:
         return _merging(variant)[0] in self.variants
@@ -72,18 +77,21 @@ class OpenVINO(Backend):
     ) -> Recipe:
         from sdhub.backends.openvino.floor import reach
 
+        telemetry.off()
         return reach(checkpoint, pipeline, recipe, floor, judge, progress)
 
     def summary(self, variant: str) -> str | None:
         base, ratio = _merging(variant)
-        said = self.variants.get(base)
+        said = super().summary(base)
         if said is None or not ratio:
             return said
         return f"{said}; {ratio:.0%} of the tokens merged in the largest self-attention"
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if not checkpoint.family.buildable or checkpoint.family.denoiser != "unet":
+        if not checkpoint.family.buildable:
             return f"{checkpoint.family.title} can be inspected but not built yet"
+        if _merging(variant)[1] and checkpoint.family.denoiser != "unet":
+            return "token merging is for UNets"
         if checkpoint.pipeline not in PIPELINES:
             return f"optimum-intel has no pipeline for {checkpoint.pipeline}"
         return None
@@ -113,6 +121,8 @@ class OpenVINO(Backend):
             raise UnsupportedError(f"{recipe.name}: OpenVINO has no choice of attention")
         if len(recipe.sizes) > 1:
             raise UnsupportedError(f"{recipe.name}: OpenVINO variants have one fixed size, or none")
+        if recipe.sizes and checkpoint.family.denoiser != "unet":
+            raise UnsupportedError(f"{recipe.name}: sizes are fixed for UNets only")
         if recipe.batch and not recipe.sizes:
             raise UnsupportedError(f"{recipe.name}: a fixed batch needs a fixed size too")
 
@@ -136,12 +146,15 @@ class OpenVINO(Backend):
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         from sdhub.backends.openvino.export import export
 
+        telemetry.off()
         export(checkpoint, pipeline, recipe, out, progress)
 
     def recognizes(self, folder: Path) -> bool:
-        return (folder / "model_index.json").is_file() and (folder / "unet" / "openvino_model.xml").is_file()
+        denoisers = (folder / name / "openvino_model.xml" for name in ("unet", "transformer"))
+        return (folder / "model_index.json").is_file() and any(each.is_file() for each in denoisers)
 
     def open(self, folder: Path) -> Any:
+        telemetry.off()
         try:
             from optimum.intel import OVDiffusionPipeline
         except ImportError:
@@ -149,7 +162,7 @@ class OpenVINO(Backend):
         return OVDiffusionPipeline.from_pretrained(folder)
 
     def settings(self, pipeline: Any) -> Mapping[str, str]:
-        compiled = pipeline.unet.request
+        compiled = (pipeline.unet or pipeline.transformer).request
         if compiled is None:
             return {}
         return {
@@ -160,6 +173,7 @@ class OpenVINO(Backend):
     def plain(self, checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Path) -> str | None:
         from sdhub.backends.openvino.export import plain_denoiser
 
+        telemetry.off()
         return f"{self.name}-fp16" if plain_denoiser(checkpoint, pipeline, folder, out) else None
 
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:

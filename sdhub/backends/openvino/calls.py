@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class Calls:
         """Keep one row of a call."""
         from safetensors.torch import save_file
 
-        batch = inputs["sample"].shape[0]
+        batch = inputs[latents_of(inputs)].shape[0]
         row = (self.count + 1) % batch
         kept = {
             name: (each[row : row + 1] if each.ndim and each.shape[0] == batch else each).contiguous().clone()
@@ -55,9 +56,17 @@ class Calls:
         self.count += 1
 
 
+def latents_of(inputs: Mapping[str, torch.Tensor]) -> str:
+    """What the argument is called that holds the latents: a UNet's, or a transformer's."""
+    return "sample" if "sample" in inputs else "hidden_states"
+
+
 def run(denoiser: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """What a UNet of diffusers makes of one recorded call."""
+    """What a denoiser of diffusers makes of one recorded call."""
     named = dict(inputs)
+    if "sample" not in named:
+        from_transformer: torch.Tensor = denoiser(return_dict=False, **named)[0]
+        return from_transformer
     added = {name: named.pop(name) for name in ("text_embeds", "time_ids") if name in named}
     made: torch.Tensor = denoiser(
         named.pop("sample"), named.pop("timestep"), added_cond_kwargs=added or None, return_dict=False, **named
@@ -67,6 +76,7 @@ def run(denoiser: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 def record(
     pipeline: Any,
+    denoiser: Any,
     calibration: Calibration,
     folder: Path,
     *,
@@ -74,17 +84,20 @@ def record(
     block: int | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Calls, dict[str, LayerStatistics]]:
-    """The calls that `calibration` asks for, and the statistics of the inputs of the layers named in `gram`."""
+    """The calls of the pipeline's denoiser that `calibration` asks for.
+
+    Also the statistics of the inputs of its layers that are named in `gram`.
+    """
     from sdhub.compression.calibration import collect, spread, trajectories
     from sdhub.evidence.given import given
 
     calls, kept = Calls(folder), spread(calibration.steps, calibration.recorded)
     count = len(calibration.prompts)
-    recording = [False]
+    recording, names = [False], list(inspect.signature(denoiser.forward).parameters)
 
     def before(_: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         if recording[0]:
-            calls.add(_named(args, given))
+            calls.add(_named(dict(zip(names, args, strict=False)) | given))
 
     with progress.task("calibrating", total=count * (max(kept) + 1), unit="steps") as task:
         drive = trajectories(
@@ -105,10 +118,10 @@ def record(
 
             drive(switch)
 
-        hook = pipeline.unet.register_forward_pre_hook(before, with_kwargs=True)
+        hook = denoiser.register_forward_pre_hook(before, with_kwargs=True)
         try:
             statistics = collect(
-                pipeline.unet,
+                denoiser,
                 both,
                 gram,
                 gram=True,
@@ -122,10 +135,11 @@ def record(
     return calls, statistics
 
 
-def _named(args: tuple[Any, ...], given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _named(given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Numbers among the arguments of a call, those in `added_cond_kwargs` too."""
     import torch
 
-    named = {**dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)), **given}
+    named = dict(given)
     named.update(named.pop("added_cond_kwargs", None) or {})
     return {name: torch.as_tensor(each) for name, each in named.items() if _is_numeric(name, each)}
 

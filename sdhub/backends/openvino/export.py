@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.backends.openvino import graph, shapes
+from sdhub.backends.openvino import frequencies, graph, shapes
 from sdhub.backends.openvino.calls import Calls, record
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.backends.openvino.quantize import compress, smoothing_of
@@ -57,14 +57,16 @@ def prepare(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, place: Path, 
             raise MissingExtraError("openvino", error.name or "optimum-intel") from None
     vet_layers(pipeline, recipe)
     # A safety_checker/ folder breaks loading from the Hub: optimum-intel leaves safetensors files out.
-    pipeline.register_modules(safety_checker=None)
-    pipeline.register_to_config(requires_safety_checker=False)
+    if "safety_checker" in pipeline.components:
+        pipeline.register_modules(safety_checker=None)
+        pipeline.register_to_config(requires_safety_checker=False)
     denoiser = recipe.components[checkpoint.family.denoiser]
     if recipe.sizes:
         latent = shapes.set_size(pipeline, recipe.sizes[0])
         if denoiser.token_merging:
             shapes.merge_tokens(pipeline.unet, denoiser.token_merging, latent)
-    return _calibrated(pipeline.unet, pipeline, recipe.calibration, denoiser, place, progress)
+    module = getattr(pipeline, checkpoint.family.denoiser)
+    return _calibrated(module, pipeline, recipe.calibration, denoiser, place, progress)
 
 
 def convert(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> list[str]:
@@ -88,6 +90,8 @@ def convert(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, pr
         for part in parts:
             _convert(checkpoint, part, models.pop(part), out)
             gc.collect()
+            if part == checkpoint.family.denoiser:
+                restore_frequencies(out / part)
             if recipe.sizes:
                 shapes.fix(out / part, _extent(checkpoint, pipeline, recipe))
             task.advance()
@@ -129,9 +133,17 @@ def plain_denoiser(checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Pat
             (out / path.name).symlink_to(path.resolve())
     document.pop("dynamic_shapes", None)
     (out / "model_index.json").write_text(json.dumps(document), encoding="utf-8")
-    pipeline.unet.save_config(out / denoiser)
+    getattr(pipeline, denoiser).save_config(out / denoiser)
     _convert(checkpoint, denoiser, models[denoiser], out)
     return True
+
+
+def restore_frequencies(folder: Path) -> None:
+    """Undo what 16 bits do to the timesteps of a converted denoiser."""
+    with quiet():
+        model = graph.read(folder)
+        if frequencies.restore(model):
+            graph.save(model, folder)
 
 
 def compress_part(checkpoint: Checkpoint, recipe: Recipe, folder: Path, known: Known, progress: Progress) -> None:
@@ -160,7 +172,7 @@ def spared(component: Component, costs: Mapping[str, Cost]) -> frozenset[str]:
 
 
 def _calibrated(
-    unet: Any,
+    module: Any,
     pipeline: Any,
     calibration: Calibration | None,
     component: Component,
@@ -172,16 +184,16 @@ def _calibrated(
         return Known()
     from sdhub.compression.calibration import fitting_block
 
-    treatments = {layer: component.layers.get(layer, component.default) for layer in _weighted(unet)}
+    treatments = {layer: component.layers.get(layer, component.default) for layer in _weighted(module)}
     gram = frozenset(
         layer for layer, each in treatments.items() if isinstance(each, Affine) and each.rounding == "compensated"
     )
-    block = min(calibration.block, fitting_block(unet, GRAM_BYTES, gram)) if gram else None
-    calls, statistics = record(pipeline, calibration, place, gram=gram, block=block, progress=progress)
+    block = min(calibration.block, fitting_block(module, GRAM_BYTES, gram)) if gram else None
+    calls, statistics = record(pipeline, module, calibration, place, gram=gram, block=block, progress=progress)
     if not isinstance(component.default, Affine) or not component.default.spared:
         return Known(calls, statistics)
     judged = {layer: each for layer, each in treatments.items() if layer not in component.layers}
-    costs = sensitivities(unet, calls.some(JUDGED), judged, seed=calibration.seed, progress=progress)
+    costs = sensitivities(module, calls.some(JUDGED), judged, seed=calibration.seed, progress=progress)
     return Known(calls, statistics, costs)
 
 

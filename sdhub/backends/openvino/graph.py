@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sdhub.backends.openvino import telemetry
+
 MODEL = "openvino_model.xml"
 # The converter names operations after the module and the torch function that they come from.
 OPERATION = re.compile(r"__module\.(?P<layer>.+)/aten::(?:linear|_convolution\w*|conv2d)/(?:MatMul|Convolution)")
@@ -16,6 +18,7 @@ WEIGHT = 1  # the input of a product that holds its weight
 
 def read(folder: Path) -> Any:
     """The model of an exported component; its weights stay in the file until they are used."""
+    telemetry.off()
     import openvino
 
     return openvino.Core().read_model(folder / MODEL)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdhub.backends.openvino.calls import run
+from sdhub.backends.openvino.calls import latents_of, run
 from sdhub.progress import SILENT, Progress
 from sdhub.recipes.recipe import Affine, Treatment
 
 if TYPE_CHECKING:
     import torch
 
-SIDE = 64  # latents are cropped to this side: backward passes keep all that lies between
+SIDE, TOKENS = 64, 1024  # latents are cropped to that: backward passes keep all that lies between
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,15 @@ def spare(costs: Mapping[str, Cost], share: float, *, by: Callable[[Cost], int])
 
 
 def _cropped(call: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {**call, "sample": call["sample"][..., :SIDE, :SIDE].contiguous()}
+    """A corner of latents laid out as an image, the first of those that are packed into tokens."""
+    name = latents_of(call)
+    latents = call[name]
+    if latents.ndim == 4:
+        return {**call, name: latents[..., :SIDE, :SIDE].contiguous()}
+    cropped = {**call, name: latents[:, :TOKENS].contiguous()}
+    if "img_ids" in call:
+        cropped["img_ids"] = call["img_ids"][:TOKENS].contiguous()
+    return cropped
 
 
 def _hooks(modules: Mapping[str, Any], hook: Callable[[str], Any]) -> Any:
@@ -201,7 +209,8 @@ def _backward(denoiser: Any, call: Mapping[str, torch.Tensor], generator: torch.
     """Send random signs back through the denoiser; the output's squared norm."""
     import torch
 
-    output = run(denoiser, {**call, "sample": call["sample"].clone().requires_grad_()})
+    name = latents_of(call)
+    output = run(denoiser, {**call, name: call[name].clone().requires_grad_()})
     signs = torch.randint(0, 2, output.shape, generator=generator, dtype=torch.float32) * 2 - 1
     output.backward(signs)
     return float(output.detach().square().sum())
