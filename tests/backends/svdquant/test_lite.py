@@ -185,3 +185,27 @@ def test_shares_of_the_known_families():
     part, bits = share(SDXL, 2_567_463_684, layout)
     assert part == pytest.approx(0.85, abs=0.01)
     assert bits / 8 + 2 * 2_567_463_684 * (1 - part) < 2.10e9
+
+
+@pytest.mark.parametrize("treatment", [INT4, NVFP4])
+def test_layers_compute_what_the_formats_description_says(treatment):
+    """Beside functions written from the description alone, which downstream tests give to diffusers' modules."""
+    from sdhub.backends.svdquant.reference import W4A4Linear, unpacked
+    from tests.downstream import kernels_stand_in as kernels
+
+    layout = format_of(treatment)
+    nvfp4, size = layout.precision == "nvfp4", 16 if layout.precision == "nvfp4" else 64
+    tensors, _ = encode(linear_layer(), layout, statistics(), torch.float16)
+    inputs = statistics().tokens[:7].half()
+    codes = torch.zeros(7, 128, dtype=torch.uint8)
+    scales = torch.zeros(256 // size, 7, dtype=torch.float8_e4m3fn if nvfp4 else torch.float16)
+    low, out = torch.zeros(7, 16), torch.zeros(7, 128, dtype=torch.float16)
+    names = ("proj_down", "smooth_factor", "qweight", "wscales", "proj_up", "bias")
+    down, smooth, weight, steps, up, bias = (tensors[name] for name in names)
+    kernels.quantize(inputs, codes, scales, down, low, smooth, False, nvfp4)
+    rest = [None] * 15
+    rest[5], rest[9], rest[12] = bias, False, nvfp4
+    rest[13], rest[14] = tensors.get("wtscale"), tensors.get("wcscales")
+    kernels.gemm(codes, weight, out, None, scales, steps, None, None, low, up, *rest)
+    given = W4A4Linear(unpacked(tensors, layout.precision), layout.precision, torch.float16)(inputs.float())
+    torch.testing.assert_close(given, out.float(), atol=0.01, rtol=0.005)
