@@ -10,7 +10,8 @@ Calls are of the denoiser, one per prompt and step with guidance's two halves in
 more. Seconds are of the analyses alone: neither the peer's nor ours holds the loading of the checkpoint, the
 evaluation, or the making of the variant. The published analysis leaves out layers of up to 100,000 weights to save
 time; there its calls would be fewer, which is told beside the ratio. `--quick` takes fewer prompts, widths and
-sizes; `--peer FILE` keeps the peer's analysis there, and takes it from there.
+sizes; `--peer FILE` keeps the peer's analysis there, and takes it from there; `--cost` measures calls and seconds
+of both analyses alone, and keeps all other figures of an earlier run.
 """
 
 from __future__ import annotations
@@ -56,16 +57,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--peer", type=Path, metavar="FILE")
+    parser.add_argument("--cost", action="store_true")
     given = parser.parse_args()
-    rows = [*compared(given.peer, quick=given.quick), *outliers()]
+    found = compared(given.peer, quick=given.quick, fidelity=not given.cost)
+    rows = [*found, *([] if given.cost else outliers())]
     for row in rows:
         peer = "" if row["peer"] is None else f"{row['peer']:.5g}"
         print(f"{row['figure']:96} {row['ours']:9.5g} {peer:>9} {row['ratio'] or 0:8.4g}  {row['target']}")
     if given.json:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        earlier = json.loads(given.json.read_text()) if given.cost and given.json.exists() else []
+        merged = {row["figure"]: row for row in [*earlier, *rows]}
+        given.json.write_text(json.dumps(list(merged.values()), indent=1) + "\n", encoding="utf-8")
 
 
-def compared(kept: Path | None, *, quick: bool) -> list[dict[str, Any]]:
+def compared(kept: Path | None, *, quick: bool, fidelity: bool) -> list[dict[str, Any]]:
     """Sizes, fidelity and cost of both."""
     from diffusers import StableDiffusionPipeline
 
@@ -81,10 +86,11 @@ def compared(kept: Path | None, *, quick: bool) -> list[dict[str, Any]]:
     layers = list(ours.analysis.weights)
     widths = (2, 4, 8) if quick else mixed_peer.BITS
     peer = peer_of(kept, pipe, prompts, layers, setting.guidance, widths)
-    bench = Bench(pipe, UNSEEN[: 3 if quick else len(UNSEEN)], 8 if quick else STEPS, setting.guidance)
-    bench.statistics = calibrate(pipe, calibration_for(checkpoint), layers=layers)
-    rows = sizes(bench, ours, peer, 3 if quick else SIZES)
-    rows += fixed(bench, ours.analysis)
+    rows = []
+    if fidelity:
+        bench = Bench(pipe, UNSEEN[: 3 if quick else len(UNSEEN)], 8 if quick else STEPS, setting.guidance)
+        bench.statistics = calibrate(pipe, calibration_for(checkpoint), layers=layers)
+        rows = sizes(bench, ours, peer, 3 if quick else SIZES) + fixed(bench, ours.analysis)
     published = sum(weights > PUBLISHED_LEAST for weights in ours.analysis.weights.values())
     calls = (
         f"denoiser calls (the peer with its layers of over 100,000 weights alone: {published} of {len(layers)}, "
