@@ -71,7 +71,7 @@ def _exact(rounded: npt.NDArray[np.float16]) -> npt.NDArray[np.float64] | None:
     count = rounded.shape[1]
     for shift in SHIFTS:
         if count > shift:
-            powers = BASE ** (-np.arange(count) / (count - shift))
+            powers: npt.NDArray[np.float64] = BASE ** (-np.arange(count) / (count - shift))
             if np.allclose(powers.astype(np.float16), rounded[0], rtol=2**-10, atol=2**-24):
-                return powers[None]
+                return powers.reshape(1, -1)
     return None
