@@ -11,7 +11,7 @@ demo: $(STAMP)
 
 # Files side by side, each process on one thread: torch's threads would fight for the cores.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # In an environment of its own, as a user without sdhub has it.
 downstream: $(STAMP)

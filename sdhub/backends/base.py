@@ -63,8 +63,12 @@ class Backend(ABC):
     def summary(self, variant: str) -> str | None:
         """A variant in one sentence, None where it is none of the backend's, calibrated or not."""
         calibrated = variant.removesuffix("-fast")  # the name that Recipe.nearest gives
-        if variant != calibrated and calibrated in self.variants:
+        if variant != calibrated and self.told(calibrated) is not None:
             return f"the formats of {calibrated} without calibration, everything rounded to the nearest value"
+        return self.told(variant)
+
+    def told(self, variant: str) -> str | None:
+        """`summary` of a variant as its preset makes it."""
         return self.variants.get(variant)
 
     @abstractmethod

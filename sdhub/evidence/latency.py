@@ -16,7 +16,7 @@ from sdhub.quiet import quiet
 
 STEPS_PER_RUN = 4
 MIN_ROUNDS, MAX_ROUNDS = 3, 12
-BUDGET_SECONDS = 60.0
+BUDGET_SECONDS = 20.0
 
 
 @dataclass(frozen=True)

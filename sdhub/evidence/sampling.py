@@ -116,8 +116,10 @@ def _noise(pipe: Any, sampling: Sampling, generator: Any) -> Mapping[str, Any]:
     import torch
 
     unet = getattr(pipe, "unet", None)
-    if unet is None or kind_of(type(pipe).__name__) == "picture":
+    if kind_of(type(pipe).__name__) == "picture":
         return {}
+    if unet is None:
+        return {"latents": None}
     height, width = (side // pipe.vae_scale_factor for side in (sampling.height, sampling.width))
     noise = torch.randn((1, pipe.vae.config.latent_channels, height, width), generator=generator)
     # A UNet in half precision is not given float32 latents by any pipeline: they must come in its own type.

@@ -75,6 +75,10 @@ def test_document_is_plain_json_in_a_fixed_order() -> None:
         "ratio": 3.0,
         "rounds": 12,
         "threads": 2,
+        "reference": None,
+        "reference_seconds_per_step": None,
+        "reference_ratio": None,
+        "settings": {},
     }
     assert (document["bytes"], document["base_bytes"], document["peak_mib"]) == (10, 40, 123.4)
     assert parse_sampling(document["sampling"]) == made.sampling

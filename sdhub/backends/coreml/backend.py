@@ -59,10 +59,10 @@ class CoreML(Backend):
     def knows(self, variant: str) -> bool:
         return variant in self.variants or _mixed(variant) is not None
 
-    def summary(self, variant: str) -> str | None:
+    def told(self, variant: str) -> str | None:
         bits = _mixed(variant)
         if bits is None:
-            return self.variants.get(variant)
+            return super().told(variant)
         return f"palettes of {bits:g} bits on average, each layer's width chosen by an analysis; {REST}"
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:

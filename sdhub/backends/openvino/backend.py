@@ -80,9 +80,9 @@ class OpenVINO(Backend):
         telemetry.off()
         return reach(checkpoint, pipeline, recipe, floor, judge, progress)
 
-    def summary(self, variant: str) -> str | None:
+    def told(self, variant: str) -> str | None:
         base, ratio = _merging(variant)
-        said = super().summary(base)
+        said = super().told(base)
         if said is None or not ratio:
             return said
         return f"{said}; {ratio:.0%} of the tokens merged in the largest self-attention"

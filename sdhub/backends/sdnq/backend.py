@@ -44,7 +44,7 @@ class SDNQ(Backend):
     def knows(self, variant: str) -> bool:
         return find(variant) is not None and variant.partition("-")[0] == self.name
 
-    def summary(self, variant: str) -> str | None:
+    def told(self, variant: str) -> str | None:
         found = find(variant) if self.knows(variant) else None
         return found.summary if found else None
 
