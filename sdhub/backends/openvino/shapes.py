@@ -76,7 +76,11 @@ def fix(folder: Path, extent: Extent) -> None:
 
 def _shape(name: str, free: Any, part: str, extent: Extent) -> Any:
     """What becomes of one input's shape."""
-    if not free.rank.get_length() or name == "timestep":
+    if not free.rank.get_length():
+        return free
+    if name == "timestep":  # one for all rows, as optimum-intel's own `reshape` has it
+        if extent.batch:
+            free[0] = 1
         return free
     rows = extent.batch * (extent.passes if part == "unet" else 1) or -1
     if SCALED.get(part) == name:
