@@ -371,9 +371,9 @@ def test_components_must_match_the_checkpoint(backend, checkpoint):
 def test_families_it_cannot_build_say_why(backend, checkpoint):
     from sdhub.checkpoint.families import FAMILIES
 
-    flux = dataclasses.replace(checkpoint, family=FAMILIES["flux"], pipeline="FluxPipeline")
+    qwen = dataclasses.replace(checkpoint, family=FAMILIES["qwen-image"], pipeline="QwenImagePipeline")
     unknown = dataclasses.replace(checkpoint, pipeline="KandinskyPipeline")
-    assert "FLUX" in backend.why_not(flux, "openvino-int8")
+    assert "Qwen-Image" in backend.why_not(qwen, "openvino-int8")
     assert "KandinskyPipeline" in backend.why_not(unknown, "openvino-int8")
     assert backend.why_not(checkpoint, "openvino-int8") is None
 
