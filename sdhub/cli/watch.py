@@ -107,8 +107,8 @@ def watch(
             if once:
                 watcher.round()
             else:
-                talk("Watching; Ctrl-C ends it.")
                 with _until_ended() as stop:
+                    talk("Watching; Ctrl-C ends it.")
                     watcher.watch(stop, interval)
         _tell(known, json=json)
 
