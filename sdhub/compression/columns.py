@@ -38,7 +38,9 @@ class Picker(Protocol):
 def picker(codebook: Palette | Grid | Levels) -> Picker:
     """The picker of `codebook`."""
     if isinstance(codebook, Palette):
-        return _Vectors(codebook) if codebook.cluster_dim > 1 else _Scalars(codebook)
+        if codebook.cluster_dim > 1:
+            return _Vectors(codebook)
+        return _Table(codebook) if len(codebook.lut) == 1 else _Scalars(codebook)
     return _Grid(codebook) if isinstance(codebook, Grid) else _Levels(codebook)
 
 
@@ -51,6 +53,19 @@ class _Rows:
 
     def bundled(self, energy: Tensor) -> Tensor:
         return energy
+
+
+class _Table(_Rows):
+    """One table for all rows."""
+
+    def __init__(self, palette: Palette) -> None:
+        super().__init__(palette.indices)
+        self.values = palette.table[0, :, 0].numpy()
+        self.middle = (self.values[1:] + self.values[:-1]) / 2
+
+    def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
+        index = self.middle.searchsorted(wanted)
+        return index, self.values[index]
 
 
 class _Scalars(_Rows):
@@ -67,8 +82,8 @@ class _Scalars(_Rows):
         self.first, self.values = group * table.shape[1], table.astype(np.float32).ravel()
 
     def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
-        place = np.clip(wanted, -self.reach, self.reach) + self.lift
-        index = np.searchsorted(self.middle, place) - self.below
+        place = np.minimum(np.maximum(wanted, -self.reach), self.reach) + self.lift
+        index = self.middle.searchsorted(place) - self.below
         return index.astype(np.uint8), self.values[index + self.first]
 
 
@@ -104,7 +119,7 @@ class _Grid(_Rows):
 
     def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
         scale, zero = self.scale[column // self.size], self.zero[column // self.size]
-        code = np.clip(np.rint(wanted / scale + zero), *self.span)
+        code = np.minimum(np.maximum(np.rint(wanted / scale + zero), self.span[0]), self.span[1])
         return code, (code - zero) * scale
 
 
@@ -119,5 +134,5 @@ class _Levels(_Rows):
 
     def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
         scale = self.scale[column // self.size]
-        index = np.searchsorted(self.middle, wanted / scale)
+        index = self.middle.searchsorted(wanted / scale)
         return self.order[index], self.levels[index] * scale

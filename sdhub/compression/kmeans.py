@@ -11,6 +11,7 @@ All arrays are NumPy float64; `values` are sorted in each row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -95,6 +96,23 @@ def kmeans(values: Floats, weights: Floats, clusters: int, counts: Ints | None =
     return centroids
 
 
+def sketches(values: Floats, weights: Floats, clusters: Sequence[int]) -> list[Floats]:
+    """Ascending centroids of one problem for several numbers of clusters, powers of two that ascend.
+
+    `values`, `weights`: (n,), as a row of `kmeans`. Each solution grows from the one before it and is only brought
+    near its optimum, mostly within a hundredth, so that all together take less time than the last one in full.
+    """
+    values, weights = distinct(np.asarray(values, np.float64), np.asarray(weights, np.float64))
+    few = [each for each in clusters if len(values) <= each or each * len(values) ** 2 <= EXACT_WORK]
+    found = [exact_kmeans(values, weights, each) for each in few]
+    if len(found) < len(clusters):
+        sums = _sums(values[None], weights[None], np.array([len(values)]))
+        for bounds in _grown(sums, clusters):
+            if bounds.shape[1] - 1 not in few:
+                found.append(sums.restored(_centroids(sums, bounds))[0])
+    return found
+
+
 def exact_kmeans(values: Floats, weights: Floats, clusters: int) -> Floats:
     """The optimal centroids (`clusters`,) of sorted distinct `values` (n,) with positive `weights` (n,).
 
@@ -139,6 +157,18 @@ def _solve(values: Floats, weights: Floats, counts: Ints, clusters: int) -> Floa
     for row in np.flatnonzero(counts <= DENSE):
         bounds[[row]] = _improved(sums.rows(np.array([row])), bounds[[row]], None, 1e-4)
     return sums.restored(_centroids(sums, bounds))
+
+
+def _grown(sums: _Sums, clusters: Sequence[int]) -> Iterator[Ints]:
+    """Boundaries of ascending numbers of cells, all but settled."""
+    grid = _grid(sums)
+    bounds = _programme(sums, grid, min(clusters[0], STARTING))
+    for wanted in clusters:
+        if wanted <= STARTING:
+            bounds = _improved(sums, _programme(sums, grid, wanted), COARSE, GROWING)
+        while bounds.shape[1] - 1 < wanted:
+            bounds = _improved(sums, _doubled(sums, bounds), COARSE, GROWING)
+        yield bounds
 
 
 def _grid(sums: _Sums) -> Ints:

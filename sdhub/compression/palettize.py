@@ -7,15 +7,16 @@ output channels per entry, as Core ML does (`vectors.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sdhub.compression.histogram import Floats, assign, histogram
-from sdhub.compression.kmeans import batch_size, kmeans
+from sdhub.compression.kmeans import batch_size, kmeans, sketches
 from sdhub.compression.vectors import cluster_vectors, nearest_vectors
 from sdhub.errors import UsageError
 
@@ -98,6 +99,26 @@ def palettize(
     lut, scale = _stored(table, lut_dtype)
     bare = Palette(torch.empty(0, dtype=torch.uint8), lut, size, scale)
     return Palette(nearest(weight, bare), lut, size, scale)
+
+
+def sketch(weight: Tensor, bits: Sequence[int]) -> list[Palette]:
+    """One-table palettes of `weight` (N, ...) in several widths that ascend, mostly within a hundredth of the
+    least error and several times faster than one by one: enough to compare widths.
+
+    Raises UsageError as `palettize`.
+    """
+    for each in bits:
+        _check(weight, each, None, 1, torch.float16)
+    weight = weight.detach().cpu()
+    if weight.numel() == 0:
+        return [_empty(weight, 1 << each, 1, 1, torch.float16) for each in bits]
+    values, masses = histogram(weight)
+    found = []
+    for centroids in sketches(values, masses, [1 << each for each in bits]):
+        lut, _ = _stored(torch.from_numpy(centroids).float()[None, :, None], torch.float16)
+        bare = Palette(torch.empty(0, dtype=torch.uint8), lut, weight.shape[0])
+        found.append(replace(bare, indices=nearest(weight, bare)))
+    return found
 
 
 def nearest(weight: Tensor, palette: Palette) -> Tensor:

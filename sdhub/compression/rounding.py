@@ -181,12 +181,16 @@ class _Block:
 
     def _replace(self, slope: Any, local: Any, error: Any, chosen: Any, low: int) -> None:
         target = self.target[low : low + len(error)].numpy()
+        held = target - error
         for here in range(len(error) - 1, -1, -1):
-            aim = target[here] + slope[here] / local[here, here] - error[here]
+            aim = slope[here] / local[here, here]
+            aim += held[here]
             chosen[here], value = self.pick.nearest(self.columns[low + here], aim)
-            change = target[here] - value - error[here]
-            error[here] += change
-            slope[:here] += local[:here, here, None] * change
+            change = held[here] - value
+            if here and change.any():
+                slope[:here] += local[:here, here, None] * change
+            held[here] = value
+        np.subtract(target, held, out=error)
 
 
 def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:

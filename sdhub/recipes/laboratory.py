@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sdhub.compression.calibration import LayerStatistics
 
-REVISION = 2
+REVISION = 3
 PACKAGES = ("sdhub", "torch", "diffusers", "transformers", "numpy")
 PROMPTS, STEPS, ROWS, BLOCK = 3, 4, 64, 768
 FIRST = 50_000  # before the seeds of calibration, and far from those of evidence

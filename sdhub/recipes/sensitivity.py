@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from sdhub.errors import UnsupportedError, UsageError
+from sdhub.errors import UnsupportedError
 from sdhub.evidence.given import given
 from sdhub.progress import SILENT, Progress
 from sdhub.recipes.calibration import calibrate
 from sdhub.recipes.recipe import Calibration, Treatment
-from sdhub.recipes.treatments import residual
+from sdhub.recipes.treatments import residuals
 
 if TYPE_CHECKING:
     import torch
@@ -200,12 +200,9 @@ def errors(
         shaped = sharp + known.doubt * (plain - sharp)
     found: dict[int, tuple[float, bool]] = {}
     ratios: dict[int, list[float]] = {}
-    for number, treatment in enumerate(treatments):
-        try:
-            off = residual(treatment, weight, rows)
-        except UsageError:
-            continue
-        compensated = known is not None and getattr(treatment, "rounding", "nearest") == "compensated"
+    for number, off in residuals(treatments, weight, rows):
+        rounding = getattr(treatments[number], "rounding", "nearest")
+        compensated = known is not None and rounding == "compensated"
         found[number] = (_energy(shaped if compensated else plain, off, rows), compensated)
         if not compensated:
             ratios[number] = _ratios(stack[:, rows], off)

@@ -65,19 +65,40 @@ def size_of(treatment: Treatment, shape: Sequence[int]) -> int:
     return rows * columns * bits + scales * (scale + zero) + treatment.rank * (rows + columns) * SCALAR
 
 
-def residual(treatment: Treatment, weight: Tensor, rows: Tensor) -> Tensor:
-    """What the treatment, rounding to the nearest, adds to the output channels `rows` of a weight (N, ...): (n,
-    K).
+def residuals(treatments: Sequence[Treatment], weight: Tensor, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """What treatments, rounding to the nearest, add to the output channels `rows` of a weight (N, ...): by number
+    (n, K). Those that do not fit are left out.
 
-    Tables and branches are made for these channels alone, which is cheaper and about as good. Raises UsageError
-    where the treatment does not fit.
+    Tables and branches are made for these channels alone, which is cheaper and about as good.
     """
-    part = weight.detach().cpu()[rows].float()
-    if isinstance(treatment, LowRank):
-        off = _approximation(treatment, weight.detach().cpu().float())[rows] - part
-    else:
-        off = _approximation(treatment, part) - part
-    return off.flatten(1)
+    whole = weight.detach().cpu()
+    part = whole[rows].float()
+    tables = _tables(treatments, part)
+    for number, treatment in enumerate(treatments):
+        try:
+            if isinstance(treatment, LowRank):
+                found = _approximation(treatment, whole.float())[rows]
+            else:
+                found = tables[number] if number in tables else _approximation(treatment, part)
+        except UsageError:
+            continue
+        yield number, (found - part).flatten(1)
+
+
+def _tables(treatments: Sequence[Treatment], part: Tensor) -> dict[int, Tensor]:
+    """What palettes of one table for all channels leave, by number."""
+    from sdhub.compression.palettize import sketch
+
+    plain = {
+        number: each.bits
+        for number, each in enumerate(treatments)
+        if isinstance(each, Palette) and not each.group_size
+    }
+    widths = sorted(set(plain.values()))
+    if not widths:
+        return {}
+    found = dict(zip(widths, (each.dequantize() for each in sketch(part.half(), widths)), strict=True))
+    return {number: found[bits] for number, bits in plain.items()}
 
 
 def dequantized(

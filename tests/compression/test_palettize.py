@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdhub.compression.histogram import assign, histogram
-from sdhub.compression.palettize import BITS, palettize
+from sdhub.compression.palettize import BITS, palettize, sketch
 from sdhub.errors import UsageError
 
 TYPES = [torch.float16, torch.bfloat16, torch.float32]
@@ -176,3 +176,18 @@ def test_vectors_of_few_patterns_are_found_again():
     chosen = torch.randint(16, (8, 40), generator=torch.Generator().manual_seed(0))
     weight = patterns[chosen].movedim(-1, 1).reshape(16, 40)
     assert error(weight, palettize(weight, 4, cluster_dim=2)) < 1e-3 * float(weight.square().sum())
+
+
+@pytest.mark.parametrize("size", [40, 3000, 40_000])
+def test_sketches_are_near_the_best_tables(size):
+    weight = torch.randn(4, size // 4, generator=torch.Generator().manual_seed(size)).half()
+    for bits, found in zip(BITS, sketch(weight, BITS), strict=True):
+        assert found.bits == bits
+        best = (palettize(weight, bits, lut_dtype=torch.float16).dequantize() - weight.float()).square().sum()
+        assert (found.dequantize() - weight.float()).square().sum() <= 1.02 * best + 1e-6
+
+
+def test_a_sketch_of_nothing_and_of_what_is_not_finite():
+    assert [each.indices.numel() for each in sketch(torch.zeros(0, 4), (2, 4))] == [0, 0]
+    with pytest.raises(UsageError, match="infinite"):
+        sketch(torch.full((2, 2), torch.inf), (4,))
