@@ -4,7 +4,8 @@ Both choose among the same layers of the same denoiser, on the same prompts. At 
 recipe between 2.5 and 7 bits, three denoisers are sampled along full trajectories, on prompts and seeds that
 neither method saw: the peer's recipe in plain k-means; ours of that size in plain k-means and the peer's widths,
 which shows what the allocation brings; and ours with all widths and compensated rounding, as sdhub makes
-variants. PSNR is pooled over all pictures, of the final latents and of the pictures.
+variants. PSNR is of the final latents and of the pictures: the mean of all pictures' PSNR, and pooled, the PSNR of
+their mean error, which a single picture that turns into another one decides.
 
 Calls are of the denoiser, one per prompt and step with guidance's two halves in it; a backward pass counts as one
 more. Seconds are of the analyses alone: neither the peer's nor ours holds the loading of the checkpoint, the
@@ -49,6 +50,7 @@ UNSEEN = (
     "pizza", "avocado", "wolf", "horse face", "octopus", "butterfly", "rocket", "guitar", "crown", "key",
 )  # fmt: skip
 SEED, STEPS = 9000, 20
+PSNR = ("latent PSNR", "image PSNR", "latent PSNR, pooled", "image PSNR, pooled")
 COMPENSATED: Rounding = "compensated"
 
 
@@ -165,20 +167,25 @@ class Bench:
             pictures = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor)[0]
         return latents.numpy(), (pictures / 2 + 0.5).clamp(0, 1).numpy()
 
-    def fidelity(self, weights: Mapping[str, Tensor]) -> tuple[float, float]:
-        """PSNR of latents and of pictures in dB, with these weights."""
+    def fidelity(self, weights: Mapping[str, Tensor]) -> dict[str, float]:
+        """The kinds of `PSNR` in dB, with these weights."""
         modules = {name: self.pipe.unet.get_submodule(name) for name in weights}
         before = {name: module.weight.detach().clone() for name, module in modules.items()}
         for name, module in modules.items():
             module.weight.data.copy_(weights[name])
-        latents, pictures = self.drawn()
+        drawn = self.drawn()
         for name, module in modules.items():
             module.weight.data.copy_(before[name])
-        peak = float(np.abs(self.reference[0]).max())
-        return psnr(self.reference[0], latents, peak), psnr(self.reference[1], pictures, 1.0)
+        peaks = (float(np.abs(self.reference[0]).max()), 1.0)
+        found = {}
+        for what, reference, made, peak in zip(("latent", "image"), self.reference, drawn, peaks, strict=True):
+            single = [psnr(each, other, peak) for each, other in zip(reference, made, strict=True)]
+            found[f"{what} PSNR"] = float(np.mean(single))
+            found[f"{what} PSNR, pooled"] = psnr(reference, made, peak)
+        return found
 
-    def treated(self, treatments: Mapping[str, Treatment]) -> tuple[float, float]:
-        """PSNR of latents and of pictures in dB, with these treatments."""
+    def treated(self, treatments: Mapping[str, Treatment]) -> dict[str, float]:
+        """The kinds of `PSNR` in dB, with these treatments."""
         weights = {name: self.pipe.unet.get_submodule(name).weight.detach() for name in treatments}
         return self.fidelity(dict(dequantized(weights, treatments, self.statistics)))
 
@@ -197,15 +204,15 @@ def sizes(bench: Bench, ours: Ours, peer: mixed_peer.Peer, count: int) -> list[d
         small = ours.plain.treatments_of(ours.plain.within(size))
         best = ours.analysis.treatments_of(ours.analysis.within(size))
         found = [bench.treated(each) for each in (theirs, small, best)]
-        gains.append([(a[0] - found[0][0], a[1] - found[0][1]) for a in found[1:]])
+        gains.append([{what: each[what] - found[0][what] for what in PSNR} for each in found[1:]])
         for kind, each in (("plain", found[1]), ("compensated", found[2])):
-            for what, our, their in zip(("latent", "image"), each, found[0], strict=True):
-                rows.append(better(f"{bits:.2f} bits per weight, {kind}: {what} PSNR", our, their, 0.0))
+            for what in PSNR:
+                rows.append(better(f"{bits:.2f} bits per weight, {kind}: {what}", each[what], found[0][what], 0.0))
         print(f"{bits:.2f} bits: peer {found[0]}, plain {found[1]}, compensated {found[2]}", flush=True)
     for place, (kind, target) in enumerate((("plain", 1.0), ("compensated", 5.0))):
-        for number, what in enumerate(("latent", "image")):
-            mean = sum(each[place][number] for each in gains) / len(gains)
-            name = f"mean over {len(gains)} sizes, {kind}: {what} PSNR above the peer's"
+        for what in PSNR:
+            mean = sum(each[place][what] for each in gains) / len(gains)
+            name = f"mean over {len(gains)} sizes, {kind}: {what} above the peer's"
             rows.append(figure(name, mean, None, None, f">= {target:g}", mean >= target, "dB"))
     return rows
 
@@ -220,17 +227,11 @@ def fixed(bench: Bench, analysis: Analysis) -> list[dict[str, Any]]:
         {name: quantize(each, 8, symmetric=True, per="tensor").dequantize() for name, each in weights.items()}
     )
     rows = []
-    for number, what in enumerate(("latent", "image")):
-        rows.append(
-            better(
-                f"mixed 4.5 bit above uniform 4 bit, both compensated: {what} PSNR",
-                mixed[number],
-                uniform[number],
-                3.0,
-            )
-        )
-        name = f"mixed 4.5 bit beside linear 8 bit per tensor: {what} PSNR"
-        rows.append(figure(name, mixed[number], linear[number], mixed[number] / linear[number], "", None, "dB"))
+    for what in PSNR:
+        name = f"mixed 4.5 bit above uniform 4 bit, both compensated: {what}"
+        rows.append(better(name, mixed[what], uniform[what], 3.0))
+        name = f"mixed 4.5 bit beside linear 8 bit per tensor: {what}"
+        rows.append(figure(name, mixed[what], linear[what], mixed[what] / linear[what], "", None, "dB"))
     return rows
 
 

@@ -4,8 +4,8 @@ On the built-in checkpoint, with prompts, seeds and a step count that calibratio
 predictions and PSNR of pictures; `svdquant-int4` beside plain INT4 W4A4 without a low-rank part (both in the
 kernels' arithmetic), `sdnq-uint4` beside the package sdnq itself with `use_svd` at the same group size and rank.
 
-On random weights of the true shapes: seconds, peak memory of the process, and bytes. UNets of SD 1.5 and SDXL in
-bfloat16, calibrated on two calls; FLUX transformers of three and of six blocks of the true width, streamed from
+On random weights of the true shapes: seconds, peak memory of the process, and bytes. UNets of SD 1.5 and SDXL with
+16-bit weights, calibrated on two calls; FLUX transformers of three and of six blocks of the true width, streamed from
 shards without calibration, with the forecast for all 57. Each in a process of its own.
 
 `--quick` takes a brief calibration, two prompts and narrow shapes, `--only PART` (fidelity, sd15, sdxl, flux) some
@@ -36,6 +36,7 @@ from sdhub import measure
 from sdhub.backends import sdnq, svdquant
 from sdhub.backends.sdnq.build import layers_of as sdnq_layers
 from sdhub.backends.svdquant.targets import layers_of as lite_layers
+from sdhub.checkpoint.narrow import compute_in_float32
 from sdhub.endpoint import endpoint
 from sdhub.evidence.memory import peak_mib
 from sdhub.evidence.metrics import psnr
@@ -402,6 +403,7 @@ def random_unet(shape: str, *, quick: bool) -> Any:
         else:
             value = torch.full(shape_of, float(own == "weight"), dtype=torch.bfloat16)
         setattr(unet.get_submodule(owner), own, torch.nn.Parameter(value, requires_grad=False))
+    compute_in_float32(unet)
     return unet.eval()
 
 

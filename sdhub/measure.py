@@ -19,11 +19,11 @@ from sdhub.quiet import quiet
 PEAK_STEPS = 2
 
 
-def load_base(checkpoint: Checkpoint, hub: Endpoint, progress: Progress) -> Any:
-    """The checkpoint as a float32 pipeline, downloaded where it is not yet there."""
+def load_base(checkpoint: Checkpoint, hub: Endpoint, progress: Progress, *, narrow: bool = False) -> Any:
+    """The checkpoint as a float32 pipeline, downloaded where it is not yet there; `narrow` as in `load`."""
     path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
     with progress.task(f"loading {checkpoint.name}"), quiet():
-        return load(checkpoint, path, endpoint=hub.url, token=hub.token)
+        return load(checkpoint, path, narrow=narrow, endpoint=hub.url, token=hub.token)
 
 
 def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:

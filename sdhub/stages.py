@@ -46,7 +46,7 @@ def build(
         with vetted(checkpoint, path) as folder:
             maker.build_streamed(checkpoint, folder, recipe, out, progress)
         return
-    pipeline = measure.load_base(checkpoint, hub, progress)
+    pipeline = measure.load_base(checkpoint, hub, progress, narrow=maker.narrow)
     if checkpoint.companions:
         pipeline.sdhub_companions = load_all(checkpoint, pipeline, Hub(hub.url, hub.token), progress)
     maker.build(checkpoint, pipeline, recipe, out, progress)

@@ -39,7 +39,8 @@ class Backend(ABC):
     without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
     them by other means to compare pictures, and says that the lines were not run and speed was not measured.
     `shows_nearest`: a calibrated variant is also built without calibration, so that the evidence has both.
-    `companions`: ControlNets and the safety checker go along into its variants.
+    `companions`: ControlNets and the safety checker go along into its variants. `narrow`: it builds from a denoiser
+    whose layers have 16-bit weights as well (see `sdhub.checkpoint.narrow`).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Backend(ABC):
     checks: Literal["usage", "sdhub"] = "usage"
     shows_nearest: bool = False
     companions: bool = False
+    narrow: bool = False
 
     def knows(self, variant: str) -> bool:
         """Whether the backend makes a variant of this name; more than are listed, where names have parameters."""

@@ -16,6 +16,7 @@ from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.fetch import config_files
 from sdhub.checkpoint.inspect import INDEX, Parts, parts_of
 from sdhub.checkpoint.known import UNLOADED
+from sdhub.checkpoint.narrow import compute_in_float32
 from sdhub.checkpoint.remote import Hub
 from sdhub.checkpoint.tree import Folder
 from sdhub.checkpoint.weights import plain_name
@@ -23,7 +24,8 @@ from sdhub.errors import MissingExtraError, SourceError, UnsupportedError, Usage
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
 
-DTYPES = ("float32", "float16", "bfloat16")
+HALF = ("float16", "bfloat16")
+DTYPES = ("float32", *HALF)
 LOADABLE = frozenset(
     {
         "StableDiffusionPipeline",
@@ -47,14 +49,16 @@ def load(
     path: Path,
     *,
     dtype: str = "float32",
+    narrow: bool = False,
     endpoint: str | None = None,
     token: str | None = None,
     progress: Progress = SILENT,
 ) -> Any:
     """The pipeline of a fetched checkpoint, on the CPU, in evaluation mode.
 
-    `path` is what `fetch` returned, `dtype` one of float32, float16, bfloat16. It has no safety checker and no
-    image processors. The network is used only for the configs of a single file. Raises SourceError where the
+    `path` is what `fetch` returned, `dtype` one of float32, float16, bfloat16. `narrow`: where the files of the
+    denoiser have 16 bits and nothing is fused into it, its layers keep them, and compute in float32 all the same
+    (see `sdhub.checkpoint.narrow`). The pipeline has no safety checker and no image processors. The network is used only for the configs of a single file. Raises SourceError where the
     files do not make a pipeline or a LoRA does not fit, UnsupportedError for a family that is inspected only,
     MissingExtraError.
     """
@@ -68,14 +72,25 @@ def load(
     hub = Hub(endpoint, token)
     loras = [(each, lora.local(each, hub)) for each in checkpoint.loras]
     with progress.task(f"loading {checkpoint.name}"):
-        pipeline = _load(checkpoint, path, dtype, hub)
+        stored = _stored(checkpoint) if narrow else None
+        pipeline = _load(checkpoint, path, dtype, hub, stored)
         _check_whole(checkpoint, pipeline)
+        if stored:
+            compute_in_float32(getattr(pipeline, checkpoint.family.denoiser))
         lora.fuse(pipeline, loras, progress)
     _settle_names(checkpoint, pipeline)
     return pipeline
 
 
-def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub) -> Any:
+def _stored(checkpoint: Checkpoint) -> str | None:
+    """The 16-bit type that the denoiser can stay in; a single file's parts are loaded in one type."""
+    part = checkpoint.component(checkpoint.family.denoiser)
+    if part is None or part.dtype not in HALF or checkpoint.loras or checkpoint.source.kind == "file":
+        return None
+    return part.dtype
+
+
+def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str | None) -> Any:
     single = checkpoint.source.kind == "file"
     configs = config_files(checkpoint, hub) if single else path
     with vetted(checkpoint, configs) as folder, quiet():
@@ -86,7 +101,10 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub) -> Any:
         except ImportError as error:
             raise MissingExtraError("torch", error.name or "diffusers") from None
         kind = getattr(diffusers, checkpoint.pipeline)
-        settings = {"torch_dtype": getattr(torch, dtype), "local_files_only": True}
+        kinds: Any = getattr(torch, dtype)
+        if stored:
+            kinds = {"default": kinds, checkpoint.family.denoiser: getattr(torch, stored)}
+        settings = {"torch_dtype": kinds, "local_files_only": True}
         try:
             if single:
                 pipeline = kind.from_single_file(str(path), config=str(folder), **settings)

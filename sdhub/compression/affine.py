@@ -17,6 +17,7 @@ from sdhub.errors import UsageError
 
 SMALLEST = 0.4  # of the range, the most that the search clips to
 REFITS = 2
+CHUNK = 2**16  # weights
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ def quantize(
     mass = None if importance is None else _grouped(_spread(importance, weight).reshape(flat.shape), size)
     rule: Rule = _symmetric if symmetric else _integer if integer_zero else _free
     span = code_range(bits, symmetric)
-    scale, zero = _searched(values, mass, span, rule, search) if search > 0 else rule(values, span, 1.0)
+    if search > 0 and values.numel():
+        scale, zero = _searched(values, mass, span, rule, search)
+    else:
+        scale, zero = rule(*_range(values), span, 1.0)
     codes = _codes(values, scale, zero, span).view(weight.shape)
     shape = (values.shape[0], values.shape[1])
     return Grid(
@@ -92,24 +96,21 @@ def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
 
 
 Span = tuple[int, int]
-Rule = Callable[[Tensor, Span, float], tuple[Tensor, Tensor]]
+Rule = Callable[[Tensor, Tensor, Span, float], tuple[Tensor, Tensor]]
 
 
-def _symmetric(values: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
-    low, high = _range(values)
+def _symmetric(low: Tensor, high: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
     scale = _positive(torch.maximum(-low, high) * shrink / max(span[1], 1))
     return scale, torch.zeros_like(scale)
 
 
-def _integer(values: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
-    low, high = _range(values)
+def _integer(low: Tensor, high: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
     low, high = low.clamp_max(0) * shrink, high.clamp_min(0) * shrink
     scale = _positive((high - low) / span[1])
     return scale, (-low / scale).round()
 
 
-def _free(values: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
-    low, high = _range(values)
+def _free(low: Tensor, high: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
     middle, half = (low + high) / 2, (high - low) / 2 * shrink
     scale = _positive(torch.where(half > 0, 2 * half, middle.abs()) / span[1])
     # A constant group is its one value: the first or the last code.
@@ -118,36 +119,47 @@ def _free(values: Tensor, span: Span, shrink: float) -> tuple[Tensor, Tensor]:
 
 
 def _searched(values: Tensor, mass: Tensor | None, span: Span, rule: Rule, steps: int) -> tuple[Tensor, Tensor]:
-    scale, zero = rule(values, span, 1.0)
-    error = _error(values, mass, scale, zero, span)
+    """Some groups at a time, which stay in the cache."""
+    groups = values.flatten(0, 1)
+    count = max(CHUNK // max(values.shape[2], 1), 1)
+    weighed = [None] * len(groups) if mass is None else mass.flatten(0, 1).split(count)
+    found = [_best(part, some, span, rule, steps) for part, some in zip(groups.split(count), weighed, strict=False)]
+    shape = (*values.shape[:2], 1)
+    return torch.cat([scale for scale, _ in found]).view(shape), torch.cat([zero for _, zero in found]).view(shape)
+
+
+def _best(values: Tensor, mass: Tensor | None, span: Span, rule: Rule, steps: int) -> tuple[Tensor, Tensor]:
+    low, high = _range(values)
+    scale, zero = rule(low, high, span, 1.0)
+    error = torch.full_like(scale, torch.inf)
     for step in range(steps + 1):
-        trial, trial_zero = rule(values, span, 1.0 - (1.0 - SMALLEST) * step / steps)
+        trial, trial_zero = rule(low, high, span, 1.0 - (1.0 - SMALLEST) * step / steps)
         for _ in range(REFITS + 1):
-            trial_error = _error(values, mass, trial, trial_zero, span)
+            trial_error, refitted = _fitted(values, mass, trial, trial_zero, span)
             better = trial_error < error
             scale, zero = torch.where(better, trial, scale), torch.where(better, trial_zero, zero)
             error = torch.where(better, trial_error, error)
-            trial = _refitted(values, mass, trial, trial_zero, span)
+            trial = refitted
     return scale, zero
 
 
-def _refitted(values: Tensor, mass: Tensor | None, scale: Tensor, zero: Tensor, span: Span) -> Tensor:
-    """The scale of least squared error for the codes that `scale` gives."""
-    steps = _codes(values, scale, zero, span) - zero
+def _fitted(
+    values: Tensor, mass: Tensor | None, scale: Tensor, zero: Tensor, span: Span
+) -> tuple[Tensor, Tensor]:
+    """The squared error, and the scale of least error for the same codes."""
+    steps = _codes(values, scale, zero, span).sub_(zero)
+    off = (steps * scale).sub_(values)
     weighted = steps if mass is None else steps * mass
     energy = (weighted * steps).sum(-1, keepdim=True)
-    fitted = (weighted * values).sum(-1, keepdim=True) / energy
-    return torch.where((energy > 0) & (fitted > 0) & torch.isfinite(fitted), fitted, scale)
-
-
-def _error(values: Tensor, mass: Tensor | None, scale: Tensor, zero: Tensor, span: Span) -> Tensor:
-    off = ((_codes(values, scale, zero, span) - zero) * scale - values).square()
-    return (off if mass is None else off * mass).sum(-1, keepdim=True)
+    fitted = scale - (weighted * off).sum(-1, keepdim=True) / energy
+    error = off.square_() if mass is None else off.square_().mul_(mass)
+    fits = (energy > 0) & (fitted > 0) & torch.isfinite(fitted)
+    return error.sum(-1, keepdim=True), torch.where(fits, fitted, scale)
 
 
 def _codes(values: Tensor, scale: Tensor, zero: Tensor, span: Span) -> Tensor:
     """Codes as float32."""
-    return (values / scale + zero).round().clamp(*span)
+    return (values / scale).add_(zero).round_().clamp_(*span)
 
 
 def _positive(scale: Tensor) -> Tensor:

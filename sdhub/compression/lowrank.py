@@ -107,15 +107,22 @@ def error_against_exact(matrix: Tensor, approximation: LowRank) -> float:
 
 
 def nearest_branch(
-    matrix: Tensor, rank: int, *, gram: Gram | None = None, damping: float = 0.01, seed: int = 0
+    matrix: Tensor,
+    rank: int,
+    *,
+    gram: Gram | None = None,
+    damping: float = 0.01,
+    start: Tensor | None = None,
+    seed: int = 0,
 ) -> LowRank:
     """The L of rank `rank` that takes most of `matrix` (N, K) off a layer's outputs: least ‖(matrix − L) D‖.
 
-    `gram` and `damping` as in `decompose`, of which this is the closed form for a residual that is settled.
+    `gram` and `damping` as in `decompose`, of which this is the closed form for a residual that is settled;
+    `start` as in `randomized_svd`.
     """
     matrix, _ = _checked(matrix, rank)
     root = _root(gram, matrix, damping)
-    fit = randomized_svd(root.times(matrix), rank, seed=seed)
+    fit = randomized_svd(root.times(matrix), rank, start=start, seed=seed)
     return _balanced(fit, root.undo(fit.down))
 
 

@@ -138,18 +138,20 @@ class _Block:
         ratio = factor(self.matrix)
         pivots = ratio.diagonal().clone()
         ratio /= pivots
-        error, chosen = self._descend(ratio)
+        error, chosen, energy = self._descend(ratio, pivots)
         for _ in range(passes):
             self._improve(error, chosen)
         limit = _energy(ratio, pivots, self.target - self.plain)
-        energy = _energy(ratio, pivots, error)
+        if passes:
+            energy = _energy(ratio, pivots, error)
         better = self.pick.bundled(energy) < self.pick.bundled(limit)
         places = codes[:, self.order]
         codes[:, self.order] = torch.where(better[:, None], chosen.T, places)
 
-    def _descend(self, ratio: Tensor) -> tuple[Tensor, Tensor]:
-        """Errors (K, N) and codes (K, N / d), every column compensating those before it."""
+    def _descend(self, ratio: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Errors (K, N) and codes (K, N / d), every column compensating those before it, and eᵀ H e of each row."""
         error = torch.zeros_like(self.target)
+        energy = torch.zeros(error.shape[1])
         chosen = torch.empty(len(error), self.pick.codes, dtype=self.pick.dtype)
         for start, stop in _spans(0, len(error), self.block):
             wanted = torch.addmm(self.target[start:stop], ratio[stop:, start:stop].T, error[stop:])
@@ -158,16 +160,19 @@ class _Block:
                 part.addmm_(ratio[high:stop, low:high].T, error[high:stop])
                 local = ratio[low:high, low:high].T.numpy()
                 self._place(part.numpy(), local, error[low:high].numpy(), chosen[low:high].numpy(), low)
-        return error, chosen
+                energy += part.mul_(pivots[low:high, None]).square_().sum(dim=0)
+        return error, chosen, energy
 
     def _place(self, wanted: Any, local: Any, error: Any, chosen: Any, low: int) -> None:
-        """Few columns from `low` on; threads would cost more than they bring."""
+        """Few columns from `low` on; of `wanted` is left what they miss it by. Threads would cost more than they
+        bring."""
         target = self.target[low : low + len(error)].numpy()
         for here in range(len(error) - 1, -1, -1):
             after = slice(here + 1, len(error))
             aim = wanted[here] + np.einsum("k,kn->n", local[here, after], error[after])
             chosen[here], value = self.pick.nearest(self.columns[low + here], aim)
             np.subtract(target[here], value, out=error[here])
+            np.subtract(aim, value, out=wanted[here])
 
     def _improve(self, error: Tensor, chosen: Tensor) -> None:
         """One pass of coordinate descent over all columns; never raises a row's error."""

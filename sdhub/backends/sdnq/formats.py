@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DTYPES = {"int4": (4, True), "uint4": (4, False), "int8": (8, True), "uint8": (8, False)}
 SEARCH = 12  # narrower ranges that are tried for a group's scale
 ROUNDS = 8
+JUDGED = 128  # outputs that a layer's error is taken from, or a few more
 BLOCK = 1280  # the widest block of a Gram matrix in the search for the low-rank part
 TINY, HUGE = 2.0**-14, 65504.0  # float16's normal numbers
 LEAST, CHANNELS = 16384, 32  # weights and input channels of the smallest layer that gains: SDNQ's own bounds
@@ -96,7 +97,8 @@ def quantize_layer(
 
     `weight`: (N, C) or (N, C, kh, kw). `gram`: of its flattened inputs, one matrix or diagonal blocks; None: all
     inputs weigh alike. Scales and factors are float16 where that holds them, else float32; SDNQ computes with
-    float32 in either case. The error is that of the layer's outputs, or without a Gram matrix of its weights.
+    float32 in either case. The error is that of some of the layer's outputs, or without a Gram matrix of its
+    weights.
 
     Raises UsageError for values that are not finite.
     """
@@ -128,14 +130,17 @@ def quantize_layer(
         groups = groups.compensated(target, gram)
     if layout.rank:
         rest = flat - groups.weight().flatten(1)
-        factors = _factors(nearest_branch(rest, layout.rank, gram=_narrow(gram)))
+        factors = _factors(
+            nearest_branch(rest, layout.rank, gram=_narrow(gram), start=found.low_rank.subspace)
+        )
         branch = factors["svd_up"].float() @ factors["svd_down"].float()
     result = groups.weight().flatten(1) + branch
     if gram is None:
         norm = float(torch.linalg.vector_norm(flat))
         error = float(torch.linalg.vector_norm(result - flat)) / norm if norm else 0.0
     else:
-        error = output_error(flat, result, gram)
+        some = slice(None, None, max(len(flat) // JUDGED, 1))
+        error = output_error(flat[some], result[some], gram)
     return {**groups.tensors(), **factors}, error
 
 

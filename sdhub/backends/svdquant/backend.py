@@ -44,6 +44,7 @@ class SVDQuant(Backend):
     repository = "{model}-svdquant-{treatment}"
     install = 'pip install "diffusers>=0.40" kernels transformers accelerate'
     checks = "sdhub"
+    narrow = True
 
     def knows(self, variant: str) -> bool:
         return find(variant) is not None and variant.partition("-")[0] == self.name
