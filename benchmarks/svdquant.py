@@ -5,8 +5,8 @@ predictions and PSNR of pictures; `svdquant-int4` beside plain INT4 W4A4 without
 kernels' arithmetic), `sdnq-uint4` beside the package sdnq itself with `use_svd` at the same group size and rank.
 
 On random weights of the true shapes: seconds, peak memory of the process, and bytes. UNets of SD 1.5 and SDXL with
-16-bit weights, calibrated on two calls; FLUX transformers of three and of six blocks of the true width, streamed from
-shards without calibration, with the forecast for all 57. Each in a process of its own.
+16-bit weights, calibrated on two calls; FLUX transformers of three and of six blocks of the true width, streamed
+from shards without calibration, with the forecast for all 57. Each in a process of its own.
 
 `--quick` takes a brief calibration, two prompts and narrow shapes, `--only PART` (fidelity, sd15, sdxl, flux) some
 of it. Each figure is printed and written to `--json FILE` as soon as it is known, beside those of an earlier run's

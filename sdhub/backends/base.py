@@ -39,8 +39,8 @@ class Backend(ABC):
     without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
     them by other means to compare pictures, and says that the lines were not run and speed was not measured.
     `shows_nearest`: a calibrated variant is also built without calibration, so that the evidence has both.
-    `companions`: ControlNets and the safety checker go along into its variants. `narrow`: it builds from a denoiser
-    whose layers have 16-bit weights as well (see `sdhub.checkpoint.narrow`).
+    `companions`: ControlNets and the safety checker go along into its variants. `narrow`: it also builds from a
+    denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.narrow`).
     """
 
     name: str

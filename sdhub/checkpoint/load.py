@@ -58,9 +58,9 @@ def load(
 
     `path` is what `fetch` returned, `dtype` one of float32, float16, bfloat16. `narrow`: where the files of the
     denoiser have 16 bits and nothing is fused into it, its layers keep them, and compute in float32 all the same
-    (see `sdhub.checkpoint.narrow`). The pipeline has no safety checker and no image processors. The network is used only for the configs of a single file. Raises SourceError where the
-    files do not make a pipeline or a LoRA does not fit, UnsupportedError for a family that is inspected only,
-    MissingExtraError.
+    (see `sdhub.checkpoint.narrow`). The pipeline has no safety checker and no image processors. The network is
+    used only for the configs of a single file. Raises SourceError where the files do not make a pipeline or a LoRA
+    does not fit, UnsupportedError for a family that is inspected only, MissingExtraError.
     """
     if dtype not in DTYPES:
         raise UsageError(f"no dtype is called {shown(dtype, 20)}", hint=f"there are: {', '.join(DTYPES)}")

@@ -122,10 +122,11 @@ def _searched(values: Tensor, mass: Tensor | None, span: Span, rule: Rule, steps
     """Some groups at a time, which stay in the cache."""
     groups = values.flatten(0, 1)
     count = max(CHUNK // max(values.shape[2], 1), 1)
-    weighed = [None] * len(groups) if mass is None else mass.flatten(0, 1).split(count)
-    found = [_best(part, some, span, rule, steps) for part, some in zip(groups.split(count), weighed, strict=False)]
-    shape = (*values.shape[:2], 1)
-    return torch.cat([scale for scale, _ in found]).view(shape), torch.cat([zero for _, zero in found]).view(shape)
+    parts = groups.split(count)
+    masses = [None] * len(parts) if mass is None else mass.flatten(0, 1).split(count)
+    found = [_best(part, some, span, rule, steps) for part, some in zip(parts, masses, strict=True)]
+    scale, zero = (torch.cat(each).view(*values.shape[:2], 1) for each in zip(*found, strict=True))
+    return scale, zero
 
 
 def _best(values: Tensor, mass: Tensor | None, span: Span, rule: Rule, steps: int) -> tuple[Tensor, Tensor]:
@@ -143,9 +144,7 @@ def _best(values: Tensor, mass: Tensor | None, span: Span, rule: Rule, steps: in
     return scale, zero
 
 
-def _fitted(
-    values: Tensor, mass: Tensor | None, scale: Tensor, zero: Tensor, span: Span
-) -> tuple[Tensor, Tensor]:
+def _fitted(values: Tensor, mass: Tensor | None, scale: Tensor, zero: Tensor, span: Span) -> tuple[Tensor, Tensor]:
     """The squared error, and the scale of least error for the same codes."""
     steps = _codes(values, scale, zero, span).sub_(zero)
     off = (steps * scale).sub_(values)

@@ -149,7 +149,7 @@ class _Block:
         codes[:, self.order] = torch.where(better[:, None], chosen.T, places)
 
     def _descend(self, ratio: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Errors (K, N) and codes (K, N / d), every column compensating those before it, and eᵀ H e of each row."""
+        """Errors (K, N) and codes (K, N / d), each column compensating those before it, and eᵀ H e of each row."""
         error = torch.zeros_like(self.target)
         energy = torch.zeros(error.shape[1])
         chosen = torch.empty(len(error), self.pick.codes, dtype=self.pick.dtype)

@@ -282,7 +282,7 @@ def test_a_denoiser_stays_narrow_and_computes_in_float32(tmp_path: Path) -> None
     kinds = {name: each.dtype for name, each in narrow.unet.named_parameters()}
     assert kinds["conv_in.weight"] == torch.float16 and kinds["conv_norm_out.weight"] == torch.float32
     assert narrow.vae.dtype == torch.float32
-    asked = dict(num_inference_steps=1, height=16, width=16, output_type="np")
+    asked = {"num_inference_steps": 1, "height": 16, "width": 16, "output_type": "np"}
     drawn = [each("x", generator=torch.Generator().manual_seed(0), **asked).images for each in (narrow, wide)]
     assert (drawn[0] == drawn[1]).all()
     assert narrow.unet.conv_in.weight.dtype == torch.float16

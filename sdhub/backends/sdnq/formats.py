@@ -130,9 +130,7 @@ def quantize_layer(
         groups = groups.compensated(target, gram)
     if layout.rank:
         rest = flat - groups.weight().flatten(1)
-        factors = _factors(
-            nearest_branch(rest, layout.rank, gram=_narrow(gram), start=found.low_rank.subspace)
-        )
+        factors = _factors(nearest_branch(rest, layout.rank, gram=_narrow(gram), start=found.low_rank.subspace))
         branch = factors["svd_up"].float() @ factors["svd_down"].float()
     result = groups.weight().flatten(1) + branch
     if gram is None:
