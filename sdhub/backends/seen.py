@@ -14,7 +14,7 @@ from sdhub.recipes.recipe import Calibration
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
-BUDGET = 2 * 2**30  # bytes of Gram matrices
+BUDGET = 2**30  # bytes of Gram matrices
 TRIPLES = (  # query, key, value
     ("to_q", "to_k", "to_v"),
     ("add_q_proj", "add_k_proj", "add_v_proj"),
@@ -35,7 +35,7 @@ def seen_inputs(
 ) -> Mapping[str, LayerStatistics]:
     """Statistics of the inputs of a component's `layers`, with Gram matrices and so many tokens each.
 
-    The blocks of Gram matrices are the calibration's, or as much narrower as keeps them within 2 GiB together.
+    The blocks of Gram matrices are the calibration's, or as much narrower as keeps them within 1 GiB together.
     Without a calibration, or layers, nothing is run.
     """
     if calibration is None or not layers:

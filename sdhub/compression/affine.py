@@ -6,6 +6,7 @@ compressed weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -74,10 +75,7 @@ def quantize(
     mass = None if importance is None else _grouped(_spread(importance, weight).reshape(flat.shape), size)
     rule: Rule = _symmetric if symmetric else _integer if integer_zero else _free
     span = code_range(bits, symmetric)
-    if search > 0 and values.numel():
-        scale, zero = _searched(values, mass, span, rule, search)
-    else:
-        scale, zero = rule(*_range(values), span, 1.0)
+    scale, zero = _scales(values, mass, span, rule, search)
     codes = _codes(values, scale, zero, span).view(weight.shape)
     shape = (values.shape[0], values.shape[1])
     return Grid(
@@ -87,6 +85,24 @@ def quantize(
         bits,
         weight[0].numel() if per == "tensor" and weight.shape[0] else size,
     )
+
+
+def scales(
+    groups: Tensor, bits: int, *, symmetric: bool = False, search: int = 0, importance: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Scales and zero points (N, G, 1) of groups of weights (N, G, size), float32 and finite, without the codes.
+
+    As `quantize` finds them, with any zero point (0 where symmetric); `importance`: of the shape of `groups`.
+    """
+    rule: Rule = _symmetric if symmetric else _free
+    return _scales(groups, importance, code_range(bits, symmetric), rule, search)
+
+
+def check_finite(weight: Tensor) -> None:
+    """Raises UsageError for infinite and NaN weights."""
+    if not math.isfinite(float(weight.detach().sum(dtype=torch.float64))):  # several times faster than isfinite
+        wrong = weight.numel() - int(torch.isfinite(weight).sum())
+        raise UsageError(f"a weight of shape {tuple(weight.shape)} has {wrong} infinite or NaN values")
 
 
 def code_range(bits: int, symmetric: bool) -> tuple[int, int]:
@@ -118,8 +134,10 @@ def _free(low: Tensor, high: Tensor, span: Span, shrink: float) -> tuple[Tensor,
     return scale, torch.where(half > 0, (half - middle) / scale, constant)
 
 
-def _searched(values: Tensor, mass: Tensor | None, span: Span, rule: Rule, steps: int) -> tuple[Tensor, Tensor]:
-    """Some groups at a time, which stay in the cache."""
+def _scales(values: Tensor, mass: Tensor | None, span: Span, rule: Rule, steps: int) -> tuple[Tensor, Tensor]:
+    """Where there is a search, some groups at a time, which stay in the cache."""
+    if steps == 0 or values.numel() == 0:
+        return rule(*_range(values), span, 1.0)
     groups = values.flatten(0, 1)
     count = max(CHUNK // max(values.shape[2], 1), 1)
     parts = groups.split(count)
@@ -195,9 +213,7 @@ def _check(weight: Tensor, bits: int, per: str, group_size: int | None) -> int:
         raise UsageError(f"a weight of type {weight.dtype} and shape {tuple(weight.shape)} has no grid")
     if not 2 <= bits <= 8:
         raise UsageError(f"a grid of {bits} bits", hint="2 to 8")
-    wrong = weight.numel() - int(torch.isfinite(weight).sum())
-    if wrong:
-        raise UsageError(f"a weight of shape {tuple(weight.shape)} has {wrong} infinite or NaN values")
+    check_finite(weight)
     if per == "tensor":
         if group_size is not None:
             raise UsageError("groups of inputs with one scale per tensor", hint='per="channel"')

@@ -40,6 +40,7 @@ class SDNQ(Backend):
     repository = "{model}-sdnq-{treatment}"
     install = 'pip install "diffusers>=0.36" sdnq transformers accelerate'
     checks = "sdhub"
+    revision = 2
     narrow = True
 
     def knows(self, variant: str) -> bool:

@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from sdhub.compression.gram import Gram
 
 DTYPES = {"int4": (4, True), "uint4": (4, False), "int8": (8, True), "uint8": (8, False)}
-SEARCH = 12  # narrower ranges that are tried for a group's scale
-ROUNDS = 8
+SEARCH = 2  # narrower ranges that are tried for a group's scale
 JUDGED = 128  # outputs that a layer's error is taken from, or a few more
-BLOCK = 1280  # the widest block of a Gram matrix in the search for the low-rank part
+BLOCK = 512  # the widest block of a Gram matrix in the search for the low-rank part
 TINY, HUGE = 2.0**-14, 65504.0  # float16's normal numbers
 LEAST, CHANNELS = 16384, 32  # weights and input channels of the smallest layer that gains: SDNQ's own bounds
 
@@ -104,35 +103,33 @@ def quantize_layer(
     """
     import torch
 
-    from sdhub.compression.lowrank import decompose, nearest_branch
+    from sdhub.compression.affine import check_finite
+    from sdhub.compression.gram import divided
+    from sdhub.compression.lowrank import nearest_branch, randomized_svd
     from sdhub.compression.rounding import output_error
 
     weight = weight.detach().float()
+    check_finite(weight)
     flat = weight.flatten(1)
     layout = layout.fitting(tuple(weight.shape))
     compensating = layout.compensated and gram is not None
-    branch = torch.zeros(())
-    factors: dict[str, torch.Tensor] = {}
+    narrow = None if gram is None else divided(gram, BLOCK)
+    target, subspace = weight, None
     if layout.rank:
-        found = decompose(
-            flat,
-            layout.rank,
-            lambda target: _Groups.nearest(target.view(weight.shape), layout).weight().flatten(1),
-            gram=_narrow(gram),
-            iterations=ROUNDS,
-        )
-        factors = _factors(found.low_rank)
-        branch = factors["svd_up"].float() @ factors["svd_down"].float()
-    target = (flat - branch).view(weight.shape)
+        # The branch of least error depends on how the rest is rounded: what a plain one leaves shows it well.
+        first = randomized_svd(flat, layout.rank).dense()
+        rest = flat - _Groups.nearest((flat - first).view(weight.shape), layout).weight().flatten(1)
+        found = nearest_branch(rest, layout.rank, gram=narrow)
+        target, subspace = weight - _product(_factors(found)).view(weight.shape), found.subspace
     groups = _Groups.nearest(target, layout, search=SEARCH, importance=_importance(gram, weight))
     if compensating:
         assert gram is not None
         groups = groups.compensated(target, gram)
+    result = groups.weight().flatten(1)
+    factors: dict[str, torch.Tensor] = {}
     if layout.rank:
-        rest = flat - groups.weight().flatten(1)
-        factors = _factors(nearest_branch(rest, layout.rank, gram=_narrow(gram), start=found.low_rank.subspace))
-        branch = factors["svd_up"].float() @ factors["svd_down"].float()
-    result = groups.weight().flatten(1) + branch
+        factors = _factors(nearest_branch(flat - result, layout.rank, gram=narrow, start=subspace))
+        result += _product(factors)
     if gram is None:
         norm = float(torch.linalg.vector_norm(flat))
         error = float(torch.linalg.vector_norm(result - flat)) / norm if norm else 0.0
@@ -196,32 +193,36 @@ class _Groups:
         search: int = 0,
         importance: torch.Tensor | None = None,
     ) -> _Groups:
-        """`weight` (N, C, ...) rounded to the nearest; `search` and `importance` (of the shape of a row) as in
-        `affine.quantize`."""
-        from sdhub.compression.affine import quantize
+        """A finite `weight` (N, C, ...) rounded to the nearest; `search` and `importance` (of the shape of a row)
+        as in `affine.quantize`."""
+        from sdhub.compression.affine import scales
 
         width = layout.width(weight.shape[1])
-        grid = quantize(
-            weight.movedim(1, -1).flatten(1),  # the channels of a group side by side
+
+        def side_by_side(values: torch.Tensor) -> torch.Tensor:
+            """The channels of a group."""
+            return values.movedim(1, -1).reshape(len(values), -1, width)
+
+        mass = None if importance is None or not search else importance.expand_as(weight)
+        found, offset = scales(
+            side_by_side(weight),
             layout.bits,
             symmetric=layout.symmetric,
-            group_size=width,
-            integer_zero=False,
             search=search,
-            importance=None if importance is None else importance.movedim(0, -1).flatten(),
+            importance=None if mass is None else side_by_side(mass),
         )
-        scale = _grouped(grid.scale, weight)
-        zero = None if grid.zero_point is None else _grouped(-grid.zero_point * grid.scale, weight)
+        scale = _grouped(found, weight)
+        zero = None if layout.symmetric else _grouped(-offset * found, weight)
         kind = _kind(scale, zero)
         scale, zero = scale.to(kind).float(), None if zero is None else zero.to(kind).float()
         parts = weight.unflatten(1, (-1, width))
-        codes = ((parts if zero is None else parts - zero) / scale).round().clamp(*_span(layout))
-        return cls(codes, scale, zero, layout)
+        codes = parts / scale if zero is None else (parts - zero).div_(scale)
+        return cls(codes.round_().clamp_(*_span(layout)), scale, zero, layout)
 
     def weight(self) -> Any:
         """The weight (N, C, ...) it stands for."""
         values = self.codes * self.scale
-        return (values if self.zero_point is None else values + self.zero_point).flatten(1, 2)
+        return (values if self.zero_point is None else values.add_(self.zero_point)).flatten(1, 2)
 
     def compensated(self, weight: torch.Tensor, gram: Gram) -> _Groups:
         """The same scales with the codes that change the outputs of `weight` least."""
@@ -264,8 +265,8 @@ def _span(layout: Format) -> tuple[int, int]:
 
 
 def _grouped(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """(N, G, 1, ...) of values (N, ... · G)."""
-    return values.view(weight.shape[0], *weight.shape[2:], -1).movedim(-1, 1).unsqueeze(2)
+    """(N, G, 1, ...) of values (N, ... · G, 1)."""
+    return values.reshape(weight.shape[0], *weight.shape[2:], -1).movedim(-1, 1).unsqueeze(2)
 
 
 def _kind(scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.dtype:
@@ -287,10 +288,8 @@ def _factors(branch: Any) -> dict[str, torch.Tensor]:
     return {"svd_up": stored(branch.up), "svd_down": stored(branch.down)}
 
 
-def _narrow(gram: Gram | None) -> Gram | None:
-    from sdhub.compression.gram import divided
-
-    return None if gram is None else divided(gram, BLOCK)
+def _product(factors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return factors["svd_up"].float() @ factors["svd_down"].float()
 
 
 def _importance(gram: Gram | None, weight: torch.Tensor) -> torch.Tensor | None:
