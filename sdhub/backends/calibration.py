@@ -28,7 +28,7 @@ def peak_bytes(full: float, recipe: Recipe) -> int:
 def brief_calibration(checkpoint: Checkpoint) -> Calibration:
     """The checkpoint's usual calibration; of a large denoiser, whose calls take seconds, a dozen of them.
 
-    Gram matrices are as wide as what the decomposition works on, which keeps a large denoiser's in memory.
+    Gram matrices are no wider than what the decomposition works on, which keeps a large denoiser's in memory.
     """
     usual = calibration_for(checkpoint)
     part = checkpoint.component(checkpoint.family.denoiser)

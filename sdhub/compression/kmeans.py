@@ -85,7 +85,7 @@ def kmeans(values: Floats, weights: Floats, clusters: int, counts: Ints | None =
     large = np.zeros(len(values), bool)
     for row, count in enumerate(counts):
         kept, mass = distinct(values[row, :count], weights[row, :count])
-        if len(kept) <= clusters or clusters * len(kept) ** 2 <= EXACT_WORK:
+        if _is_quick(len(kept), clusters):
             centroids[row] = exact_kmeans(kept, mass, clusters)
         else:
             large[row] = True
@@ -103,14 +103,15 @@ def sketches(values: Floats, weights: Floats, clusters: Sequence[int]) -> list[F
     near its optimum, mostly within a hundredth, so that all together take less time than the last one in full.
     """
     values, weights = distinct(np.asarray(values, np.float64), np.asarray(weights, np.float64))
-    few = [each for each in clusters if len(values) <= each or each * len(values) ** 2 <= EXACT_WORK]
-    found = [exact_kmeans(values, weights, each) for each in few]
-    if len(found) < len(clusters):
-        sums = _sums(values[None], weights[None], np.array([len(values)]))
-        for bounds in _grown(sums, clusters):
-            if bounds.shape[1] - 1 not in few:
-                found.append(sums.restored(_centroids(sums, bounds))[0])
-    return found
+    if all(_is_quick(len(values), each) for each in clusters):
+        return [exact_kmeans(values, weights, each) for each in clusters]
+    sums = _sums(values[None], weights[None], np.array([len(values)]))
+    return [
+        exact_kmeans(values, weights, wanted)
+        if _is_quick(len(values), wanted)
+        else np.asarray(sums.restored(_centroids(sums, bounds))[0])
+        for wanted, bounds in zip(clusters, _grown(sums, clusters), strict=True)
+    ]
 
 
 def exact_kmeans(values: Floats, weights: Floats, clusters: int) -> Floats:
@@ -126,6 +127,11 @@ def exact_kmeans(values: Floats, weights: Floats, clusters: int) -> Floats:
     sums = _sums(values[None], weights[None], np.array([len(values)]))
     bounds = _programme(sums, np.arange(len(values) + 1)[None], clusters)
     return np.asarray(sums.restored(_centroids(sums, bounds))[0])
+
+
+def _is_quick(count: int, clusters: int) -> bool:
+    """Whether so many distinct values are solved exactly."""
+    return count <= clusters or clusters * count**2 <= EXACT_WORK
 
 
 def squared_error(values: Floats, weights: Floats, centroids: Floats) -> float:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"int4": (4, True), "uint4": (4, False), "int8": (8, True), "uint8": (8, False)}
 SEARCH = 2  # narrower ranges that are tried for a group's scale
+ROUNDS = 1  # of the decomposition; two leave 4 % less error and take a quarter more time
 JUDGED = 128  # outputs that a layer's error is taken from, or a few more
 BLOCK = 512  # the widest block of a Gram matrix in the search for the low-rank part
 TINY, HUGE = 2.0**-14, 65504.0  # float16's normal numbers
@@ -105,7 +106,7 @@ def quantize_layer(
 
     from sdhub.compression.affine import check_finite
     from sdhub.compression.gram import divided
-    from sdhub.compression.lowrank import nearest_branch, randomized_svd
+    from sdhub.compression.lowrank import decompose, nearest_branch
     from sdhub.compression.rounding import output_error
 
     weight = weight.detach().float()
@@ -116,10 +117,13 @@ def quantize_layer(
     narrow = None if gram is None else divided(gram, BLOCK)
     target, subspace = weight, None
     if layout.rank:
-        # The branch of least error depends on how the rest is rounded: what a plain one leaves shows it well.
-        first = randomized_svd(flat, layout.rank).dense()
-        rest = flat - _Groups.nearest((flat - first).view(weight.shape), layout).weight().flatten(1)
-        found = nearest_branch(rest, layout.rank, gram=narrow)
+        found = decompose(
+            flat,
+            layout.rank,
+            lambda values: _Groups.nearest(values.view(weight.shape), layout).weight().flatten(1),
+            gram=narrow,
+            iterations=ROUNDS,
+        ).low_rank
         target, subspace = weight - _product(_factors(found)).view(weight.shape), found.subspace
     groups = _Groups.nearest(target, layout, search=SEARCH, importance=_importance(gram, weight))
     if compensating:
