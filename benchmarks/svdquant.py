@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ from sdhub.endpoint import endpoint
 from sdhub.evidence.memory import peak_mib
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling
+from sdhub.isolate import LARGE_PAGES
 from sdhub.progress import Progress, Task
 from sdhub.recipes.presets import PRESETS
 from sdhub.recipes.recipe import Component, Recipe
@@ -235,7 +237,8 @@ def shape_figures(shape: str, *, quick: bool) -> Iterator[dict[str, Any]]:
 def apart(shape: str, *, quick: bool) -> dict[str, float]:
     """`shaped` or `streamed` in a process of its own, whose peak memory is its own."""
     command = [sys.executable, str(Path(__file__)), "--shape", shape, *(["--quick"] if quick else [])]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    large = {**LARGE_PAGES, **os.environ}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=large)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

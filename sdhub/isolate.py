@@ -26,6 +26,8 @@ from sdhub.progress import Progress, Task
 # -I: a stranger's folder may be the current one, and is not searched for modules.
 COMMAND = [sys.executable, "-I", "-m", "sdhub.isolate"]
 LENGTH = struct.Struct("<Q")
+# torch asks Linux for large pages: a fifth of the time of quantizing a large layer went into faults of small ones.
+LARGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def apart(function: Callable[..., None], *arguments: Any, progress: Progress) -> None:
@@ -39,6 +41,7 @@ def apart(function: Callable[..., None], *arguments: Any, progress: Progress) ->
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**LARGE_PAGES, **os.environ},
     )
     said: list[str] = []
     failure: SdhubError | None = None

@@ -41,8 +41,9 @@ class Grid:
         if self.codes.numel() == 0:
             return self.codes.to(dtype)
         grouped = _grouped(self.codes.float(), self.group_size)
-        zero = 0.0 if self.zero_point is None else self.zero_point[..., None]
-        return ((grouped - zero) * self.scale[..., None]).view(self.codes.shape).to(dtype)
+        if self.zero_point is not None:
+            grouped.sub_(self.zero_point[..., None])
+        return grouped.mul_(self.scale[..., None]).view(self.codes.shape).to(dtype)
 
 
 def quantize(
@@ -100,8 +101,9 @@ def scales(
 
 def check_finite(weight: Tensor) -> None:
     """Raises UsageError for infinite and NaN weights."""
-    if not math.isfinite(float(weight.detach().cpu().sum(dtype=torch.float64))):  # faster than isfinite
-        wrong = weight.numel() - int(torch.isfinite(weight).sum())
+    if math.isfinite(float(weight.detach().sum())):  # several times faster than isfinite
+        return
+    if wrong := weight.numel() - int(torch.isfinite(weight).sum()):
         raise UsageError(f"a weight of shape {tuple(weight.shape)} has {wrong} infinite or NaN values")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdhub.compression.affine import Grid
+from sdhub.compression.affine import Grid, check_finite
 from sdhub.compression.columns import Picker, picker
 from sdhub.compression.formats import Levels
 from sdhub.compression.gram import Gram, blocks_of, damp_, factor
@@ -28,6 +28,7 @@ Order = Literal["natural", "energy"]
 
 BLOCK = 128
 JOINT = 8192  # weights rounded together: a Gram matrix of 256 MiB
+SPAN = 256  # columns whose energy is taken at once
 FEW = 16  # columns whose errors are handed on one by one
 
 
@@ -205,7 +206,10 @@ def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:
 
 def _energy(ratio: Tensor, pivots: Tensor, error: Tensor) -> Tensor:
     """eᵀ H e for each column e of `error` (K, N), where H = L Lᵀ and L = `ratio` · diag(`pivots`)."""
-    return (ratio.T @ error).mul_(pivots[:, None]).square_().sum(dim=0)
+    energy = torch.zeros(error.shape[1])
+    for start, stop in _spans(0, len(error), SPAN):  # above the diagonal there is nothing to multiply
+        energy += (ratio[start:, start:stop].T @ error[start:]).mul_(pivots[start:stop, None]).square_().sum(dim=0)
+    return energy
 
 
 def _codes(codebook: Palette | Grid | Levels) -> Tensor:
@@ -226,6 +230,5 @@ def _check(weight: Tensor, codebook: Palette | Grid | Levels) -> Tensor:
     shape = (weight.shape[0] // rows, *weight.shape[1:])
     if _codes(codebook).shape != shape:
         raise UsageError(f"codes of shape {tuple(_codes(codebook).shape)} for a weight {tuple(weight.shape)}")
-    if not bool(torch.isfinite(weight).all()):
-        raise UsageError(f"a weight of shape {tuple(weight.shape)} has infinite or NaN values")
+    check_finite(weight)
     return weight.detach().cpu().float().flatten(1)
