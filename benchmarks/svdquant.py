@@ -42,7 +42,7 @@ from sdhub.endpoint import endpoint
 from sdhub.evidence.memory import peak_mib
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling
-from sdhub.isolate import LARGE_PAGES
+from sdhub.isolate import MEMORY
 from sdhub.progress import Progress, Task
 from sdhub.recipes.presets import PRESETS
 from sdhub.recipes.recipe import Component, Recipe
@@ -237,8 +237,8 @@ def shape_figures(shape: str, *, quick: bool) -> Iterator[dict[str, Any]]:
 def apart(shape: str, *, quick: bool) -> dict[str, float]:
     """`shaped` or `streamed` in a process of its own, whose peak memory is its own."""
     command = [sys.executable, str(Path(__file__)), "--shape", shape, *(["--quick"] if quick else [])]
-    large = {**LARGE_PAGES, **os.environ}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=large)
+    given = {**MEMORY, **os.environ}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=given)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -382,7 +382,9 @@ def two_calls(unet: Any, layers: list[str], *, tokens: int) -> Mapping[str, Any]
             unet(latents, step, text, added_cond_kwargs=added)
 
     block = min(1280, fitting_block(unet, BUDGET, watched))
-    found = collect(unet, drive, watched, gram=True, gram_rows=1024, block=block, tokens=tokens)
+    found = collect(
+        unet, drive, watched, gram=True, gram_rows=1024, block=block, tokens=tokens, dtype=torch.bfloat16
+    )
     return {name: found[leader] for name, leader in leaders.items()}
 
 

@@ -172,7 +172,7 @@ def _fitted(values: Tensor, mass: Tensor | None, scale: Tensor, zero: Tensor, sp
     energy = (weighted * steps).sum(-1, keepdim=True)
     fitted = scale - (weighted * off).sum(-1, keepdim=True) / energy
     error = off.square_() if mass is None else off.square_().mul_(mass)
-    fits = (energy > 0) & (fitted > 0) & torch.isfinite(fitted)
+    fits = (fitted > 0) & (fitted < torch.inf)  # and not where it is NaN, for want of energy
     return error.sum(-1, keepdim=True), torch.where(fits, fitted, scale)
 
 

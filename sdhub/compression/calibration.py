@@ -33,6 +33,7 @@ def collect(
     gram_rows: int | None = 1024,
     block: int = 4096,
     tokens: int = 256,
+    dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> dict[str, LayerStatistics]:
     """Statistics of the inputs of `denoiser`'s layers while `drive` runs it, by module path.
@@ -42,7 +43,7 @@ def collect(
     that is off no hook is in place. `gram`: for which layers. Of the rows (tokens, patches) that a call brings,
     at most `gram_rows`, drawn at random, enter the Gram matrix; None takes all. `block`: the widest diagonal
     block, so a layer of K columns takes at most 4 · K · block bytes (see `fitting_block`). `tokens`: rows of the
-    sample.
+    sample, kept as `dtype`.
 
     Layers that were never called are absent. Hooks are gone when this returns or raises. Raises UsageError for a
     layer that does not exist or is neither Linear nor Conv2d, BuildError for inputs that are not finite.
@@ -50,7 +51,13 @@ def collect(
     wanted = gram if callable(gram) else lambda *_: gram
     recorders = [
         Recorder(
-            name, layer, block=block if wanted(name, layer) else 0, gram_rows=gram_rows, tokens=tokens, seed=seed
+            name,
+            layer,
+            block=block if wanted(name, layer) else 0,
+            gram_rows=gram_rows,
+            tokens=tokens,
+            dtype=dtype,
+            seed=seed,
         )
         for name, layer in _chosen(denoiser, layers).items()
     ]

@@ -16,7 +16,7 @@ CHUNK = 4096  # rows of a Gram update at once
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """The inputs of one Linear or Conv2d. All tensors float32 on the CPU.
+    """The inputs of one Linear or Conv2d. All tensors on the CPU, and float32 (`tokens`: of the type asked for).
 
     `absmax`, `mean_square`: (C,) over all `vectors` input vectors (tokens, or pixels before padding), C channels.
     `tokens`: (T, K), rows drawn evenly from all calls: inputs of a Linear (K = C), unfolded patches of a Conv2d
@@ -39,7 +39,8 @@ class Recorder:
     """Gathers `LayerStatistics` of one layer from its inputs.
 
     `block`: the widest diagonal block of the Gram matrix, 0 for none; `gram_rows`: the most rows of a call that
-    enter it, None for all; `tokens`: rows of the sample; `seed` and `name` determine what is drawn.
+    enter it, None for all; `tokens`: rows of the sample, which is kept as `dtype`; `seed` and `name` determine
+    what is drawn.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Recorder:
         block: int = 0,
         gram_rows: int | None = None,
         tokens: int = 0,
+        dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> None:
         self.name = name
@@ -63,7 +65,7 @@ class Recorder:
         self._gram_limit, self._gram_rows = gram_rows, 0
         self._sample: Tensor | None = None
         self._keys = torch.empty(0, dtype=torch.float64)
-        self._tokens = tokens
+        self._tokens, self._dtype = tokens, dtype
         # A stream per layer, so that a layer's sample does not depend on which others are recorded.
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
@@ -122,7 +124,7 @@ class Recorder:
             order = order[keys[order] < self._keys[-1]]
         if order.numel() == 0:
             return
-        taken = rows.take(order.to(rows.channels.device))
+        taken = rows.take(order.to(rows.channels.device)).to(self._dtype)
         merged = torch.cat([self._keys, keys[order]])
         sample = taken if self._sample is None else torch.cat([self._sample, taken])
         least = merged.argsort(stable=True)[: self._tokens]

@@ -14,6 +14,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
+from sdhub.compression.affine import check_finite
 from sdhub.errors import UsageError
 
 Quantize = Callable[[Tensor], Tensor]
@@ -63,6 +64,7 @@ def search_smoothing(
     *,
     quantize_input: Quantize | None = None,
     input_absmax: Tensor | None = None,
+    weight_absmax: Tensor | None = None,
     build: Build | None = None,
     points: int = 20,
     finalists: int = 4,
@@ -72,7 +74,8 @@ def search_smoothing(
     All of `exponents(points)` are screened by a proxy: the squared output error that quantizing the weight
     (`quantize_weight`, (N, K) to dequantized (N, K)) and the inputs (`quantize_input`, (T, K) likewise; None
     leaves them) would cause if channels were independent. The best `finalists` and s = 1 are then scored on the
-    tokens, so the result is never worse than no smoothing. `input_absmax` (K,): ranges over more than the tokens.
+    tokens, so the result is never worse than no smoothing. `input_absmax` (K,): ranges over more than the tokens,
+    `weight_absmax` over more rows than `weight` has.
 
     `build(smoothed weight, factors)` gives what a finalist is scored with: the dequantized weight that meets the
     quantized inputs, and a low-rank part (N, K) or None that meets the smoothed ones as they are. Left out, it is
@@ -83,10 +86,9 @@ def search_smoothing(
     weight, tokens = weight.to(torch.float32), tokens.to(weight.device, torch.float32)
     _check(weight, tokens)
     peaks = tokens.abs().amax(dim=0) if input_absmax is None else input_absmax.to(weight.device, torch.float32)
-    columns = weight.abs().amax(dim=0)
+    columns = weight.abs().amax(dim=0) if weight_absmax is None else weight_absmax.to(weight)
     inputs = quantize_input or _unchanged
     parts = build or (lambda smoothed, _: (quantize_weight(smoothed), None))
-    columns = weight.abs().amax(dim=0)
     candidates = {pair: smoothing_factors(peaks, columns, *pair) for pair in exponents(points)}
 
     def proxy(pair: tuple[float, float]) -> float:
@@ -131,6 +133,6 @@ def _unchanged(values: Tensor) -> Tensor:
 def _check(weight: Tensor, tokens: Tensor) -> None:
     if weight.ndim != 2 or tokens.ndim != 2 or weight.shape[1] != tokens.shape[1] or not tokens.numel():
         raise UsageError(f"tokens {tuple(tokens.shape)} do not fit a weight {tuple(weight.shape)}")
-    for name, values in (("weight", weight), ("tokens", tokens)):
-        if not bool(torch.isfinite(values).all()):
-            raise UsageError(f"the {name} has values that are not finite")
+    check_finite(weight)
+    if not bool(torch.isfinite(tokens).all()):
+        raise UsageError("the tokens have values that are not finite")

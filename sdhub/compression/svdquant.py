@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sdhub.compression.affine import Grid
 from sdhub.compression.formats import Levels
-from sdhub.compression.gram import damped, divided
+from sdhub.compression.gram import damped, divided, factor
 from sdhub.compression.lowrank import LowRank, nearest_branch, randomized_svd
 from sdhub.compression.rounding import compensate
 from sdhub.compression.smoothing import Smoothing, search_smoothing
@@ -35,6 +35,8 @@ BLOCK = 1280  # the widest diagonal block of the Gram matrix
 DAMPING = 0.003
 FLOOR = 1e-6  # of the mean input energy, the least that a channel counts in a metric
 POINTS, FINALISTS = 10, 2
+JUDGED = 512  # outputs that smoothing is chosen by, or a few more
+SEARCH = 4  # smaller scales that are tried for a group of the residual
 REACH = 2.0**14  # the greatest smoothed input, so that 16 bits hold it
 
 
@@ -127,7 +129,8 @@ def split(
 
     smooth = torch.ones(columns)
     if smoothing:
-        smooth = _stored(_search(weight, rank, precision, seen, dtype, rounded).factors, seen.absmax, dtype)
+        found = _search(weight, rank, precision, seen, dtype, rounded)
+        smooth = _stored(found.factors, seen.absmax, dtype)
     scene = _scene(weight * smooth, seen, smooth, precision, dtype, rounded)
     first = scene.outliers(rank)
     residual = scene.residual(weight * smooth - first, compensated=compensated)
@@ -163,9 +166,18 @@ class _Scene:
         self.gain = gain
         self.seen = [damped(block, DAMPING) for block in gram]
         # Channels so quiet that they are always rounded to 0 have no gain and no noise: the floor keeps A regular.
+        self.noise = [
+            hiss + FLOOR * block.diagonal().mean()
+            for block, hiss in zip(self.seen, self._parts(noise), strict=True)
+        ]
         self.given = [
-            block * part[:, None] * part + torch.diag(hiss + FLOOR * block.diagonal().mean())
-            for block, part, hiss in zip(self.seen, self._parts(gain), self._parts(noise), strict=True)
+            block * part[:, None] * part + torch.diag(hiss)
+            for block, part, hiss in zip(self.seen, self._parts(gain), self.noise, strict=True)
+        ]
+        # C A⁻¹, which gives the best residual of what is left.
+        self.filters = [
+            torch.cholesky_solve((block * part).T, factor(given)).T
+            for block, part, given in zip(self.seen, self._parts(gain), self.given, strict=True)
         ]
 
     def outliers(self, rank: int) -> Tensor:
@@ -173,27 +185,28 @@ class _Scene:
         if not rank:
             return torch.zeros_like(self.weight)
         lost = []
-        for seen, given, gain in zip(self.seen, self.given, self._parts(self.gain), strict=True):
-            cross = seen * gain
-            rest = seen - cross @ torch.linalg.solve(given, cross.T)
-            rest = (rest + rest.T) / 2
-            lost.append(rest + FLOOR * float(seen.diagonal().mean()) * torch.eye(len(rest)))
+        for seen, gain, noise in zip(self.seen, self._parts(self.gain), self.noise, strict=True):
+            # H - C A⁻¹ Cᵀ by Woodbury's identity: R (1 + Rᵀ diag(c² / v) R)⁻¹ Rᵀ of H = R Rᵀ, in which nothing
+            # cancels.
+            root = factor(seen)
+            inner = root.T @ (root * (gain.square() / noise)[:, None])
+            inner.diagonal().add_(1.0)
+            half = torch.linalg.solve_triangular(factor(inner), root.T, upper=False)
+            rest = half.T @ half
+            rest.diagonal().add_(FLOOR * float(seen.diagonal().mean()))
+            lost.append(rest)
         return nearest_branch(self.weight, rank, gram=lost, damping=0.0).dense()
 
-    def residual(self, target: Tensor, *, compensated: bool, search: int = 8) -> Grid | Levels:
+    def residual(self, target: Tensor, *, compensated: bool, search: int = SEARCH) -> Grid | Levels:
         """Q of what is left, (N, K)."""
-        parts = []
-        for part, seen, given, gain in zip(
-            target.split(self.widths, dim=1), self.seen, self.given, self._parts(self.gain), strict=True
-        ):
-            parts.append(torch.linalg.solve(given, (part @ (seen * gain)).T).T)
-        wanted = torch.cat(parts, dim=1)
+        parts = zip(target.split(self.widths, dim=1), self.filters, strict=True)
+        wanted = torch.cat([part @ filtered for part, filtered in parts], dim=1)
         energy = torch.cat([block.diagonal() for block in self.given])
         importance = energy / energy.mean().clamp_min(1e-30)
         found = rounded_weight(wanted, self.precision, self.dtype, search=search, importance=importance)
         if not compensated:
             return found
-        if isinstance(found, Grid):
+        if isinstance(found, Grid):  # for the type checker: `compensate` gives back what it is given
             return compensate(wanted, found, self.given, damping=1e-4)
         return compensate(wanted, found, self.given, damping=1e-4)
 
@@ -218,7 +231,7 @@ def _scene(
 def _search(
     weight: Tensor, rank: int, precision: Precision, inputs: Inputs, dtype: torch.dtype, rounded: Rounded
 ) -> Smoothing:
-    """The smoothing with least output error, each candidate with its own low-rank part."""
+    """The smoothing with least error of some outputs, each candidate with its own low-rank part."""
 
     def build(smoothed: Tensor, factors: Tensor) -> tuple[Tensor, Tensor | None]:
         scene = _scene(smoothed, inputs, factors, precision, dtype, rounded)
@@ -228,11 +241,12 @@ def _search(
         return residual, None if rest is None else rest.dense()
 
     return search_smoothing(
-        weight,
+        weight[:: max(len(weight) // JUDGED, 1)],
         inputs.tokens,
         lambda values: rounded_weight(values, precision, dtype, search=0).dequantize(),
         quantize_input=rounded,
         input_absmax=inputs.absmax,
+        weight_absmax=weight.abs().amax(dim=0),
         build=build,
         points=POINTS,
         finalists=FINALISTS,

@@ -71,8 +71,11 @@ def calibrate(
     """Statistics of the inputs of a component's layers, as `sdhub.compression.calibration.collect` gives them.
 
     The denoiser is run along the trajectories of all prompts, a text encoder over their texts. Blocks of the Gram
-    matrices are as wide as the calibration says, and narrower where all together would exceed 2.5 GiB.
+    matrices are as wide as the calibration says, and narrower where all together would exceed 2.5 GiB. Tokens are
+    bfloat16, which is enough to judge the rounding of inputs to a few bits.
     """
+    import torch
+
     from sdhub.compression.calibration import collect, fitting_block
 
     module = getattr(pipeline, component)
@@ -87,6 +90,7 @@ def calibrate(
             gram_rows=calibration.rows,
             block=block,
             tokens=tokens,
+            dtype=torch.bfloat16,
             seed=calibration.seed,
         )
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sdhub.compression.calibration import LayerStatistics
 
-TOKENS = 512  # of each layer, on which smoothing and rounding of inputs are judged
+TOKENS = 256  # of each layer, on which smoothing and rounding of inputs are judged
 REPLACED = ("weight", "bias")
 
 
