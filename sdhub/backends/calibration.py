@@ -6,7 +6,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.recipes.calibration import LARGE, calibration_for
 from sdhub.recipes.recipe import Calibration, Recipe
 
-PROMPTS, STEPS = 3, 4
+PROMPTS, STEPS, SIDE = 2, 3, 512
 BLOCK = 1280
 HUGE = 4e9  # parameters of a denoiser of which one call takes minutes
 GIB = 2**30
@@ -26,7 +26,8 @@ def peak_bytes(full: float, recipe: Recipe) -> int:
 
 
 def brief_calibration(checkpoint: Checkpoint) -> Calibration:
-    """The checkpoint's usual calibration; of a large denoiser, whose calls take seconds, a dozen of them.
+    """The checkpoint's usual calibration; of a large denoiser, whose calls take seconds, half a dozen of them, at
+    most 512 pixels wide and high: the rows that a layer is given then are like those of larger pictures, only fewer.
 
     Gram matrices are no wider than what the decomposition works on, which keeps a large denoiser's in memory.
     """
@@ -35,5 +36,12 @@ def brief_calibration(checkpoint: Checkpoint) -> Calibration:
     if part is None or part.parameters <= LARGE:
         return usual
     steps = min(STEPS, usual.steps)
-    few = {"prompts": usual.prompts[:PROMPTS], "steps": steps, "recorded": steps, "block": BLOCK}
+    few = {
+        "prompts": usual.prompts[:PROMPTS],
+        "steps": steps,
+        "recorded": steps,
+        "width": min(usual.width, SIDE),
+        "height": min(usual.height, SIDE),
+        "block": BLOCK,
+    }
     return usual.model_copy(update=few)

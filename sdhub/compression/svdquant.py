@@ -35,7 +35,7 @@ BLOCK = 1280  # the widest diagonal block of the Gram matrix
 DAMPING = 0.003
 FLOOR = 1e-6  # of the mean input energy, the least that a channel counts in a metric
 POINTS, FINALISTS = 10, 2
-JUDGED = 512  # outputs that smoothing is chosen by, or a few more
+JUDGED = 256  # outputs that smoothing is chosen by, or a few more
 SEARCH = 4  # smaller scales that are tried for a group of the residual
 REACH = 2.0**14  # the greatest smoothed input, so that 16 bits hold it
 

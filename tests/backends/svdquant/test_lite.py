@@ -66,6 +66,22 @@ def test_tensors_are_the_formats_and_come_back(treatment, bias):
     assert torch.equal(module(inputs), expected.half().float().view(4, 50, 128))
 
 
+@pytest.mark.parametrize("precision", ["int4", "nvfp4"])
+def test_inputs_of_which_most_are_all_but_silent(precision):
+    generator = torch.Generator().manual_seed(4)
+    rows = torch.randn(400, 256, generator=generator) * torch.logspace(-6, 1, 256)
+    rows += rows[:, -1:] * torch.logspace(-6, 0, 256)
+    weight = torch.randn(128, 256, generator=generator)
+    made = split(weight, 16, precision, Inputs((rows.T @ rows,), 400, rows[:200], rows.abs().amax(dim=0)))
+    wanted = rows @ weight.T
+    ours, plain = (
+        float((each.outputs(rows, precision) - wanted).norm() / wanted.norm())
+        for each in (made, split(weight, 16, precision))
+    )
+    assert ours < 0.06
+    assert ours < plain / 2
+
+
 def test_w4a16_layers_come_back():
     layer = linear_layer()
     tensors, error = encode(layer, Format(W4A16), None, torch.float16)
