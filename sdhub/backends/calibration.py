@@ -26,9 +26,9 @@ def peak_bytes(full: float, recipe: Recipe) -> int:
 
 
 def brief_calibration(checkpoint: Checkpoint) -> Calibration:
-    """The checkpoint's usual calibration; of a large denoiser, whose calls take seconds, half a dozen of them, at
-    most 512 pixels wide and high: the rows that a layer is given then are like those of larger pictures, only fewer.
+    """The checkpoint's usual calibration; of a large denoiser, whose calls take seconds, half a dozen of them.
 
+    They are at most 512 pixels wide and high: a layer's rows are like those of larger pictures, only fewer.
     Gram matrices are no wider than what the decomposition works on, which keeps a large denoiser's in memory.
     """
     usual = calibration_for(checkpoint)
