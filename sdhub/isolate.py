@@ -26,9 +26,9 @@ from sdhub.progress import Progress, Task
 # -I: a stranger's folder may be the current one, and is not searched for modules.
 COMMAND = [sys.executable, "-I", "-m", "sdhub.isolate"]
 LENGTH = struct.Struct("<Q")
-# Of torch on Linux: tensors of 3 MiB and more go back to the system at once, where glibc would keep them (a fifth of
-# the memory of quantizing SDXL; from 1 MiB on it would take half as long again), and are asked for in large pages (a
-# fifth of the time of a large layer).
+# Of torch on Linux: tensors of 3 MiB and more go back to the system at once, where glibc would keep them (a fifth
+# of the memory of quantizing SDXL; from 1 MiB on it would take half as long again), and are asked for in large
+# pages (a fifth of the time of a large layer).
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "3145728", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
