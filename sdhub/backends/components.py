@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Encode = Callable[[str, "torch.nn.Module"], "tuple[dict[str, torch.Tensor], float]"]
 Read = Callable[[str], "torch.Tensor"]
 
-MEMORY = 6 * 2**28  # of the layers that are worked on at once
+MEMORY = 2**31  # of the layers that are worked on at once
 
 
 def write_component(
