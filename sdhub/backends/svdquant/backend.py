@@ -44,6 +44,7 @@ class SVDQuant(Backend):
     repository = "{model}-svdquant-{treatment}"
     install = 'pip install "diffusers>=0.40" kernels transformers accelerate'
     checks = "sdhub"
+    revision = 2
     narrow = True
 
     def knows(self, variant: str) -> bool:
