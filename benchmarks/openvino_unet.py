@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# In place of the folder of the script, whose name would hide the package openvino.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks import shapes
 from sdhub.backends.openvino import graph, telemetry
@@ -139,7 +140,7 @@ def convert(shape: str, folder: Path, *, merging: bool) -> None:
         # The exporter traces at one pixel less than the size, which merging cannot.
         made.register_to_config(sample_size=side + 1)
     kind = TasksManager.get_exporter_config_constructor(
-        model=made, exporter="openvino", library_name="diffusers", task="semantic-segmentation"
+        model_type="unet", exporter="openvino", library_name="diffusers", task="semantic-segmentation"
     )
     config = kind(made.config)
     models = {"unet": (made, config)}
