@@ -7,28 +7,31 @@ writes FOLDER/TREATMENT and its `took.json`: seconds, and the peak memory in GiB
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 # In place of the folder of the script, whose name would hide the package openvino.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import shapes
 from sdhub.backends.openvino import graph, telemetry
-from sdhub.backends.openvino.calls import Calls
+from sdhub.backends.openvino.calls import run
 from sdhub.backends.openvino.quantize import compress
 from sdhub.backends.openvino.shapes import merge_tokens
+from sdhub.compression.calibration import LayerStatistics, collect
 from sdhub.quiet import quiet
-from sdhub.recipes.recipe import Affine, Component
+from sdhub.recipes.recipe import Affine, Component, Float
 
 SDXL = {
     "sample_size": 128,
@@ -48,8 +51,8 @@ SDXL = {
 }
 SHAPES: dict[str, dict[str, Any]] = {"sd15": shapes.SD15, "sdxl": SDXL}
 CALLS = {"sd15": 4, "sdxl": 2}
-TREATMENTS = {
-    "fp16": None,
+TREATMENTS: dict[str, Float | Affine] = {
+    "fp16": Float(),
     "int8": Affine(bits=8),
     "int8-hybrid": Affine(bits=8, activations="hybrid"),
     "int8-full": Affine(bits=8, activations="int8", smoothing=0.5),
@@ -86,20 +89,35 @@ def make(shape: str, name: str, place: Path) -> None:
     folder.mkdir()
     for path in plain.glob("openvino_model.*"):
         shutil.copyfile(path, folder / path.name)
-    with tempfile.TemporaryDirectory() as calls_place:
-        calls = Calls(Path(calls_place))
-        for seed in range(CALLS[shape]):
-            calls.add(example_inputs(shape, seed))
+    calls = [example_inputs(shape, seed) for seed in range(CALLS[shape])]
+    if name == PEER:
         _peak_reset()
         started = time.perf_counter()
-        if name == PEER:
-            _peer_hybrid(folder, calls)
-        else:
-            compress(folder, Component(default=TREATMENTS[name]), spared=_spared(shape), calls=calls)
-        _tell(folder, started)
+        _peer_hybrid(folder, calls)
+    else:
+        treatment = TREATMENTS[name]
+        rounds = isinstance(treatment, Affine) and treatment.activations != "float"
+        module = unet(shape, merging="tome" in name) if rounds else None
+        _peak_reset()
+        started = time.perf_counter()
+        seen = _calibrated(module, calls) if module else None
+        del module
+        gc.collect()
+        compress(folder, Component(default=treatment), spared=_spared(shape), statistics=seen)
+    _tell(folder, started)
 
 
-def unet(shape: str) -> Any:
+def _calibrated(module: Any, calls: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, LayerStatistics]:
+    """What publishing's calibration finds out on these calls."""
+
+    def drive(_: Any) -> None:
+        for call in calls:
+            run(module, call)
+
+    return collect(module, drive, tokens=0)
+
+
+def unet(shape: str, *, merging: bool = False) -> Any:
     """With random weights, float32, the same each time."""
     from diffusers import UNet2DConditionModel
 
@@ -111,6 +129,9 @@ def unet(shape: str) -> Any:
         for name, weight in shapes.weights(named)
     }
     empty.load_state_dict(state, assign=True)
+    if merging:
+        side = SHAPES[shape]["sample_size"]
+        merge_tokens(empty, RATIO, (side, side))
     return empty.eval().requires_grad_(False)
 
 
@@ -133,12 +154,10 @@ def convert(shape: str, folder: Path, *, merging: bool) -> None:
     from optimum.exporters.tasks import TasksManager
     from optimum.intel.openvino.configuration import OVConfig
 
-    made = unet(shape)
-    side = SHAPES[shape]["sample_size"]
+    made = unet(shape, merging=merging)
     if merging:
-        merge_tokens(made, RATIO, (side, side))
         # The exporter traces at one pixel less than the size, which merging cannot.
-        made.register_to_config(sample_size=side + 1)
+        made.register_to_config(sample_size=SHAPES[shape]["sample_size"] + 1)
     kind = TasksManager.get_exporter_config_constructor(
         model_type="unet", exporter="openvino", library_name="diffusers", task="semantic-segmentation"
     )
@@ -183,7 +202,7 @@ def _spared(shape: str) -> tuple[str, ...]:
     return ("conv_in", "conv_out", *(f"up_blocks.{last}.resnets.{number}.conv_shortcut" for number in range(3)))
 
 
-def _peer_hybrid(folder: Path, calls: Calls) -> None:
+def _peer_hybrid(folder: Path, calls: Sequence[Mapping[str, torch.Tensor]]) -> None:
     """What `optimum-cli export openvino --quant-mode hybrid` does to the UNet, on the same calls."""
     import nncf
     from optimum.intel import OVWeightQuantizationConfig

@@ -18,7 +18,8 @@ CHUNK = 4096  # rows of a Gram update at once
 class LayerStatistics:
     """The inputs of one Linear or Conv2d. All tensors on the CPU, and float32 (`tokens`: of the type asked for).
 
-    `absmax`, `mean_square`: (C,) over all `vectors` input vectors (tokens, or pixels before padding), C channels.
+    `low`, `high`, `mean_square`: (C,) least and greatest value and mean square of each of C channels, over all
+    `vectors` input vectors (tokens, or pixels before padding).
     `tokens`: (T, K), rows drawn evenly from all calls: inputs of a Linear (K = C), unfolded patches of a Conv2d
     in the order of its weight (K = C · kh · kw), so that `tokens @ weight.flatten(1).T` is what the layer gives
     before its bias, if it has one group.
@@ -26,13 +27,19 @@ class LayerStatistics:
     groups of a convolution. None where it was not asked for. `gram_sum`: (K,), the sum of these rows.
     """
 
-    absmax: Tensor
+    low: Tensor
+    high: Tensor
     mean_square: Tensor
     vectors: int
     tokens: Tensor
     gram: tuple[Tensor, ...] | None = None
     gram_rows: int = 0
     gram_sum: Tensor | None = None
+
+    @property
+    def absmax(self) -> Tensor:
+        """(C,), the greatest magnitude of each channel."""
+        return torch.maximum(self.high, -self.low)
 
 
 class Recorder:
@@ -57,7 +64,7 @@ class Recorder:
         self.name = name
         self.layer = layer
         self.vectors = 0
-        self._peaks: Tensor | None = None
+        self._range: tuple[Tensor, Tensor] | None = None
         self._squares: Tensor | None = None
         self._gram: list[Tensor] = []
         self._gram_sum: Tensor | None = None
@@ -86,10 +93,12 @@ class Recorder:
 
     def statistics(self) -> LayerStatistics:
         """What was gathered; at least one call must have been."""
-        assert self._peaks is not None and self._squares is not None
+        assert self._range is not None and self._squares is not None
+        low, high = self._range
         columns = sum(block_widths(self.layer, CHUNK))
         return LayerStatistics(
-            absmax=self._peaks.cpu(),
+            low=low.cpu(),
+            high=high.cpu(),
             mean_square=(self._squares / self.vectors).float().cpu(),
             vectors=self.vectors,
             tokens=torch.empty(0, columns) if self._sample is None else self._sample.cpu(),
@@ -99,13 +108,15 @@ class Recorder:
         )
 
     def _count(self, vectors: Tensor) -> None:
-        peaks = vectors.abs().amax(dim=0)
-        if not bool(torch.isfinite(peaks).all()):
+        low, high = vectors.aminmax(dim=0)
+        if not bool((low.isfinite() & high.isfinite()).all()):
             raise BuildError(
                 f"the inputs of {self.name} are not finite", hint="run the pipeline in float32 or bfloat16"
             )
         squares = vectors.square().sum(dim=0, dtype=torch.float64)
-        self._peaks = peaks if self._peaks is None else torch.maximum(self._peaks, peaks)
+        if self._range is not None:
+            low, high = torch.minimum(self._range[0], low), torch.maximum(self._range[1], high)
+        self._range = low, high
         self._squares = squares if self._squares is None else self._squares + squares
         self.vectors += vectors.shape[0]
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from sdhub.backends.openvino.calls import Calls
+from sdhub.backends.openvino.calls import Calls, run
 from sdhub.backends.openvino.sensitivity import Cost, sensitivities, spare
 from sdhub.compression.affine import quantize
-from sdhub.recipes.recipe import Affine, Float
+from sdhub.compression.calibration import collect
+from sdhub.recipes.recipe import Affine
 
 
 class Chain(torch.nn.Module):
@@ -38,7 +39,7 @@ def weight_error(layer, bits):
 
 def test_errors_of_weights_are_those_of_the_output(calls):
     net = Chain()
-    costs = sensitivities(net, calls, {"first": Affine(bits=3), "last": Affine(bits=3)})
+    costs = sensitivities(net, calls, {"first": Affine(bits=3), "last": Affine(bits=3)}, {})
     inputs = torch.stack([call["sample"].flatten() for call in calls])
     with torch.no_grad():
         hidden = inputs @ net.first.weight.T
@@ -53,13 +54,15 @@ def test_errors_of_weights_are_those_of_the_output(calls):
 def test_rounded_inputs_cost_more_than_weights_alone(calls):
     wide = {name: Affine(bits=8, symmetric=True) for name in ("first", "last")}
     full = {name: each.model_copy(update={"activations": "int8"}) for name, each in wide.items()}
-    plain, rounded = (sensitivities(Chain(), calls, each) for each in (wide, full))
+    net = Chain()
+    statistics = collect(net, lambda _: [run(net, call) for call in calls], tokens=0)
+    plain, rounded = (sensitivities(net, calls, each, statistics) for each in (wide, full))
     assert sum(each.error for each in rounded.values()) > sum(each.error for each in plain.values())
 
 
-def test_float_layers_cost_nothing_and_nothing_is_left_behind(calls):
+def test_only_what_is_asked_for_is_measured_and_nothing_is_left_behind(calls):
     net = Chain()
-    assert sensitivities(net, calls, {"first": Float()}) == {}
+    assert set(sensitivities(net, calls, {"first": Affine(bits=8)}, {})) == {"first"}
     assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
     assert not any(module._forward_hooks for module in net.modules())
 

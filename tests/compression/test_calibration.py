@@ -52,6 +52,7 @@ def test_linear_statistics_are_those_of_all_inputs():
     wide = found["wide"]
     assert set(found) == {"wide", "narrow"}
     assert wide.vectors == wide.gram_rows == 450
+    assert torch.equal(wide.low, rows.amin(0)) and torch.equal(wide.high, rows.amax(0))
     assert torch.equal(wide.absmax, rows.abs().amax(0))
     assert torch.allclose(wide.mean_square, rows.square().mean(0))
     assert torch.allclose(wide.gram[0], rows.T @ rows, atol=1e-3)
@@ -288,7 +289,7 @@ def test_the_built_in_checkpoint_end_to_end():
     assert conv.gram[0].shape == (9 * len(conv.absmax),) * 2
     again = collect(pipe.unet, drive, names, gram=True, gram_rows=None, tokens=32)
     for name in names:
-        for field in ("absmax", "mean_square", "tokens"):
+        for field in ("low", "high", "mean_square", "tokens"):
             assert torch.equal(getattr(found[name], field), getattr(again[name], field))
         assert torch.equal(found[name].gram[0], again[name].gram[0])
     assert hooks(pipe.unet) == 0

@@ -95,7 +95,7 @@ def test_compensated_rounding_is_foretold_without_being_done(bits: int) -> None:
     truth = float(((rounded - weight) @ inputs.T).square().sum())
     nearest = float(((palettize(weight.half(), bits).dequantize() - weight) @ inputs.T).square().sum())
     peaks = inputs.abs().amax(0)
-    known = factors({"layer": LayerStatistics(peaks, peaks, 512, inputs, (gram,), 512)})["layer"]
+    known = factors({"layer": LayerStatistics(-peaks, peaks, peaks, 512, inputs, (gram,), 512)})["layer"]
     treatment = Palette(bits=bits, rounding="compensated")  # type: ignore[arg-type]
     found = errors(weight, [treatment], [each / 4 for each in drawn(inputs, 16, 6)], known)
     assert truth < 0.5 * nearest

@@ -25,7 +25,7 @@ WEIGHTS = {
 def statistics() -> dict[str, LayerStatistics]:
     gram = (TOKENS.T @ TOKENS,)
     peak, square = TOKENS.abs().amax(0), TOKENS.square().mean(0)
-    return {name: LayerStatistics(peak, square, 512, TOKENS, gram, 512) for name in ("a", "b")}
+    return {name: LayerStatistics(-peak, peak, square, 512, TOKENS, gram, 512) for name in ("a", "b")}
 
 
 def test_small_layers_and_vectors_stay_unless_the_recipe_names_them() -> None:

@@ -80,13 +80,14 @@ def record(
     calibration: Calibration,
     folder: Path,
     *,
+    layers: frozenset[str] = frozenset(),
     gram: frozenset[str] = frozenset(),
     block: int | None = None,
     progress: Progress = SILENT,
 ) -> tuple[Calls, dict[str, LayerStatistics]]:
     """The calls of the pipeline's denoiser that `calibration` asks for.
 
-    Also the statistics of the inputs of its layers that are named in `gram`.
+    Also the statistics of the inputs of its `layers`, with Gram matrices of those in `gram`.
     """
     from sdhub.compression.calibration import collect, spread, trajectories
     from sdhub.evidence.given import given
@@ -123,8 +124,8 @@ def record(
             statistics = collect(
                 denoiser,
                 both,
-                gram,
-                gram=True,
+                layers,
+                gram=lambda name, _: name in gram,
                 gram_rows=calibration.rows,
                 block=block or calibration.block,
                 tokens=0,

@@ -1,7 +1,8 @@
 """Weights on integer grids as constants of an OpenVINO graph.
 
-The nodes are those that NNCF writes and that OpenVINO's plugins read as compressed weights: integer constant →
-Convert → Subtract (zero point) → Multiply (scale) → Reshape (from groups) → Convert.
+The nodes are those that NNCF writes and that OpenVINO's plugins read. Compressed weights: integer constant →
+Convert to 16 bits → Subtract (zero point) → Multiply (scale) → Reshape (from groups) → Convert. Weights that are
+multiplied as integers: integer constant → Convert → Multiply (scale).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def weight_of(operation: Any) -> torch.Tensor:
 
 
 def put(operation: Any, grid: Grid) -> None:
-    """Give a layer the weight that `grid` stands for, as a 4- or 8-bit constant."""
+    """Give a layer the weight that `grid` stands for, as a compressed constant of 4 or 8 bits."""
     import numpy as np
     from openvino import opset13 as ops
 
@@ -55,15 +56,29 @@ def put(operation: Any, grid: Grid) -> None:
     operation.input(WEIGHT).replace_source_output(weight.output(0))
 
 
+def put_integers(operation: Any, grid: Grid) -> None:
+    """Give a layer whose inputs are rounded a weight of symmetric codes, one scale for each output channel."""
+    import numpy as np
+    from openvino import opset13 as ops
+
+    name = operation.get_friendly_name()
+    shape = [grid.codes.shape[0]] + [1] * (grid.codes.ndim - 1)
+    codes = ops.convert(_integers(grid.codes.numpy(), grid, f"{name}/integers"), "f32")
+    scale = ops.constant(grid.scale.numpy().reshape(shape).astype(np.float32), name=f"{name}/scale")
+    weight = ops.multiply(codes, scale)
+    weight.set_friendly_name(f"{name}/weight")
+    operation.input(WEIGHT).replace_source_output(weight.output(0))
+
+
 def _integers(codes: npt.NDArray[np.generic], grid: Grid, name: str) -> Any:
     """A constant of the grid's type; two 4-bit codes share a byte, the first in its low half."""
     import numpy as np
     import openvino
 
-    sign = "i" if grid.zero_point is None else "u"
-    kind = getattr(openvino.Type, f"{sign}{grid.bits}")
+    sign, bits = "i" if grid.zero_point is None else "u", 4 if grid.bits <= 4 else 8
+    kind = getattr(openvino.Type, f"{sign}{bits}")
     flat: npt.NDArray[np.uint8] = np.ascontiguousarray(codes).reshape(-1).view(np.uint8)
-    if grid.bits == 4:
+    if bits == 4:
         even = np.append(flat, np.uint8(0)) if flat.size % 2 else flat
         flat = np.bitwise_or(even[0::2] & 15, even[1::2] << 4).astype(np.uint8)
     # Of memory of its own: a tensor over an array of NumPy's does not keep that alive.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino import frequencies, graph, shapes
-from sdhub.backends.openvino.calls import Calls, record
+from sdhub.backends.openvino.calls import record
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.backends.openvino.quantize import compress, smoothing_of
 from sdhub.backends.openvino.sensitivity import Cost, sensitivities, spare
@@ -33,22 +33,19 @@ GRAM_BYTES = 6 * 2**30  # of the Gram matrices of all layers together
 class Known:
     """What calibration found out about the denoiser; `costs` are of layers that may be spared."""
 
-    calls: Calls | None = None
     statistics: Mapping[str, LayerStatistics] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
 
 
 def export(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Build the variant in the empty folder `out`. Raises BuildError, RecipeError."""
-    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
-        known = prepare(checkpoint, pipeline, recipe, Path(place), progress)
-        parts = convert(checkpoint, pipeline, recipe, out, progress)
-        for part in parts:
-            compress_part(checkpoint, recipe, out / part, known, progress)
+    known = prepare(checkpoint, pipeline, recipe, progress)
+    for part in convert(checkpoint, pipeline, recipe, out, progress):
+        compress_part(checkpoint, recipe, out / part, known, progress)
 
 
-def prepare(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, place: Path, progress: Progress) -> Known:
-    """Make the pipeline what will be converted, and calibrate it; recorded calls go into the folder `place`."""
+def prepare(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, progress: Progress) -> Known:
+    """Make the pipeline what will be converted, and calibrate it."""
     with quiet():
         try:
             import nncf  # noqa: F401
@@ -66,7 +63,7 @@ def prepare(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, place: Path, 
         if denoiser.token_merging:
             shapes.merge_tokens(pipeline.unet, denoiser.token_merging, latent)
     module = getattr(pipeline, checkpoint.family.denoiser)
-    return _calibrated(module, pipeline, recipe.calibration, denoiser, place, progress)
+    return _calibrated(module, pipeline, recipe.calibration, denoiser, progress)
 
 
 def convert(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> list[str]:
@@ -156,7 +153,6 @@ def compress_part(checkpoint: Checkpoint, recipe: Recipe, folder: Path, known: K
         folder,
         component,
         spared=spared(component, known.costs),
-        calls=known.calls,
         statistics=known.statistics,
         progress=progress,
     )
@@ -172,12 +168,7 @@ def spared(component: Component, costs: Mapping[str, Cost]) -> frozenset[str]:
 
 
 def _calibrated(
-    module: Any,
-    pipeline: Any,
-    calibration: Calibration | None,
-    component: Component,
-    place: Path,
-    progress: Progress,
+    module: Any, pipeline: Any, calibration: Calibration | None, component: Component, progress: Progress
 ) -> Known:
     """Run the denoiser as the calibration says, if there is one."""
     if calibration is None:
@@ -185,16 +176,31 @@ def _calibrated(
     from sdhub.compression.calibration import fitting_block
 
     treatments = {layer: component.layers.get(layer, component.default) for layer in _weighted(module)}
-    gram = frozenset(
-        layer for layer, each in treatments.items() if isinstance(each, Affine) and each.rounding == "compensated"
-    )
+    affine = {layer: each for layer, each in treatments.items() if isinstance(each, Affine)}
+    rounded = frozenset(layer for layer, each in affine.items() if each.activations != "float")
+    gram = frozenset(layer for layer, each in affine.items() if each.rounding == "compensated")
     block = min(calibration.block, fitting_block(module, GRAM_BYTES, gram)) if gram else None
-    calls, statistics = record(pipeline, module, calibration, place, gram=gram, block=block, progress=progress)
-    if not isinstance(component.default, Affine) or not component.default.spared:
-        return Known(calls, statistics)
-    judged = {layer: each for layer, each in treatments.items() if layer not in component.layers}
-    costs = sensitivities(module, calls.some(JUDGED), judged, seed=calibration.seed, progress=progress)
-    return Known(calls, statistics, costs)
+    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
+        calls, statistics = record(
+            pipeline,
+            module,
+            calibration,
+            Path(place),
+            layers=rounded | gram,
+            gram=gram,
+            block=block,
+            progress=progress,
+        )
+        if not isinstance(component.default, Affine) or not component.default.spared:
+            return Known(statistics)
+        judged = {
+            layer: each
+            for layer, each in affine.items()
+            if layer not in component.layers and (layer in statistics or layer not in rounded)
+        }
+        few = calls.some(JUDGED)
+        costs = sensitivities(module, few, judged, statistics, seed=calibration.seed, progress=progress)
+    return Known(statistics, costs)
 
 
 def vet_layers(pipeline: Any, recipe: Recipe) -> None:

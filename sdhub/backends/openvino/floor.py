@@ -40,10 +40,9 @@ def reach(
         raise UnsupportedError(f"{recipe.name}: only calibrated variants have a floor of quality")
     judged: dict[float, float] = {}
     with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
-        calls, variant, kept = (Path(place) / name for name in ("calls", "variant", "kept"))
-        calls.mkdir()
+        variant, kept = Path(place) / "variant", Path(place) / "kept"
         variant.mkdir()
-        known = prepare(checkpoint, pipeline, _sparing(recipe, denoiser, LEAST), calls, progress)
+        known = prepare(checkpoint, pipeline, _sparing(recipe, denoiser, LEAST), progress)
         for part in convert(checkpoint, pipeline, recipe, variant, progress):
             if part != denoiser:
                 compress_part(checkpoint, recipe, variant / part, known, progress)

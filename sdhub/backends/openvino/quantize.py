@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino import constants, graph
+from sdhub.backends.openvino.integers import compute_in_integers
 from sdhub.errors import BuildError
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
 from sdhub.recipes.recipe import Affine, Component, Treatment
 
 if TYPE_CHECKING:
-    from sdhub.backends.openvino.calls import Calls
     from sdhub.compression.calibration import LayerStatistics
 
 SPARED = Affine(bits=8)  # what layers get that lose too much
@@ -25,15 +25,14 @@ def compress(
     component: Component,
     *,
     spared: Iterable[str] = (),
-    calls: Calls | None = None,
     statistics: Mapping[str, LayerStatistics] | None = None,
     progress: Progress = SILENT,
 ) -> None:
     """Compress the model in `folder` in place.
 
-    `spared`: layers that keep 8-bit weights and float activations whatever the recipe says. `calls`: what rounded
-    activations are calibrated on; `statistics`: for layers whose rounding is compensated. Layers that the
-    component names and the graph does not have (the other half of a VAE) are passed over. Raises BuildError.
+    `spared`: layers that keep 8-bit weights and float activations whatever the recipe says. `statistics`: of the
+    inputs of layers whose activations are rounded or whose rounding is compensated. Layers that the component
+    names and the graph does not have (the other half of a VAE) are passed over. Raises BuildError.
     """
     if not any(isinstance(each, Affine) for each in component.treatments.values()):
         return
@@ -43,14 +42,15 @@ def compress(
     wanted = {layer: _treatment(layer, component, spared) for layer in found}
     integers = [layer for layer in found if _is_integer(found[layer], wanted[layer])]
     own = [layer for layer in found if layer not in integers and _is_own(wanted[layer])]
-    _put_grids(found, {layer: wanted[layer] for layer in own}, statistics or {}, progress)
+    statistics = statistics or {}
+    _put_grids(found, {layer: wanted[layer] for layer in own}, statistics, progress)
     taken = [found[layer].get_friendly_name() for layer in (*integers, *own)]
     model = _plain(model, component, found, wanted, taken)
-    if integers:
-        if not calls:
-            raise BuildError(f"{folder.name}: activations are rounded only after calibration")
-        names = {found[layer].get_friendly_name() for layer in integers}
-        model = _integer(model, names, smoothing_of(component), calls, progress)
+    if unseen := sorted(set(integers) - set(statistics)):
+        raise BuildError(f"{folder.name}: the inputs of {unseen[0]} are to be rounded without calibration")
+    found = graph.layers(model)
+    chosen = {layer: found[layer] for layer in integers}
+    compute_in_integers(chosen, statistics, smoothing_of(component), memory=MEMORY, progress=progress)
     with quiet():
         graph.save(model, folder)
 
@@ -141,47 +141,3 @@ def _plain(
 
 def _gathers(model: Any) -> set[str]:
     return {each.get_friendly_name() for each in model.get_ops() if each.get_type_name() == "Gather"}
-
-
-def _integer(model: Any, names: set[str], smoothing: float, calls: Calls, progress: Progress) -> Any:
-    """Round the inputs and weights of the named operations; all other products stay as they are.
-
-    The range of an activation is the widest that any call had: ranges differ from timestep to timestep, and
-    averaging them, as is usual, clips. Weights use half of their 8 bits, because processors without VNNI add
-    products of two full ones beyond 16 bits. Attention's own products stay float: they are faster fused.
-    """
-    import nncf
-    from nncf.quantization.advanced_parameters import (
-        AdvancedQuantizationParameters,
-        AdvancedSmoothQuantParameters,
-        OverflowFix,
-    )
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-    kept = [name for name in graph.products(model) if name not in names]
-    with progress.task("rounding activations"), quiet():
-        return nncf.quantize(
-            model,
-            nncf.Dataset(_Inputs(calls, model)),
-            subset_size=len(calls),
-            model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
-            advanced_parameters=AdvancedQuantizationParameters(
-                overflow_fix=OverflowFix.ENABLE,
-                disable_bias_correction=True,
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-                smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=smoothing or -1.0),
-            ),
-        )
-
-
-class _Inputs:
-    """Recorded calls as a model's inputs, one at a time."""
-
-    def __init__(self, calls: Calls, model: Any) -> None:
-        self.calls = calls
-        self.types = {each.get_any_name(): each.get_element_type().to_dtype() for each in model.inputs}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for call in self.calls:
-            yield {name: call[name].numpy().astype(kind) for name, kind in self.types.items()}

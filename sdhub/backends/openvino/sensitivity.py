@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino.calls import latents_of, run
 from sdhub.progress import SILENT, Progress
-from sdhub.recipes.recipe import Affine, Treatment
+from sdhub.recipes.recipe import Affine
 
 if TYPE_CHECKING:
     import torch
+
+    from sdhub.compression.calibration import LayerStatistics
 
 SIDE, TOKENS = 64, 1024  # latents are cropped to that: backward passes keep all that lies between
 
@@ -31,40 +33,27 @@ class Cost:
     weights: int
 
 
-@dataclass
-class _Seen:
-    """The range of a layer's inputs, and of each input channel (None for convolutions)."""
-
-    low: float = 0.0
-    high: float = 0.0
-    peaks: torch.Tensor | None = None
-    multiplications: int = 0
-
-
 def sensitivities(
     denoiser: Any,
     calls: Iterable[Mapping[str, torch.Tensor]],
-    treatments: Mapping[str, Treatment],
+    treatments: Mapping[str, Affine],
+    statistics: Mapping[str, LayerStatistics],
     *,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> dict[str, Cost]:
-    """The cost of every layer in `treatments` whose treatment is affine, rounded to the nearest, on `calls`.
+    """The cost of every layer in `treatments` as on `calls`, weights rounded to the nearest.
 
-    A denoiser of n calls is run 2 n times and backwards n times. Deterministic for the same number of threads.
+    `statistics`: of the inputs of layers whose activations are rounded. The denoiser is run, and backwards, once
+    for each call. Deterministic for the same number of threads.
     """
     import torch
 
-    modules = {name: denoiser.get_submodule(name) for name, each in treatments.items() if isinstance(each, Affine)}
+    modules = {name: denoiser.get_submodule(name) for name in treatments}
     kept = [_cropped(call) for call in calls]
-    with progress.task("measuring sensitivity", total=2 * len(kept), unit="calls") as task:
-        seen = {name: _Seen() for name in modules}
-        with torch.no_grad(), _hooks(modules, lambda name: _watch(modules[name], seen[name])):
-            for call in kept:
-                run(denoiser, call)
-                task.advance()
-        rounded = {name: _rounding(modules[name], treatments[name], seen[name]) for name in modules}
-        errors = dict.fromkeys(modules, 0.0)
+    with progress.task("measuring sensitivity", total=len(kept), unit="calls") as task:
+        rounded = {name: _rounding(modules[name], each, statistics.get(name)) for name, each in treatments.items()}
+        errors, work = dict.fromkeys(modules, 0.0), dict.fromkeys(modules, 0)
         signal = 0.0
         trainable = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
         denoiser.requires_grad_(False)
@@ -72,7 +61,7 @@ def sensitivities(
         try:
             with (
                 torch.enable_grad(),
-                _hooks(modules, lambda name: _project(rounded[name], errors, name)),
+                _hooks(modules, lambda name: _project(name, rounded[name], errors, work)),
             ):
                 for call in kept:
                     signal += _backward(denoiser, call, generator)
@@ -81,7 +70,7 @@ def sensitivities(
             for parameter in trainable:
                 parameter.requires_grad_(True)
     return {
-        name: Cost(errors[name] / max(signal, 1e-30), seen[name].multiplications, module.weight.numel())
+        name: Cost(errors[name] / max(signal, 1e-30), work[name], module.weight.numel())
         for name, module in modules.items()
     }
 
@@ -118,43 +107,29 @@ def _hooks(modules: Mapping[str, Any], hook: Callable[[str], Any]) -> Any:
     return stack
 
 
-def _watch(module: Any, seen: _Seen) -> Any:
-    import torch
-
-    linear = isinstance(module, torch.nn.Linear)
-
-    def after(_: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
-        (given,) = inputs[:1]
-        seen.low, seen.high = min(seen.low, float(given.min())), max(seen.high, float(given.max()))
-        columns = module.weight[0].numel()
-        seen.multiplications = max(seen.multiplications, output.numel() * columns)
-        if linear:
-            peaks = given.reshape(-1, given.shape[-1]).abs().amax(dim=0)
-            seen.peaks = peaks if seen.peaks is None else torch.maximum(seen.peaks, peaks)
-
-    return after
-
-
-def _rounding(module: Any, treatment: Treatment, seen: _Seen) -> Callable[[torch.Tensor], torch.Tensor]:
+def _rounding(
+    module: Any, treatment: Affine, seen: LayerStatistics | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """What rounding makes of the layer's output: a function from its inputs to the error."""
     import torch
 
+    from sdhub.backends.openvino.integers import LEVELS, WEIGHT_BITS, grid_of, smoothing_of
     from sdhub.compression.affine import quantize
-    from sdhub.compression.smoothing import smoothing_factors
 
-    assert isinstance(treatment, Affine)
     weight = module.weight.detach()
     linear = isinstance(module, torch.nn.Linear)
     rounds_inputs = treatment.activations == "int8" or (treatment.activations == "hybrid" and not linear)
     factors = None
-    if rounds_inputs and treatment.smoothing and seen.peaks is not None:
-        alpha = treatment.smoothing
-        factors = smoothing_factors(seen.peaks, weight.abs().amax(dim=0), alpha, 1 - alpha)
-        weight = weight * factors
+    if rounds_inputs:
+        assert seen is not None
+        if treatment.smoothing and linear:
+            factors = smoothing_of(seen, [weight], treatment.smoothing)
+            weight = weight * factors
+        step, zero = grid_of(seen, factors)
     group = (
         treatment.group_size if treatment.group_size and weight[0].numel() % treatment.group_size == 0 else None
     )
-    symmetric = treatment.symmetric or rounds_inputs
+    bits, symmetric = (WEIGHT_BITS, True) if rounds_inputs else (treatment.bits, treatment.symmetric)
 
     def apply(given: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if linear:
@@ -164,34 +139,28 @@ def _rounding(module: Any, treatment: Treatment, seen: _Seen) -> Callable[[torch
 
     def error(given: torch.Tensor) -> torch.Tensor:
         # Codes are made anew each time: to keep those of all layers would take another copy of the weights.
-        off = quantize(weight, treatment.bits, symmetric=symmetric, group_size=group).dequantize() - weight
+        off = quantize(weight, bits, symmetric=symmetric, group_size=group).dequantize() - weight
         smooth = given if factors is None else given / factors
         moved = apply(smooth, off)
         if rounds_inputs:
-            least, most = (seen.low, seen.high) if factors is None else _range_of(seen, factors)
-            moved = moved + apply(_rounded(smooth, least, most) - smooth, weight)
+            rounded = ((smooth / step + zero).round().clamp(0, LEVELS - 1) - zero) * step
+            moved = moved + apply(rounded - smooth, weight)
         return moved
 
     return error
 
 
-def _range_of(seen: _Seen, factors: torch.Tensor) -> tuple[float, float]:
-    assert seen.peaks is not None
-    most = float((seen.peaks / factors).max())
-    return -most, most
-
-
-def _rounded(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    scale = max(high - low, 1e-12) / 255
-    zero = round(-low / scale)
-    return ((values / scale + zero).round().clamp(0, 255) - zero) * scale
-
-
-def _project(rounding: Callable[[torch.Tensor], torch.Tensor], errors: dict[str, float], name: str) -> Any:
+def _project(
+    name: str,
+    rounding: Callable[[torch.Tensor], torch.Tensor],
+    errors: dict[str, float],
+    work: dict[str, int],
+) -> Any:
     import torch
 
-    def after(_: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    def after(module: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         given = inputs[0].detach()
+        work[name] = max(work[name], output.numel() * module.weight[0].numel())
 
         def arrives(gradient: torch.Tensor) -> None:
             with torch.no_grad():

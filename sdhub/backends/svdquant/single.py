@@ -270,7 +270,8 @@ def _narrowed(seen: LayerStatistics, columns: tuple[int, int] | None) -> LayerSt
         first += len(block)
     return replace(
         seen,
-        absmax=seen.absmax[start:stop],
+        low=seen.low[start:stop],
+        high=seen.high[start:stop],
         mean_square=seen.mean_square[start:stop],
         tokens=seen.tokens[:, start:stop],
         gram=None if seen.gram is None else tuple(blocks),

@@ -30,9 +30,7 @@ def linear_layer(bias=True, outputs=128, inputs=256):
 
 def statistics(inputs=256):
     rows = torch.randn(400, inputs, generator=torch.Generator().manual_seed(4)) * torch.logspace(0, 1, inputs)
-    return LayerStatistics(
-        rows.abs().amax(dim=0), rows.square().mean(dim=0), 400, rows[:200], (rows.T @ rows,), 400
-    )
+    return LayerStatistics(*rows.aminmax(dim=0), rows.square().mean(dim=0), 400, rows[:200], (rows.T @ rows,), 400)
 
 
 @pytest.mark.parametrize("treatment", [INT4, NVFP4])
