@@ -8,9 +8,9 @@ built-in checkpoint. `--quick` takes the latter alone, with two prompts; `--sdxl
 UNet of SDXL is quantized within 24 GiB. The UNets that were made are kept in `--work`, so that a run that was cut
 off goes on there; each figure is in `--json` as soon as it is known.
 
-How fast a processor can be at best is measured too: seconds of a UNet's products at the best rates at which OpenVINO
-multiplies floats and integers here. AVX-512 VNNI multiplies four times as many integers as
-floats at once; AVX2 alone needs three instructions for as many as four of floats take, and AMX is far beyond both.
+How fast a processor can be at best is measured too: seconds of a UNet's products at the best rates at which
+OpenVINO multiplies floats and integers here. AVX-512 VNNI multiplies four times as many integers as floats,
+AVX2 alone needs three instructions for as many as four of floats take, and AMX is far beyond both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import shutil
 import statistics
 import sys
@@ -63,7 +64,8 @@ VARIANTS = (
 QUICK_VARIANTS = ("fp16", "int8", "int8-full", "int8-full-tome0.4")
 TARGETS = {"int8-full": 5.5, "int8-full-tome0.4": 8.0}
 PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}  # hints, and what the processor has to be able to
-ROUNDS, SIDE = 5, 2048
+ROUNDS = 5
+CHANNELS, SIDE = 640, 48  # of products that the processor's rates are taken from
 SECONDS, GIB, SIZE, SDXL_GIB = 90, 10, 0.26, 24
 
 
@@ -216,35 +218,46 @@ def multiplications(unet: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, 
 
 
 def rate(integers: bool, hint: str) -> float:
-    """Multiplications a second as OpenVINO does them here: a large product of matrices or a convolution of one
-    pixel, whichever is faster."""
+    """Multiplications a second as OpenVINO does them here, in the best of matrices and convolutions."""
+    from openvino import opset13 as ops
+
+    def convolution(values: Any, weight: Any) -> Any:
+        around = [weight.get_shape()[2] // 2] * 2
+        return ops.convolution(values, weight, [1, 1], around, around, [1, 1])
+
+    pixels = [1, CHANNELS, SIDE, SIDE]
+    products = [([SIDE**2, CHANNELS], [CHANNELS] * 2, lambda *given: ops.matmul(*given, False, True))]
+    products += [(pixels, [CHANNELS, CHANNELS, kernel, kernel], convolution) for kernel in (1, 3)]
+    return max(
+        SIDE**2 * math.prod(weight) / product_seconds(values, weight, product, hint, integers=integers)
+        for values, weight, product in products
+    )
+
+
+def product_seconds(
+    shape: list[int], weight: list[int], product: Callable[[Any, Any], Any], hint: str, *, integers: bool
+) -> float:
+    """What OpenVINO takes for one product of values of `shape` and a constant weight."""
     import numpy as np
     import openvino
     from openvino import opset13 as ops
 
-    def seconds(shape: list[int], product: Callable[..., Any]) -> float:
-        given = ops.parameter(shape, np.float32)
-        left, right = given.output(0), ops.constant(weights.reshape([SIDE, SIDE] + [1] * (len(shape) - 2)))
-        if integers:
-            ends = [np.float32(-1), np.float32(127 / 128)]
-            half = [np.float32(-1), np.float32(1)]
-            left = ops.fake_quantize(left, *ends, *ends, 256).output(0)
-            right = ops.fake_quantize(right, *half, *half, 127)
-        model = openvino.Model([product(left, right)], [given], "product")
-        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-        request = compiled.create_infer_request()
-        values = generator.uniform(-1, 1, shape).astype(np.float32)
-        return alternate({"product": lambda: request.infer({0: values})})["product"]
-
     generator = np.random.default_rng(0)
-    weights = generator.uniform(-1, 1, (SIDE, SIDE)).astype(np.float32)
-    ones, zeros = [1, 1], [0, 0]
-    side = round(SIDE**0.5)
-    fastest = min(
-        seconds([side**2, SIDE], lambda left, right: ops.matmul(left, right, False, True)),
-        seconds([1, SIDE, side, side], lambda left, right: ops.convolution(left, right, ones, zeros, zeros, ones)),
+    given = ops.parameter(shape, np.float32)
+    left = given.output(0)
+    codes = generator.integers(-64, 64, weight)
+    right = ops.constant(codes.astype(np.float32)).output(0)
+    if integers:
+        ends = [np.float32(0), np.float32(255 / 256)]
+        left = ops.fake_quantize(left, *ends, *ends, 256).output(0)
+        scale = np.full([weight[0]] + [1] * (len(weight) - 1), 1 / 64, np.float32)
+        right = ops.multiply(ops.convert(ops.constant(codes.astype(np.int8)), "f32"), scale).output(0)
+    model = openvino.Model([product(left, right)], [given], "product")
+    request = (
+        openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint}).create_infer_request()
     )
-    return side**2 * SIDE**2 / fastest
+    values = generator.uniform(0, 1, shape).astype(np.float32)
+    return alternate({"product": lambda: request.infer({0: values})})["product"]
 
 
 def torch_call(unet: Any, inputs: Mapping[str, torch.Tensor]) -> Callable[[], Any]:
