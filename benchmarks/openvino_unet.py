@@ -59,7 +59,7 @@ TREATMENTS: dict[str, Float | Affine] = {
     "int8-full-tome0.4": Affine(bits=8, activations="int8", smoothing=0.5),
 }
 PEER = "optimum-intel hybrid"
-RATIO, TOKENS = 0.4, 77
+RATIO, TOKENS, POOLED = 0.4, 77, 1280
 TOOK = "took.json"
 
 
@@ -155,6 +155,8 @@ def convert(shape: str, folder: Path, *, merging: bool) -> None:
     from optimum.intel.openvino.configuration import OVConfig
 
     made = unet(shape, merging=merging)
+    # What the exporter adds to the configurations of pipelines.
+    made.register_to_config(text_encoder_projection_dim=POOLED, requires_aesthetics_score=False)
     if merging:
         # The exporter traces at one pixel less than the size, which merging cannot.
         made.register_to_config(sample_size=SHAPES[shape]["sample_size"] + 1)
@@ -191,7 +193,7 @@ def example_inputs(shape: str, seed: int = 0) -> dict[str, torch.Tensor]:
     }
     if known.get("addition_embed_type"):
         size = 8.0 * side
-        inputs["text_embeds"] = torch.randn(1, 1280, generator=generator)
+        inputs["text_embeds"] = torch.randn(1, POOLED, generator=generator)
         inputs["time_ids"] = torch.tensor([[size, size, 0.0, 0.0, size, size]])
     return inputs
 

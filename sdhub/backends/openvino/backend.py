@@ -10,6 +10,7 @@ from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.openvino import telemetry
+from sdhub.backends.openvino.calls import JUDGED
 from sdhub.backends.openvino.shapes import UNGUIDED
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
@@ -294,8 +295,9 @@ def _calls(calibration: Calibration | None) -> int:
     if calibration is None:
         return 0
     guided = 2 if calibration.guidance > 1 else 1
-    steps = len(calibration.prompts) * calibration.steps * guided
-    return steps + 3 * len(calibration.prompts) * calibration.recorded
+    prompts = len(calibration.prompts)
+    # A call and its backward pass take as long as three.
+    return prompts * calibration.steps * guided + 3 * min(prompts * calibration.recorded, JUDGED)
 
 
 BACKEND = OpenVINO()

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from sdhub.compression.calibration import LayerStatistics
 
+JUDGED = 24  # calls that sensitivity is measured on
+
 
 class Calls:
     """Inputs of a denoiser, each a call of batch 1, by the names of its arguments.

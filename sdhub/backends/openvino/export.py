@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino import frequencies, graph, shapes
-from sdhub.backends.openvino.calls import record
+from sdhub.backends.openvino.calls import JUDGED, record
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.backends.openvino.quantize import compress, smoothing_of
 from sdhub.backends.openvino.sensitivity import Cost, sensitivities, spare
@@ -25,7 +25,6 @@ from sdhub.recipes.recipe import Affine, Calibration, Component, Recipe
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
-JUDGED = 24  # calls that sensitivity is measured on
 GRAM_BYTES = 6 * 2**30  # of the Gram matrices of all layers together
 
 
@@ -149,6 +148,8 @@ def compress_part(checkpoint: Checkpoint, recipe: Recipe, folder: Path, known: K
     if folder.name != checkpoint.family.denoiser:
         compress(folder, component, progress=progress)
         return
+    if lost := sorted(set(component.layers) - set(graph.layers(graph.read(folder)))):
+        raise BuildError(f"{checkpoint.id}: {folder.name} was converted without the recipe's layer {lost[0]}")
     compress(
         folder,
         component,

@@ -12,6 +12,7 @@ from sdhub.backends.openvino import telemetry
 MODEL = "openvino_model.xml"
 # The converter names operations after the module and the torch function that they come from.
 OPERATION = re.compile(r"__module\.(?P<layer>.+)/aten::(?:linear|_convolution\w*|conv2d)/(?:MatMul|Convolution)")
+WRAPPER = "model."  # what the converter puts around modules whose inputs it has to reorder, such as SDXL's UNet
 PRODUCTS = ("MatMul", "Convolution", "GroupConvolution", "ScaledDotProductAttention")
 WEIGHT = 1  # the input of a product that holds its weight
 
@@ -42,6 +43,8 @@ def layers(model: Any) -> dict[str, Any]:
         match = OPERATION.fullmatch(operation.get_friendly_name())
         if match and operation.get_type_name() in PRODUCTS:
             found[match["layer"]] = operation
+    if all(layer.startswith(WRAPPER) for layer in found):
+        return {layer.removeprefix(WRAPPER): operation for layer, operation in found.items()}
     return found
 
 

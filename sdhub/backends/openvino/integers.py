@@ -47,7 +47,7 @@ def compute_in_integers(
         operations = [found[layer] for layer in layers]
         seen, smooth = statistics[layers[0]], None
         if smoothing and _is_smooth(operations[0]):
-            smooth = smoothing_of(seen, [constants.weight_of(each) for each in operations], smoothing)
+            smooth = factors_of(seen, [constants.weight_of(each) for each in operations], smoothing)
             factors |= dict.fromkeys(layers, smooth)
         _round_input(operations, *grid_of(seen, smooth), smooth)
 
@@ -64,7 +64,7 @@ def compute_in_integers(
             task.advance(sizes[layer] / 1e6)
 
 
-def smoothing_of(seen: LayerStatistics, weights: Sequence[torch.Tensor], alpha: float) -> torch.Tensor:
+def factors_of(seen: LayerStatistics, weights: Sequence[torch.Tensor], alpha: float) -> torch.Tensor:
     """SmoothQuant's factors (K,) of one input of several weights (N, K); their inverses are float16's."""
     import torch
 

@@ -113,7 +113,7 @@ def _rounding(
     """What rounding makes of the layer's output: a function from its inputs to the error."""
     import torch
 
-    from sdhub.backends.openvino.integers import LEVELS, WEIGHT_BITS, grid_of, smoothing_of
+    from sdhub.backends.openvino.integers import LEVELS, WEIGHT_BITS, factors_of, grid_of
     from sdhub.compression.affine import quantize
 
     weight = module.weight.detach()
@@ -123,7 +123,7 @@ def _rounding(
     if rounds_inputs:
         assert seen is not None
         if treatment.smoothing and linear:
-            factors = smoothing_of(seen, [weight], treatment.smoothing)
+            factors = factors_of(seen, [weight], treatment.smoothing)
             weight = weight * factors
         step, zero = grid_of(seen, factors)
     group = (
