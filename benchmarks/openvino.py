@@ -62,6 +62,7 @@ VARIANTS = (
     "int4-tome0.4",
 )
 QUICK_VARIANTS = ("fp16", "int8", "int8-full", "int8-full-tome0.4")
+TOGETHER = (("fp16",), ("int8",), ("int8-hybrid",), ("int8-full", "int8-full-tome0.4", PEER))  # timed in turns
 TARGETS = {"int8-full": 5.5, "int8-full-tome0.4": 8.0}
 PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}  # hints, and what the processor has to be able to
 ROUNDS = 5
@@ -95,7 +96,8 @@ class Figures:
         """One row. The ratio is judged where there is one, else ours; `most`: the target is an upper bound."""
         judged = ours if ratio is None else ratio
         met = None if target is None else judged <= target if most else judged >= target
-        row = {"figure": name, "ours": ours, "peer": peer, "ratio": ratio, "target": target, "met": met}
+        bound = None if target is None else f"{'<=' if most else '>='} {target:g}"
+        row = {"figure": name, "ours": ours, "peer": peer, "ratio": ratio, "target": bound, "met": met}
         self.rows.append({**row, "unit": unit})
         shown = f"{ours:.4g} {unit}".strip() + (f", {ratio:.2f} times" if ratio is not None else "")
         verdict = "" if met is None else f" (target {target:g}: {'met' if met else 'not met'})"
@@ -157,7 +159,7 @@ def speeds(
     settings = {"INFERENCE_PRECISION_HINT": hint}
     torch_run = torch_call(unet, inputs)
     slowest = []
-    for names in (("fp16",), ("int8",), ("int8-hybrid",), ("int8-full", PEER), ("int8-full-tome0.4",)):
+    for names in TOGETHER:
         runs = {"torch": torch_run}
         for name in names:
             figures.say(f"compiling and timing {name}, {hint}")
