@@ -13,7 +13,7 @@ MODEL = "openvino_model.xml"
 # The converter names operations after the module and the torch function that they come from.
 OPERATION = re.compile(r"__module\.(?P<layer>.+)/aten::(?:linear|_convolution\w*|conv2d)/(?:MatMul|Convolution)")
 WRAPPER = "model."  # what the converter puts around modules whose inputs it has to reorder, such as SDXL's UNet
-PRODUCTS = ("MatMul", "Convolution", "GroupConvolution", "ScaledDotProductAttention")
+PRODUCTS = ("MatMul", "Convolution", "GroupConvolution")
 WEIGHT = 1  # the input of a product that holds its weight
 
 
@@ -46,11 +46,6 @@ def layers(model: Any) -> dict[str, Any]:
     if all(layer.startswith(WRAPPER) for layer in found):
         return {layer.removeprefix(WRAPPER): operation for layer, operation in found.items()}
     return found
-
-
-def products(model: Any) -> list[str]:
-    """Names of all operations that multiply, with and without weights."""
-    return [each.get_friendly_name() for each in model.get_ordered_ops() if each.get_type_name() in PRODUCTS]
 
 
 def constant_of(operation: Any) -> Any:

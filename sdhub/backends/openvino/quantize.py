@@ -43,14 +43,15 @@ def compress(
     integers = [layer for layer in found if _is_integer(found[layer], wanted[layer])]
     own = [layer for layer in found if layer not in integers and _is_own(wanted[layer])]
     statistics = statistics or {}
+    if unseen := sorted(set(integers) - set(statistics)):
+        raise BuildError(f"{folder.name}: the inputs of {unseen[0]} are to be rounded without calibration")
     _put_grids(found, {layer: wanted[layer] for layer in own}, statistics, progress)
     taken = [found[layer].get_friendly_name() for layer in (*integers, *own)]
     model = _plain(model, component, found, wanted, taken)
-    if unseen := sorted(set(integers) - set(statistics)):
-        raise BuildError(f"{folder.name}: the inputs of {unseen[0]} are to be rounded without calibration")
-    found = graph.layers(model)
-    chosen = {layer: found[layer] for layer in integers}
-    compute_in_integers(chosen, statistics, smoothing_of(component), memory=MEMORY, progress=progress)
+    if integers:
+        found = graph.layers(model)
+        chosen = {layer: found[layer] for layer in integers}
+        compute_in_integers(chosen, statistics, smoothing_of(component), memory=MEMORY, progress=progress)
     with quiet():
         graph.save(model, folder)
 
