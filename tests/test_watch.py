@@ -238,7 +238,7 @@ def test_fifty_sources_killed_at_random_moments_are_each_published_once(hub, che
     while kills < 8:
         process = subprocess.Popen(command, env=environment(tmp_path, hub), stderr=subprocess.PIPE, text=True)
         try:
-            _, said = process.communicate(timeout=2 + moments.uniform(0, 6))
+            _, said = process.communicate(timeout=1.5 + moments.uniform(0, 2.5))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()

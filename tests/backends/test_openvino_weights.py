@@ -16,6 +16,7 @@ from sdhub.compression.gram import gram_of
 from sdhub.compression.recorder import LayerStatistics
 from sdhub.errors import BuildError
 from sdhub.recipes.recipe import Affine, Component, Float
+from tests.exact import EXACT
 
 KIND = {True: "i4", False: "u4"}
 
@@ -64,7 +65,7 @@ def seen(net, calls):
 
 
 def drawn(folder, sample):
-    return openvino.Core().compile_model(folder / graph.MODEL, "CPU")(sample.numpy())[0]
+    return openvino.Core().compile_model(folder / graph.MODEL, "CPU", EXACT)(sample.numpy())[0]
 
 
 @pytest.mark.parametrize(
@@ -264,4 +265,4 @@ def test_compensated_rounding_lowers_the_error_of_the_output(net, folder):
 
 def _constant_folded(output):
     model = openvino.Model([output], [], "weight")
-    return openvino.Core().compile_model(model, "CPU")([])[0]
+    return openvino.Core().compile_model(model, "CPU", EXACT)([])[0]

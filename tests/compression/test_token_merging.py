@@ -11,6 +11,7 @@ from torch import nn
 
 from sdhub.compression.token_merging import MergingAttnProcessor, TokenMerging
 from sdhub.errors import UsageError
+from tests.exact import EXACT
 
 SHAPES = [
     (4, 4, 0.5),
@@ -140,8 +141,8 @@ def test_traced_exported_and_converted_graphs_agree(height, width, ratio):
     exported = torch.export.export(module, (x,), dynamic_shapes={"x": {0: torch.export.Dim("batch", max=8)}})
     exported_module = exported.module()
     compiled = [
-        openvino.compile_model(openvino.convert_model(traced, example_input=x), "CPU"),
-        openvino.compile_model(openvino.convert_model(exported), "CPU"),
+        openvino.compile_model(openvino.convert_model(traced, example_input=x), "CPU", EXACT),
+        openvino.compile_model(openvino.convert_model(exported), "CPU", EXACT),
     ]
     for tokens in (x, other):
         for each, theirs, ours in zip(range(3), traced(tokens), module(tokens), strict=True):
@@ -187,7 +188,7 @@ def test_a_merging_attention_layer_runs_in_openvino():
 
     layer, x = attention(), random(2, 64, 16)
     layer.set_processor(MergingAttnProcessor(TokenMerging(8, 8, 0.5), layer.processor))
-    model = openvino.compile_model(openvino.convert_model(layer, example_input=x), "CPU")
+    model = openvino.compile_model(openvino.convert_model(layer, example_input=x), "CPU", EXACT)
     assert np.allclose(model(x.numpy())[0], layer(x).numpy(), atol=1e-5)
 
 
