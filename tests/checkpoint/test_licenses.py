@@ -56,7 +56,9 @@ def test_licences() -> None:
     assert license_of(other, None) == License("other", "flux-1", "https://example.com/LICENSE.md")
 
 
-@pytest.mark.parametrize("given", [None, "", "a b", "mit\n---\n", ["mit", "gpl"], {"a": 1}, 5, "<b>", "x" * 65])
+@pytest.mark.parametrize(
+    "given", [None, "", "a b", "mit\n---\n", ["mit", 5], ["mit", "a b"], [], {"a": 1}, 5, "<b>", "x" * 65]
+)
 def test_no_usable_licence(given: object) -> None:
     assert license_of({"license": given}, None) is None
 
