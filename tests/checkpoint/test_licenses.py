@@ -52,6 +52,7 @@ def test_tags_construct_nothing() -> None:
 def test_licences() -> None:
     assert license_of({"license": "Apache-2.0"}, "LICENSE") == License("apache-2.0", file="LICENSE")
     assert license_of({"license": ["mit"]}, None) == License("mit")
+    assert license_of({"license": ["MIT", "apache-2.0", "mit"]}, None) == License("mit and apache-2.0")
     other = {"license": "other", "license_name": "flux-1", "license_link": "https://example.com/LICENSE.md"}
     assert license_of(other, None) == License("other", "flux-1", "https://example.com/LICENSE.md")
 
