@@ -216,7 +216,7 @@ def _of_header(source: Source, header: Header, path: str, hub: Hub) -> Checkpoin
     return Checkpoint(
         source=source,
         id=name,
-        name=_name(name.removesuffix(".safetensors")),
+        name=_name(name.rpartition(".")[0]),
         sha=None,
         family=found.family,
         pipeline=pipeline,

@@ -67,7 +67,7 @@ def license_of(card: Mapping[str, Any], file: str | None, notices: tuple[str, ..
     is published under that unless the user says which.
     """
     given = card.get("license")
-    stated = given if isinstance(given, list) else [given]
+    stated: list[Any] = given if isinstance(given, list) else [given]
     usable = all(isinstance(each, str) and ID.fullmatch(each.strip()) for each in stated)
     if not usable or not 0 < len(stated) <= MAX_IDS:
         return None

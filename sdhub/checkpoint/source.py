@@ -73,6 +73,7 @@ def _remote_file(text: str) -> tuple[str, str | None, str] | None:
 
     Raises SourceError for what has that form and names nothing.
     """
+    revision: str | None
     if "://" in text:
         parts = _path_of_address(text)
         if len(parts) < 5 or parts[2] not in ("blob", "resolve"):
@@ -82,17 +83,19 @@ def _remote_file(text: str) -> tuple[str, str | None, str] | None:
         revision, path = ("/".join(parts[3:6]), parts[6:]) if pull else (parts[3], parts[4:])
         _refuse_pickle(parts[-1])
     else:
-        place, _, revision = text.partition("@")
+        place, at, wanted = text.partition("@")
         parts = place.split("/")
-        path = parts[2:]
-        if not path or parts[0] in ("", ".", "..", "~") or "\\" in place or Path(parts[0]).is_dir():
+        revision, path = wanted if at else None, parts[2:]
+        here = _path(parts[0])
+        if not path or "\\" in place or here is None or here.is_dir():
             return None
     if not path or not path[-1].endswith(".safetensors"):
         return None
     file = "/".join(path)
     if not file.isprintable() or any(part in ("", ".", "..") for part in path):
         raise SourceError(f"{shown(text)!r} is no file's name", hint=WAYS)
-    repository, revision = parse_repository("@".join(["/".join(parts[:2]), *([revision] if revision else [])]))
+    repository = "/".join(parts[:2])
+    repository, revision = parse_repository(repository if revision is None else f"{repository}@{revision}")
     return repository, revision, file
 
 

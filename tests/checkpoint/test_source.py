@@ -76,6 +76,11 @@ def test_files_on_the_hub(text: str, ref: str, revision: str | None, file: str) 
         "org/name/../x.safetensors",
         "org/..//x.safetensors",
         "../name/x.safetensors",
+        "~/name/x.safetensors",
+        "/org/name/x.safetensors",
+        "org/name/x.safetensors@",
+        "org/name/a\x1bb.safetensors",
+        "n" * 5000 + "/name/x.safetensors",
         "https://huggingface.co/org/name/blob/main/a%0ab.safetensors",
     ],
 )

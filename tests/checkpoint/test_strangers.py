@@ -369,3 +369,51 @@ def test_numbers_in_tensors(tmp_path: Path) -> None:
     save_file({"edm_vpred.sigma_max": torch.tensor(float("nan"))}, path)
     with pytest.raises(SourceError, match="other than 1 finite"):
         noise_levels(checkpoint, path)
+
+
+def open_clip(encoder: Any, prefix: str) -> dict[str, Any]:
+    """A CLIP text model by the names of open_clip's `transformer.py`, written by hand."""
+    state = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
+    made = {
+        "positional_embedding": state["embeddings.position_embedding.weight"],
+        "token_embedding.weight": state["embeddings.token_embedding.weight"],
+        "ln_final.weight": state["final_layer_norm.weight"],
+        "ln_final.bias": state["final_layer_norm.bias"],
+        "text_projection": state["text_projection.weight"].T.contiguous(),
+        "logit_scale": torch.tensor(4.6),
+    }
+    names = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    for layer in range(2):
+        for end in ("weight", "bias"):
+            ours, theirs = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
+            for key, name in {**names, "self_attn.out_proj": "attn.out_proj"}.items():
+                made[f"{theirs}.{name}.{end}"] = state[f"{ours}.{key}.{end}"]
+            parts = [state[f"{ours}.self_attn.{each}_proj.{end}"] for each in "qkv"]
+            made[f"{theirs}.attn.in_proj_{end}"] = torch.cat(parts)
+    return {f"{prefix}{key}": value.clone() for key, value in made.items()}
+
+
+def test_the_second_encoder_of_xl(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from sdhub.checkpoint.original import _empty, _renaming, _trace
+    from sdhub.checkpoint.single_file import CLIP_G_XL
+    from tests.checkpoint.tiny import tiny_text_encoder
+
+    made = tiny_text_encoder(projection=True, hidden_act="gelu", projection_dim=24)
+    made.save_pretrained(tmp_path)
+    tensors = open_clip(made, CLIP_G_XL)
+    save_file(tensors, tmp_path / "m.safetensors")
+    known = {name: Tensor("float32", tuple(each.shape), 0) for name, each in tensors.items()}
+    own = [name for name in tensors if not name.endswith("logit_scale")]
+    model = _empty("transformers", "CLIPTextModelWithProjection", tmp_path)
+    rename = _renaming(model, CLIP_G_XL)
+    _trace(model, rename, own, Header(known, {}), {name: name for name in own}, "m")
+    model.load_state_dict(rename({name: tensors[name] for name in own}), assign=True)
+    ids = torch.tensor([[2220, 5, 7, 2221]])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(ids).text_embeds, made.eval()(ids).text_embeds)
+    for name in (f"{CLIP_G_XL}transformer.resblocks.1.attn.in_proj_bias", f"{CLIP_G_XL}text_projection"):
+        left = [each for each in own if each != name]
+        with pytest.raises(SourceError, match="is missing"):
+            _trace(model, rename, left, Header(known, {}), {each: each for each in left}, "m")
