@@ -14,6 +14,7 @@ from sdhub.checkpoint.fetch import fingerprint
 from sdhub.endpoint import endpoint
 from sdhub.errors import EvidenceError, RecipeError, UnsupportedError, UsageError
 from sdhub.evidence.curve import Series, draw_curve
+from sdhub.nearly import meant
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
 from sdhub.recipes.allocation import Choice, total
@@ -254,7 +255,7 @@ def _offers(wanted: Wanted) -> tuple[Treatment, ...]:
 def _template(checkpoint: Checkpoint, backend: str) -> Recipe:
     known = backends().get(backend)
     if known is None or backend not in TEMPLATES:
-        raise UnsupportedError(f"no analysis is made for {backend}", hint=f"there are: {', '.join(TEMPLATES)}")
+        raise UnsupportedError(f"no analysis is made for {backend}", hint=meant(backend, TEMPLATES))
     variant = TEMPLATES[backend]
     reason = known.why_not(checkpoint, variant)
     if reason is not None:

@@ -12,6 +12,7 @@ from sdhub.checkpoint.documents import parse_object
 from sdhub.endpoint import endpoint
 from sdhub.errors import MissingExtraError, RecipeError
 from sdhub.evidence.compare import folder_bytes
+from sdhub.nearly import meant
 from sdhub.plan import sampling_for
 from sdhub.publishing import card as cards
 from sdhub.publishing import license as licensing
@@ -31,7 +32,7 @@ def card_of(folder: Path, checkpoint: Checkpoint, repo_id: str, *, license: str 
     recipe = load_recipe(folder / RECIPE)
     backend = backends().get(recipe.backend)
     if backend is None:
-        raise RecipeError(f"no backend is called {recipe.backend}", hint=f"there are: {', '.join(backends())}")
+        raise RecipeError(f"no backend is called {recipe.backend}", hint=meant(recipe.backend, backends()))
     sampling = sampling_for(checkpoint)
     publication = Publication(
         repo_id=repo_id,

@@ -11,6 +11,7 @@ from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
+from sdhub.nearly import meant
 from sdhub.recipes.adjust import Adjustment
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Recipe, load_recipe
@@ -104,7 +105,7 @@ def choose(
         backend = backends().get(document.backend)
         if backend is None:
             raise UnsupportedError(
-                f"{recipe}: no backend is called {document.backend}", hint=", ".join(backends())
+                f"{recipe}: no backend is called {document.backend}", hint=meant(document.backend, backends())
             )
         _fit(checkpoint, backend, document.name)
         preset = backend.knows(document.name) and mixed_bits(document.name) is None

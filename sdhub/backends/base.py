@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.documents import shown
 from sdhub.errors import MissingExtraError, UnsupportedError
+from sdhub.nearly import meant
 from sdhub.progress import Progress
 from sdhub.recipes.recipe import Recipe
 
@@ -174,7 +176,10 @@ def backend_of(variant: str) -> Backend:
     backend = known.get(variant.partition("-")[0])
     if backend is None or not backend.knows(variant):
         names = [name for each in known.values() for name in each.variants]
-        raise UnsupportedError(f"no variant is called {variant}", hint=f"there are: {', '.join(names)}")
+        raise UnsupportedError(
+            f"no variant is called {shown(variant)}",
+            hint=meant(variant, names, "sdhub inspect SOURCE lists those that a checkpoint can have"),
+        )
     return backend
 
 

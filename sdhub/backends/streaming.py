@@ -52,7 +52,7 @@ def streamable(checkpoint: Checkpoint, recipe: Recipe) -> bool:
 
     UNets are loaded, as old ones have weights by names that diffusers translates.
     """
-    whole = checkpoint.source.kind != "file" and checkpoint.family.denoiser == "transformer"
+    whole = not checkpoint.source.single and checkpoint.family.denoiser == "transformer"
     return whole and recipe.calibration is None and not checkpoint.loras
 
 

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from sdhub.checkpoint.families import Family
+from sdhub.checkpoint.said import NOTHING, Said
 
 Kind = Literal["controlnet", "safety_checker"]
 
@@ -28,7 +29,8 @@ class Source:
     commit of the Hub, None for its default. `config` says where the configs and tokenizers of a single file are:
     a diffusers folder or a Hub id with optional `@revision`; None is the family's own repository. `controlnets`,
     each a folder's absolute path or a Hub id with optional `@revision`, and the safety checker, where it is asked
-    for, go along into variants that have room for them.
+    for, go along into variants that have room for them. `file` is the path of a single file in a repository of the
+    Hub.
     """
 
     kind: Literal["hub", "folder", "file"]
@@ -38,6 +40,12 @@ class Source:
     config: str | None = None
     controlnets: tuple[str, ...] = ()
     safety_checker: bool = False
+    file: str | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether a single file is meant, on this machine or on the Hub."""
+        return self.kind == "file" or self.file is not None
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,8 @@ class Checkpoint:
     side in pixels that the denoiser was made for (its `sample_size` times the VAE's scale). `prompts`, `steps` and
     `guidance` are what the author's card shows the model with (`widget` texts, `inference.parameters`), where it
     does. `config` is where the configs of a single file come from: an absolute path or `org/name[@revision]`.
-    `gate` is what the author's card asks of those who want access (`extra_gated_prompt` and its like).
+    `gate` is what the author's card asks of those who want access (`extra_gated_prompt` and its like). `said` is
+    what a single file says of its sampling.
     """
 
     source: Source
@@ -161,6 +170,7 @@ class Checkpoint:
     companions: tuple[Companion, ...] = ()
     config: str | None = None
     gate: Mapping[str, str] = field(default_factory=dict)
+    said: Said = NOTHING
 
     def component(self, name: str) -> Component | None:
         """The component called `name`, or None."""

@@ -33,7 +33,7 @@ def pin_all(source: Source, hub: Hub) -> tuple[Companion, ...]:
     """All companions that a source asks for. Raises as `inspect`."""
     found = [pin("controlnet", ref, "", hub) for ref in source.controlnets]
     if source.safety_checker:
-        if source.kind == "file":
+        if source.single:
             raise UsageError(
                 f"{shown(source.ref)} is a single file, which has no safety checker", hint="leave it out"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sdhub.errors import SourceError
@@ -19,16 +19,17 @@ def shown(text: object, limit: int = 80) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
-def parse_object(raw: bytes, where: str) -> dict[str, Any]:
+def parse_object(raw: bytes, where: str, unbounded: Collection[str] = ()) -> dict[str, Any]:
     """A JSON object in UTF-8: no duplicate keys, finite numbers, at most 32 levels deep.
 
-    Raises SourceError that names `where`.
+    `unbounded` are the keys that may be `-Infinity`, which Python writes and JSON does not know. Raises
+    SourceError that names `where`.
     """
     try:
         document = json.loads(
             raw.decode("utf-8"),
             object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
+            parse_constant=_below_all if unbounded else _refuse_constant,
             parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
@@ -36,7 +37,7 @@ def parse_object(raw: bytes, where: str) -> dict[str, Any]:
         raise SourceError(f"{where} is not valid JSON: {reason}", hint="get the file again") from None
     if not isinstance(document, dict):
         raise SourceError(f"{where} holds no JSON object", hint="get the file again")
-    _check_values(document, where)
+    _check_values(document, where, unbounded)
     return document
 
 
@@ -53,6 +54,10 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
 
 
+def _below_all(text: str) -> float:
+    return -math.inf if text == "-Infinity" else _refuse_constant(text)
+
+
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
@@ -60,8 +65,8 @@ def _finite(text: str) -> float:
     return number
 
 
-def _check_values(document: Any, where: str) -> None:
-    """Depth, integers and text (a lone surrogate cannot be written to any file)."""
+def _check_values(document: Any, where: str, unbounded: Collection[str]) -> None:
+    """Depth, numbers and text (a lone surrogate cannot be written to any file)."""
     pending: list[tuple[Any, int]] = [(document, 1)]
     while pending:
         value, depth = pending.pop()
@@ -71,10 +76,15 @@ def _check_values(document: Any, where: str) -> None:
             _check_text(value, where)
         elif isinstance(value, int) and abs(value) >= MAX_INTEGER:
             raise SourceError(f"{where} holds an integer of more than 40 digits", hint="get the file again")
+        elif value == -math.inf:
+            raise SourceError(
+                f"{where} is not valid JSON: -Infinity is no number of JSON", hint="get the file again"
+            )
         elif isinstance(value, dict):
             for key in value:
                 _check_text(key, where)
-            pending.extend(_deeper(value.values(), depth))
+            finite = (each for key, each in value.items() if each != -math.inf or key not in unbounded)
+            pending.extend(_deeper(finite, depth))
         elif isinstance(value, list):
             pending.extend(_deeper(value, depth))
 

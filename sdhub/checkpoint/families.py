@@ -14,6 +14,7 @@ TRAITS = {
     "student": "blocks removed by distillation (mid_block_type null, or one layer a block)",
     "turbo": "distilled to few steps, sampled without guidance",
     "lcm": "a latent consistency model: few steps, guidance as an embedding",
+    "ema": "the file also holds averaged weights (model_ema); its plain ones are used",
     "no-safety-checker": "the pipeline has no safety checker",
 }
 

@@ -89,7 +89,7 @@ def fetch(
     else:
         folder = _download(checkpoint, checkpoint.sha, hub, progress)
     _check_sizes(folder, checkpoint.sizes)
-    return folder
+    return folder / checkpoint.source.file if checkpoint.source.file else folder
 
 
 def config_files(checkpoint: Checkpoint, hub: Hub) -> Path:

@@ -7,19 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdhub.checkpoint import companions, licenses, lora, single_file
+from sdhub.checkpoint import companions, licenses, lora, scales, single_file
 from sdhub.checkpoint.checkpoint import Checkpoint, Component, PinnedLora, Source
 from sdhub.checkpoint.detect import Detected, detect, require_known, side_of
 from sdhub.checkpoint.documents import shown
+from sdhub.checkpoint.elsewhere import files_of, instead, only_file, refuse_variant
 from sdhub.checkpoint.habits import habits_of
-from sdhub.checkpoint.headers import read_header
+from sdhub.checkpoint.headers import Header, read_header
 from sdhub.checkpoint.known import SCHEDULERS, STEMS, TOKENIZERS, UNLOADED
 from sdhub.checkpoint.remote import Hub, Repository
 from sdhub.checkpoint.safety import Index, is_model, vet_classes, vet_config, vet_index
+from sdhub.checkpoint.said import require_prediction
 from sdhub.checkpoint.source import parse_config
 from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder, Tree
 from sdhub.checkpoint.weights import Weights, check_map, choose, measure
 from sdhub.errors import SourceError
+from sdhub.nearly import meant
 
 INDEX = "model_index.json"
 TOKENIZER_FILES = (".json", ".txt", ".model")
@@ -43,10 +46,6 @@ def inspect(source: Source, *, endpoint: str | None = None, token: str | None = 
     Raises UnsafeError for what sdhub will not read, UnsupportedError for what it does not know, SourceError for
     what is missing or broken, HubError where the Hub refuses or cannot be reached.
     """
-    if source.config is not None and source.kind != "file":
-        raise SourceError(
-            f"{shown(source.ref)} brings its own configs", hint="a config is given for a single file"
-        )
     hub = Hub(endpoint, token)
     loras = tuple(lora.pin(each, hub) for each in source.loras)
     if source.kind == "file":
@@ -54,14 +53,28 @@ def inspect(source: Source, *, endpoint: str | None = None, token: str | None = 
     elif source.kind == "folder":
         found = _inspect_tree(source, Folder(Path(source.ref)), loras)
     else:
-        found = _inspect_tree(source, hub.repository(source.ref, source.revision), loras)
-    return replace(found, companions=companions.pin_all(source, hub))
+        found = _inspect_repository(source, hub.repository(source.ref, source.revision), loras, hub)
+    return replace(found, companions=companions.pin_all(found.source, hub))
+
+
+def _inspect_repository(source: Source, tree: Repository, loras: tuple[PinnedLora, ...], hub: Hub) -> Checkpoint:
+    """A diffusers repository, or the single file in one: the named one, else the only one."""
+    refuse_variant(tree)
+    diffusers = INDEX in tree.sizes
+    path = source.file or (None if diffusers else only_file(tree))
+    if path is None:
+        return _inspect_tree(source, tree, loras)
+    if path not in tree.sizes:
+        raise SourceError(
+            f"{tree.where} has no {shown(path)}", hint=meant(path, files_of(tree)) or "look at its page"
+        )
+    return _inspect_remote_file(replace(source, file=path), tree, loras, hub)
 
 
 def parts_of(tree: Tree) -> Parts:
     """Vet everything of a diffusers checkpoint but its weights. Raises as `inspect`."""
     if INDEX not in tree.sizes:
-        raise SourceError(f"{tree.where} has no {INDEX}", hint=_instead(tree))
+        raise SourceError(f"{tree.where} has no {INDEX}", hint=instead(tree))
     index = vet_index(tree.document(INDEX), tree)
     require_known(index.pipeline, tree.where)
     vet_classes(index, tree.where)
@@ -88,6 +101,11 @@ def config_tree(ref: str, hub: Hub) -> Folder | Repository:
 
 
 def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[PinnedLora, ...]) -> Checkpoint:
+    refuse_variant(tree)
+    if source.config is not None:
+        raise SourceError(
+            f"{shown(source.ref)} brings its own configs", hint="a config is given for a single file"
+        )
     parts = parts_of(tree)
     components, files = _weigh(parts, tree)
     remote = tree if isinstance(tree, Repository) else None
@@ -139,6 +157,7 @@ def _weigh(parts: Parts, tree: Tree) -> tuple[tuple[Component, ...], list[str]]:
         tensors = {key: tensor for path in weights.files for key, tensor in headers[path].tensors.items()}
         if not any(tensor.elements for tensor in tensors.values()):
             raise SourceError(f"{name} of {tree.where} has no weights", hint="get the file again")
+        scales.refuse(tensors, f"{name} of {tree.where}")
         found.append(
             Component(name, part.library, part.class_name, part.config, weights.files, **measure(tensors))
         )
@@ -148,22 +167,56 @@ def _weigh(parts: Parts, tree: Tree) -> tuple[tuple[Component, ...], list[str]]:
 
 def _inspect_file(source: Source, loras: tuple[PinnedLora, ...], hub: Hub) -> Checkpoint:
     path = Path(source.ref)
-    header = read_header(path)
-    found = single_file.recognize(header, path.name)
+    found = _of_header(source, read_header(path), path.name, hub)
+    return replace(found, sizes={path.name: path.stat().st_size}, loras=loras)
+
+
+def _inspect_remote_file(source: Source, tree: Repository, loras: tuple[PinnedLora, ...], hub: Hub) -> Checkpoint:
+    """A single file of a repository: its header, and what the repository's card says."""
+    path = str(source.file)
+    found = _of_header(source, tree.headers([path])[path], path, hub)
+    license_file, notices = licenses.license_file(tree), licenses.notices(tree)
+    files = (path, *([license_file] if license_file else []), *notices)
+    habits = habits_of(tree.card)
+    return replace(
+        found,
+        id=tree.repo_id,
+        name=_name(tree.repo_id) if files_of(tree) == [path] else found.name,
+        sha=tree.sha,
+        license=licenses.license_of(tree.card, license_file, notices) or found.license,
+        gated=tree.gated,
+        private=tree.private,
+        files=files,
+        prompts=habits.prompts,
+        steps=habits.steps,
+        guidance=habits.guidance,
+        sizes={each: tree.sizes[each] for each in files},
+        loras=loras,
+        gate=licenses.gate_of(tree.card) if tree.gated else {},
+    )
+
+
+def _of_header(source: Source, header: Header, path: str, hub: Hub) -> Checkpoint:
+    """A single file by its header, with the configs that are given for it."""
+    name = path.rpartition("/")[2]
+    found = single_file.recognize(header, name)
     pipeline, components = found.pipeline, found.components
     traits, prediction, side = found.traits, found.prediction_type, None
     config = None if source.config is None else parse_config(source.config)
     if config is not None:
         parts = parts_of(config_tree(config, hub))
-        _require_same(found, parts, path.name)
-        pipeline, prediction = parts.index.pipeline, parts.detected.prediction_type
-        traits = parts.detected.traits | (traits & {"turbo"}) | {"no-safety-checker"}
-        components = _with_configs(components, parts)
+        _require_same(found, parts, name)
+        components = _with_configs(found, parts)
+        pipeline = parts.index.pipeline
+        detected = detect(pipeline, {part.name: part for part in components}, name)
+        prediction = detected.prediction_type
+        traits = detected.traits | (traits & {"turbo", "ema"}) | {"no-safety-checker"}
         side = side_of(parts.components)
+    require_prediction(found.said, prediction, name)
     return Checkpoint(
         source=source,
-        id=path.name,
-        name=_name(path.stem),
+        id=name,
+        name=_name(name.rpartition(".")[0]),
         sha=None,
         family=found.family,
         pipeline=pipeline,
@@ -173,11 +226,10 @@ def _inspect_file(source: Source, loras: tuple[PinnedLora, ...], hub: Hub) -> Ch
         gated=False,
         private=False,
         traits=frozenset(traits),
-        files=(path.name,),
+        files=(name,),
         size=side,
-        sizes={path.name: path.stat().st_size},
-        loras=loras,
         config=config or found.config,
+        said=found.said,
     )
 
 
@@ -192,16 +244,17 @@ def _require_same(found: single_file.SingleFile, parts: Parts, name: str) -> Non
         )
 
 
-def _with_configs(components: tuple[Component, ...], parts: Parts) -> tuple[Component, ...]:
-    weighed = {part.name: part for part in components}
-    return tuple(
-        Component(
-            name, part.library, part.class_name, part.config, own.files, own.parameters, own.bytes, own.dtype
-        )
-        if (own := weighed.get(name))
-        else part
-        for name, part in parts.components.items()
-    )
+def _with_configs(found: single_file.SingleFile, parts: Parts) -> tuple[Component, ...]:
+    weighed = {part.name: part for part in found.components}
+    components = []
+    for name, part in parts.components.items():
+        if own := weighed.get(name):
+            part = replace(own, library=part.library, class_name=part.class_name, config=part.config)
+        elif name == "scheduler":
+            class_name, settings = found.said.scheduler(part.class_name)
+            part = replace(part, class_name=class_name, config={**part.config, **settings})
+        components.append(part)
+    return tuple(components)
 
 
 def _loaded(index: Index) -> list[str]:
@@ -232,19 +285,6 @@ def _config_path(name: str, library: str, class_name: str) -> str:
 def _is_config(path: str) -> bool:
     name = path.rpartition("/")[2]
     return name.endswith(".json") and name not in VOCABULARIES
-
-
-def _instead(tree: Tree) -> str:
-    """What a repository or folder without `model_index.json` may be."""
-    names = tree.inside("")
-    if any(name.endswith(".xml") for name in names):
-        return "it looks like an OpenVINO variant already; name the checkpoint that it was made from"
-    if any("lora" in name.lower() for name in names):
-        return "it looks like a LoRA: name the checkpoint it was made for, and this with --lora"
-    files = [name for name in names if name.endswith(".safetensors")]
-    if files:
-        return f"download {shown(files[0])} from it and name the file"
-    return "sdhub reads diffusers checkpoints and single .safetensors files"
 
 
 def _folder_name(path: Path) -> str:

@@ -16,6 +16,8 @@ NOTICE = re.compile(
     r"|attribution)(\.(md|txt))?",
     re.IGNORECASE,
 )
+AND = " and "
+MAX_IDS = 8
 GATE = ("extra_gated_heading", "extra_gated_description", "extra_gated_prompt", "extra_gated_button_content")
 LINK = re.compile(r"https?://[^\s<>\"'`()\[\]]{1,300}|[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
 MAX_README = 2**20
@@ -59,14 +61,19 @@ def gate_of(card: Mapping[str, Any]) -> dict[str, str]:
 
 
 def license_of(card: Mapping[str, Any], file: str | None, notices: tuple[str, ...] = ()) -> License | None:
-    """From a card's `license`, `license_name` and `license_link`; None where no usable id is stated."""
+    """From a card's `license`, `license_name` and `license_link`; None where no usable id is stated.
+
+    A card may state several, without saying whether one may choose: their ids are joined by `AND`, and no variant
+    is published under that unless the user says which.
+    """
     given = card.get("license")
-    if isinstance(given, list) and len(given) == 1:
-        given = given[0]
-    if not isinstance(given, str) or ID.fullmatch(given.strip()) is None:
+    stated: list[Any] = given if isinstance(given, list) else [given]
+    usable = all(isinstance(each, str) and ID.fullmatch(each.strip()) for each in stated)
+    if not usable or not 0 < len(stated) <= MAX_IDS:
         return None
     name, link = _name(card.get("license_name")), _link(card.get("license_link"))
-    return License(given.strip().lower(), name, link, file, notices)
+    ids = dict.fromkeys(each.strip().lower() for each in stated)
+    return License(AND.join(ids), name, link, file, notices)
 
 
 def license_of_metadata(text: str) -> License | None:

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdhub.checkpoint import lora
+from sdhub.checkpoint import accounting, lora, original
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.fetch import config_files
+from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.inspect import INDEX, Parts, parts_of
 from sdhub.checkpoint.known import UNLOADED
 from sdhub.checkpoint.narrow import compute_in_float32
@@ -21,6 +22,7 @@ from sdhub.checkpoint.remote import Hub
 from sdhub.checkpoint.tree import Folder
 from sdhub.checkpoint.weights import plain_name
 from sdhub.errors import MissingExtraError, SourceError, UnsupportedError, UsageError
+from sdhub.nearly import meant
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
 
@@ -63,7 +65,7 @@ def load(
     does not fit, UnsupportedError for a family that is inspected only, MissingExtraError.
     """
     if dtype not in DTYPES:
-        raise UsageError(f"no dtype is called {shown(dtype, 20)}", hint=f"there are: {', '.join(DTYPES)}")
+        raise UsageError(f"no dtype is called {shown(dtype, 20)}", hint=meant(dtype, DTYPES))
     if not checkpoint.family.buildable or checkpoint.pipeline not in LOADABLE:
         raise UnsupportedError(
             f"{checkpoint.family.title} can be inspected but not loaded yet",
@@ -74,7 +76,7 @@ def load(
     with progress.task(f"loading {checkpoint.name}"):
         stored = _stored(checkpoint) if narrow else None
         pipeline = _load(checkpoint, path, dtype, hub, stored)
-        _check_whole(checkpoint, pipeline)
+        _check_whole(checkpoint, pipeline, path)
         if stored:
             compute_in_float32(getattr(pipeline, checkpoint.family.denoiser))
         lora.fuse(pipeline, loras, progress)
@@ -85,13 +87,13 @@ def load(
 def _stored(checkpoint: Checkpoint) -> str | None:
     """The 16-bit type that the denoiser can stay in; a single file's parts are loaded in one type."""
     part = checkpoint.component(checkpoint.family.denoiser)
-    if part is None or part.dtype not in HALF or checkpoint.loras or checkpoint.source.kind == "file":
+    if part is None or part.dtype not in HALF or checkpoint.loras or checkpoint.source.single:
         return None
     return part.dtype
 
 
 def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str | None) -> Any:
-    single = checkpoint.source.kind == "file"
+    single = checkpoint.source.single
     configs = config_files(checkpoint, hub) if single else path
     with vetted(checkpoint, configs) as folder, quiet():
         try:
@@ -106,16 +108,14 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str 
             kinds = {"default": kinds, checkpoint.family.denoiser: getattr(torch, stored)}
         settings = {"torch_dtype": kinds, "local_files_only": True}
         try:
-            if single:
-                pipeline = kind.from_single_file(str(path), config=str(folder), **settings)
-            else:
-                pipeline = kind.from_pretrained(str(folder), use_safetensors=True, **settings)
+            made = original.components(checkpoint, path, folder, dtype) if single else {}
+            pipeline = kind.from_pretrained(str(folder), use_safetensors=True, **made, **settings)
         except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise SourceError(
                 f"diffusers could not load {checkpoint.id}: {shown(' '.join(str(error).split()), 300)}",
                 hint="is the checkpoint whole, and do its configs fit its weights?",
             ) from error
-    _settle_prediction(checkpoint, pipeline)
+    _settle_scheduler(checkpoint, pipeline, path)
     return pipeline
 
 
@@ -126,7 +126,7 @@ def vetted(checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
     So diffusers and transformers see no pickle, no code, no second variant and no component that was not vetted.
     """
     parts = parts_of(Folder(folder))
-    names = parts.files if checkpoint.source.kind == "file" else checkpoint.files
+    names = parts.files if checkpoint.source.single else checkpoint.files
     with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
         view = Path(place)
         for name in names:
@@ -161,17 +161,25 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _settle_prediction(checkpoint: Checkpoint, pipeline: Any) -> None:
-    """What a single file says of itself goes before the family's default config."""
-    scheduler = pipeline.scheduler
-    if scheduler.config.get("prediction_type", "epsilon") != checkpoint.prediction_type:
-        pipeline.scheduler = type(scheduler).from_config(
-            scheduler.config, prediction_type=checkpoint.prediction_type
-        )
+def _settle_scheduler(checkpoint: Checkpoint, pipeline: Any, path: Path) -> None:
+    """What a single file says of itself goes before its config; what its name tells, before the family's."""
+    if not checkpoint.source.single:
+        return
+    import diffusers
+
+    config = dict(pipeline.scheduler.config)
+    name, settings = checkpoint.said.scheduler(type(pipeline.scheduler).__name__)
+    if config.get("prediction_type", "epsilon") != checkpoint.prediction_type:
+        settings["prediction_type"] = checkpoint.prediction_type
+    if settings:
+        settings |= original.noise_levels(checkpoint, path)
+        pipeline.scheduler = getattr(diffusers, name).from_config(config, **settings)
 
 
-def _check_whole(checkpoint: Checkpoint, pipeline: Any) -> None:
-    """Libraries fill what a file lacks with random numbers and only warn."""
+def _check_whole(checkpoint: Checkpoint, pipeline: Any, path: Path) -> None:
+    """Libraries fill what a file lacks with random numbers, pass over what they do not know, and only warn."""
+    if checkpoint.source.single:
+        return  # its models were loaded strictly
     for part in checkpoint.components:
         module = getattr(pipeline, part.name, None)
         if not part.parameters or module is None:
@@ -182,6 +190,10 @@ def _check_whole(checkpoint: Checkpoint, pipeline: Any) -> None:
                 f"the weights of {part.name} are incomplete: {part.parameters} of {expected} numbers",
                 hint="get the checkpoint again, or look whether its config fits",
             )
+        names = [name for file in part.files for name in read_header(path / file).tensors]
+        left = accounting.left_over(names, module)
+        if left is not None:
+            raise accounting.unknown(left, f"{part.name} of {checkpoint.id}")
 
 
 def _settle_names(checkpoint: Checkpoint, pipeline: Any) -> None:

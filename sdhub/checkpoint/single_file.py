@@ -9,11 +9,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sdhub.checkpoint.accounting import EMA, account, is_weight, plain_names
 from sdhub.checkpoint.checkpoint import Component
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.families import FAMILIES, Family
 from sdhub.checkpoint.headers import Header, Tensor
 from sdhub.checkpoint.kinds import refuse_part
+from sdhub.checkpoint.said import Said, said_by
 from sdhub.checkpoint.weights import measure
 from sdhub.errors import SourceError, UnsupportedError
 
@@ -26,7 +28,8 @@ CLIP_G_XL = "conditioner.embedders.1.model."
 CLIP_G_REFINER = "conditioner.embedders.0.model."
 CONV_IN = f"{UNET}input_blocks.0.0.weight"
 CROSS_ATTENTION = re.compile(re.escape(UNET) + r".*\.attn2\.to_k\.weight")
-NOT_PARAMETERS = ("logit_scale",)
+EMA_COUNTERS = ("model_ema.decay", "model_ema.num_updates")
+PLAYGROUND = "playgroundai/playground-v2.5-1024px-aesthetic"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,16 @@ class Layout:
     text_encoders: Mapping[str, tuple[str, str]]
     config: str
     inpainting: str = ""
+
+    @property
+    def parts(self) -> Mapping[str, tuple[str, str]]:
+        """Prefix and class of each component with weights."""
+        return {"unet": (UNET, "UNet2DConditionModel"), "vae": (VAE, "AutoencoderKL"), **self.text_encoders}
+
+    @property
+    def prefixes(self) -> Mapping[str, str]:
+        """Where the tensors of each component lie."""
+        return {name: prefix for name, (prefix, _) in self.parts.items()}
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -76,7 +89,10 @@ INPAINTING_PIPELINES = {
 
 @dataclass(frozen=True)
 class SingleFile:
-    """What the header tells. `config` is the default repository of the configs that are not in the file."""
+    """What the header tells. `config` is the default repository of the configs that are not in the file.
+
+    `prediction_type` is a guess by the name where the file `said` nothing of it.
+    """
 
     family: Family
     pipeline: str
@@ -84,28 +100,49 @@ class SingleFile:
     prediction_type: str
     traits: frozenset[str]
     config: str
+    said: Said
 
 
 def recognize(header: Header, name: str) -> SingleFile:
     """What the file `name` is. Raises UnsupportedError for parts, LoRAs and others, with what to do."""
     refuse_part(header, name)
-    family = FAMILIES[_family(header.tensors, name)]
+    tensors = plain_names(header.tensors, shown(name))
+    family = FAMILIES[_family(tensors, name)]
     layout = LAYOUTS[family.name]
-    channels = _in_channels(header.tensors, name)
-    prediction = _prediction(header, family, name)
-    traits = {"no-safety-checker"}
+    account(tensors, layout.prefixes.values(), shown(name))
+    said = said_by(header, name)
+    channels = _in_channels(tensors, name)
+    prediction = said.prediction or _guess(family, name)
     pipeline, config = layout.pipeline, layout.config
     if family.name == "sd2" and prediction == "epsilon":
         config = SD2_BASE
     if channels == 9:
-        traits.add("inpainting")
         pipeline, config = INPAINTING_PIPELINES.get(pipeline, pipeline), layout.inpainting or config
-    if not any(key.startswith(f"{UNET}middle_block.") for key in header.tensors):
-        traits.add("student")
-    if re.search(r"(?:sd|sd_?xl)_turbo", name.lower().replace("-", "_")):
-        traits.add("turbo")
-    components = _components(header.tensors, layout, channels, name)
-    return SingleFile(family, pipeline, components, prediction, frozenset(traits), config)
+    if said.edm:
+        _require_xl(family, said, name)
+        config = PLAYGROUND if said.edm == "playground" else config
+    components = _components(tensors, layout, channels, name)
+    traits = _traits(tensors, channels, name)
+    return SingleFile(family, pipeline, components, prediction, traits, config, said)
+
+
+def _traits(tensors: Mapping[str, Tensor], channels: int, name: str) -> frozenset[str]:
+    found = {
+        "no-safety-checker": True,
+        "inpainting": channels == 9,
+        "student": not any(key.startswith(f"{UNET}middle_block.") for key in tensors),
+        "turbo": bool(re.search(r"(?:sd|sd_?xl)_turbo", name.lower().replace("-", "_"))),
+        "ema": sum(key.startswith(EMA) for key in tensors) > len(EMA_COUNTERS),
+    }
+    return frozenset(trait for trait, holds in found.items() if holds)
+
+
+def _require_xl(family: Family, said: Said, name: str) -> None:
+    if family.name != "sdxl":
+        raise UnsupportedError(
+            f"{shown(name)} has the markers of {said.edm} (edm_…), and is {family.title}",
+            hint="diffusers draws so with Stable Diffusion XL alone",
+        )
 
 
 def _family(tensors: Mapping[str, Tensor], name: str) -> str:
@@ -135,27 +172,17 @@ def _in_channels(tensors: Mapping[str, Tensor], name: str) -> int:
     return conv.shape[1]
 
 
-def _prediction(header: Header, family: Family, name: str) -> str:
-    """From the metadata or marker tensors; else by the name, since the weights of SD 2.x do not tell."""
-    said = header.metadata.get("modelspec.prediction_type", "")
-    if said in ("epsilon", "v", "v_prediction"):
-        return "epsilon" if said == "epsilon" else "v_prediction"
-    if "v_pred" in header.tensors:
-        return "v_prediction"
+def _guess(family: Family, name: str) -> str:
+    """By the name, since the weights of SD 2.x do not tell."""
     if family.name != "sd2":
         return "epsilon"
     return "epsilon" if re.search(r"base|512|turbo|inpaint", name.lower()) else "v_prediction"
 
 
 def _components(tensors: Mapping[str, Tensor], layout: Layout, channels: int, name: str) -> tuple[Component, ...]:
-    parts = {"unet": (UNET, "UNet2DConditionModel"), "vae": (VAE, "AutoencoderKL"), **layout.text_encoders}
     found = []
-    for part, (prefix, class_name) in parts.items():
-        own = {
-            key: tensor
-            for key, tensor in tensors.items()
-            if key.startswith(prefix) and not key.endswith(NOT_PARAMETERS)
-        }
+    for part, (prefix, class_name) in layout.parts.items():
+        own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix) and is_weight(key)}
         if not own:
             raise UnsupportedError(
                 f"{shown(name)} has no {part}", hint="use a full checkpoint, or a diffusers folder"

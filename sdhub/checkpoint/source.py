@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sdhub.checkpoint.checkpoint import Lora, Source
 from sdhub.checkpoint.documents import shown
+from sdhub.checkpoint.elsewhere import MANIFEST
 from sdhub.checkpoint.safety import PICKLES, convert_hint
 from sdhub.errors import SourceError, UnsafeError
+from sdhub.nearly import nearest
 
 PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 REPOSITORY = re.compile(rf"{PART}/{PART}")
@@ -34,9 +36,9 @@ def parse_source(
 ) -> Source:
     """`demo`, a folder, a `.safetensors` file, or a Hub id `org/name[@revision]` (or its address).
 
-    A folder called `demo` is `./demo`. `loras` are `ID_OR_FILE[:scale]`, `controlnets` folders or Hub ids;
-    `config` and `safety_checker` as in `Source`. Raises SourceError with what may have been meant, and UnsafeError
-    for a pickle.
+    A single file on the Hub is `org/name/file.safetensors[@revision]`, or its address. A folder called `demo` is
+    `./demo`. `loras` are `ID_OR_FILE[:scale]`, `controlnets` folders or Hub ids; `config` and `safety_checker` as
+    in `Source`. Raises SourceError with what may have been meant, and UnsafeError for a pickle.
     """
     found = _source(text, None if config is None else parse_config(config))
     return replace(
@@ -51,14 +53,50 @@ def _source(text: str, config: str | None) -> Source:
     if text == "demo":
         from sdhub.demo import emoji_sd
 
-        return Source("folder", str(emoji_sd()))
+        return Source("folder", str(emoji_sd()), config=config)
     path = _path(text)
     if path is not None and path.is_dir():
-        return Source("folder", str(_diffusers_folder(path)))
+        return Source("folder", str(_diffusers_folder(path)), config=config)
     if path is not None and path.exists():
         return Source("file", str(_weights_file(path)), config=config)
     _refuse_pickle(text)
-    return Source("hub", *parse_repository(text))
+    remote = _remote_file(text)
+    if remote is not None:
+        repository, revision, file = remote
+        return Source("hub", repository, revision, config=config, file=file)
+    return Source("hub", *parse_repository(text), config=config)
+
+
+def _remote_file(text: str) -> tuple[str, str | None, str] | None:
+    """Repository, revision and path of a `.safetensors` file on the Hub, from
+    `org/name/file.safetensors[@revision]` or the address of its page or of its bytes; None for all else.
+
+    Raises SourceError for what has that form and names nothing.
+    """
+    revision: str | None
+    if "://" in text:
+        parts = _path_of_address(text)
+        if len(parts) < 5 or parts[2] not in ("blob", "resolve"):
+            return None
+        # A revision with slashes is written with %2F, but for those of pull requests.
+        pull = parts[3:5] == ["refs", "pr"]
+        revision, path = ("/".join(parts[3:6]), parts[6:]) if pull else (parts[3], parts[4:])
+        _refuse_pickle(parts[-1])
+    else:
+        place, at, wanted = text.partition("@")
+        parts = place.split("/")
+        revision, path = wanted if at else None, parts[2:]
+        here = _path(parts[0])
+        if not path or "\\" in place or here is None or here.is_dir():
+            return None
+    if not path or not path[-1].endswith(".safetensors"):
+        return None
+    file = "/".join(path)
+    if not file.isprintable() or any(part in ("", ".", "..") for part in path):
+        raise SourceError(f"{shown(text)!r} is no file's name", hint=WAYS)
+    repository = "/".join(parts[:2])
+    repository, revision = parse_repository(repository if revision is None else f"{repository}@{revision}")
+    return repository, revision, file
 
 
 def _folder_or_repository(text: str) -> str:
@@ -98,13 +136,16 @@ def parse_repository(text: str) -> tuple[str, str | None]:
         return _address(text)
     repository, at, revision = text.partition("@")
     if _looks_like_path(repository):
-        raise SourceError(f"no such file or folder: {shown(text)}", hint=f"look at the spelling, or {WAYS}")
+        raise SourceError(f"no such file or folder: {shown(text)}", hint=_beside(repository) or WAYS)
     if _valid(repository):
         if at and not _valid_revision(revision):
             raise SourceError(f"{shown(revision)!r} is no revision", hint="give a branch, a tag or a commit")
         return repository, revision or None
     if re.fullmatch(PART, repository):
-        raise SourceError(f"no folder is called {shown(repository)}, and an id on the Hub is org/name", hint=WAYS)
+        raise SourceError(
+            f"no folder is called {shown(repository)}, and an id on the Hub is org/name",
+            hint=_beside(repository) or WAYS,
+        )
     raise SourceError(f"{shown(text)!r} is no checkpoint's name", hint=WAYS)
 
 
@@ -126,6 +167,18 @@ def _valid_revision(revision: str) -> bool:
 
 def _address(text: str) -> tuple[str, str | None]:
     """`https://huggingface.co/org/name[/tree/revision]`."""
+    parts = _path_of_address(text)
+    kind = parts[2] if len(parts) > 2 else "tree"
+    if kind != "tree" or len(parts) == 3:
+        raise SourceError(
+            f"{shown(text)!r} is not the address of a model",
+            hint="give org/name, or the address of a .safetensors file",
+        )
+    return parse_repository("@".join(["/".join(parts[:2]), *(["/".join(parts[3:])] if len(parts) > 3 else [])]))
+
+
+def _path_of_address(text: str) -> list[str]:
+    """The parts of the path of an address on the Hub. Raises SourceError for other addresses."""
     try:
         url = urlsplit(text)
         own = urlsplit(os.environ.get("HF_ENDPOINT", ""))
@@ -135,14 +188,7 @@ def _address(text: str) -> tuple[str, str | None]:
         raise SourceError(
             f"{shown(text)!r} is no address on the Hub", hint="set HF_ENDPOINT for another Hub, and give org/name"
         )
-    parts = [unquote(part) for part in url.path.split("/") if part]
-    kind = parts[2] if len(parts) > 2 else "tree"
-    if kind != "tree" or len(parts) == 3:
-        raise SourceError(
-            f"{shown(text)!r} is not the address of a model",
-            hint="give org/name, or download the file and name it",
-        )
-    return parse_repository("@".join(["/".join(parts[:2]), *(["/".join(parts[3:])] if len(parts) > 3 else [])]))
+    return [unquote(part) for part in url.path.split("/") if part]
 
 
 def parse_config(text: str) -> str:
@@ -192,9 +238,29 @@ def _weights_file(path: Path) -> Path:
 
 
 def _diffusers_folder(path: Path) -> Path:
-    if (path / "model_index.json").is_file():
+    if any((path / name).is_file() for name in ("model_index.json", MANIFEST)):
         return path
     raise SourceError(f"{shown(path.name)} has no model_index.json", hint=_meant(path))
+
+
+def _beside(text: str) -> str:
+    """A hint with the name of a neighbour that is nearly the one given."""
+    path = _path(text)
+    if path is None or not path.parent.is_dir():
+        return ""
+    names = [each for each, _ in zip(_names(path.parent), range(LOOK_AT), strict=False)]
+    near = nearest(path.name, [*names, *(["demo"] if "/" not in text else [])])
+    if near is None:
+        return ""
+    return f"did you mean {shown(near if near == 'demo' else Path(text).parent / near, 300)}?"
+
+
+def _names(folder: Path) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from (each.name for each in entries if each.is_dir() or each.name.endswith(".safetensors"))
+    except OSError:
+        return
 
 
 def _meant(path: Path) -> str:

@@ -18,6 +18,8 @@ MAX_DOCUMENT = 2 * MIB
 MAX_INDEX = 32 * MIB
 MAX_VOCABULARY = 128 * MIB
 MAX_FILES = 20_000
+SCHEDULER = "scheduler_config.json"
+UNBOUNDED = ("lambda_min_clipped",)  # diffusers' DPM-Solvers clip nothing by default, and save that as -Infinity
 
 
 class Tree(ABC):
@@ -40,7 +42,8 @@ class Tree(ABC):
     def document(self, path: str, limit: int = MAX_DOCUMENT) -> dict[str, Any]:
         """A JSON object. Raises SourceError where it is missing, too large or broken."""
         self.require(path, limit)
-        return parse_object(self.read(path), f"{shown(path)} of {self.where}")
+        unbounded = UNBOUNDED if path.rpartition("/")[2] == SCHEDULER else ()
+        return parse_object(self.read(path), f"{shown(path)} of {self.where}", unbounded)
 
     def require(self, path: str, limit: int) -> None:
         """Raises SourceError where a file is missing or over `limit` bytes."""

@@ -131,13 +131,14 @@ def adjustment(
     from typing import get_args
 
     from sdhub.errors import UsageError
+    from sdhub.nearly import meant
     from sdhub.recipes.adjust import Adjustment, parse_size, parse_static
     from sdhub.recipes.recipe import Attention
 
     known = get_args(Attention)
     for name in attention or ():
         if name not in known:
-            raise UsageError(f"no attention is called {name[:40]!r}", hint=f"there are: {', '.join(known)}")
+            raise UsageError(f"no attention is called {name[:40]!r}", hint=meant(name, known))
     chosen = tuple(name for name in known if name in (attention or ()))
     if size and static:
         raise UsageError("--size and --static both fix the size", hint="give one of them")

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sdhub.checkpoint.checkpoint import License
+from sdhub.checkpoint.licenses import AND
 from sdhub.errors import LicenseError, UsageError
 
 _ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
@@ -34,7 +35,12 @@ def settle(stated: License | None, override: str | None = None, *, source: str =
         stated = _override(stated, override.strip().lower(), source)
     if stated is None or stated.id.lower() == "unknown":
         raise LicenseError(f"{source} states no licence", hint=_WAY_OUT)
-    if not _ID.fullmatch(stated.id.lower()):
+    if AND in stated.id and not forbids_derivatives(stated):
+        raise LicenseError(
+            f"{source} states several licences ({stated.id[:80]}), and not which of them holds",
+            hint="say which with --license ID, if its author lets you choose",
+        )
+    if not _ID.fullmatch(stated.id.lower()) and AND not in stated.id:
         raise LicenseError(f"{source} states {stated.id[:80]!r}, which is no licence id", hint=_WAY_OUT)
     settled = replace(stated, id=stated.id.lower())
     if forbids_derivatives(settled):
@@ -55,7 +61,8 @@ def settle(stated: License | None, override: str | None = None, *, source: str =
 def forbids_derivatives(license: License) -> bool:
     """Whether the terms are "no derivatives", by id or by the name of an `other` licence."""
     name = (license.name or "").replace(" ", "-").replace("_", "-")
-    return bool(_NO_DERIVATIVES.match(license.id) or _NO_DERIVATIVES.search(name))
+    ids = license.id.split(AND)
+    return any(_NO_DERIVATIVES.match(each) for each in ids) or bool(_NO_DERIVATIVES.search(name))
 
 
 def _override(stated: License | None, chosen: str, source: str) -> License:
@@ -67,8 +74,10 @@ def _override(stated: License | None, chosen: str, source: str) -> License:
         return stated or License(chosen)
     if forbids_derivatives(stated):
         return stated
+    if chosen in stated.id.split(AND):
+        return replace(stated, id=chosen)
     nameless = stated.id.lower() == "other" and not (stated.name and _reachable(stated))
-    if nameless or stated.id.lower() == "unknown" or not _ID.fullmatch(stated.id.lower()):
+    if nameless or stated.id.lower() == "unknown" or not (AND in stated.id or _ID.fullmatch(stated.id.lower())):
         return License(chosen, file=stated.file, notices=stated.notices)
     raise LicenseError(
         f"{source} is licensed under {stated.id[:80]}, --license {chosen} contradicts it",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.errors import RecipeError
+from sdhub.nearly import meant
 from sdhub.recipes.recipe import MAX_BYTES, Component, Float, Palette, Recipe, Rounding, Treatment
 
 BITS = (1, 2, 4, 6, 8)
@@ -55,10 +56,10 @@ class AppleFile:
         for each in self.recipes:
             if each.key == key or (key is None and len(self.recipes) == 1):
                 return each
-        known = ", ".join(each.key for each in self.recipes[:20])
+        known = [each.key for each in self.recipes]
         raise RecipeError(
             f"no recipe is called {key[:80]!r}" if key else f"{len(self.recipes)} recipes, and none is chosen",
-            hint=f"there are: {known}",
+            hint=meant(key or "", known, f"there are: {', '.join(known[:6])}, …"),
         )
 
 

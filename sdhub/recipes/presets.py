@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdhub.errors import RecipeError
+from sdhub.nearly import meant
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Recipe, Treatment
 
 FLOAT = Float()
@@ -143,7 +144,7 @@ def preset(variant: str, components: Sequence[str]) -> Recipe:
     """The recipe of `variant` for the named components (those with weights). Raises RecipeError."""
     known = find(variant)
     if known is None:
-        raise RecipeError(f"no preset makes {variant}", hint=f"presets: {', '.join(PRESETS)}")
+        raise RecipeError(f"no preset makes {variant}", hint=meant(variant, PRESETS, "see: sdhub inspect SOURCE"))
     return Recipe(
         name=variant,
         backend=known.backend,

@@ -225,7 +225,7 @@ def test_families(name: str, tmp_path: Path) -> None:
 def test_every_family_and_trait_has_an_example() -> None:
     assert {each[3] for each in CASES.values()} == set(FAMILIES)
     traits = set().union(*(each[5] for each in CASES.values()))
-    assert traits | {"no-safety-checker"} == set(TRAITS)
+    assert traits | {"no-safety-checker", "ema"} == set(TRAITS)  # ema: of single files
     assert {family for families in PIPELINES.values() for family in families} == set(FAMILIES)
 
 

@@ -52,11 +52,14 @@ def test_tags_construct_nothing() -> None:
 def test_licences() -> None:
     assert license_of({"license": "Apache-2.0"}, "LICENSE") == License("apache-2.0", file="LICENSE")
     assert license_of({"license": ["mit"]}, None) == License("mit")
+    assert license_of({"license": ["MIT", "apache-2.0", "mit"]}, None) == License("mit and apache-2.0")
     other = {"license": "other", "license_name": "flux-1", "license_link": "https://example.com/LICENSE.md"}
     assert license_of(other, None) == License("other", "flux-1", "https://example.com/LICENSE.md")
 
 
-@pytest.mark.parametrize("given", [None, "", "a b", "mit\n---\n", ["mit", "gpl"], {"a": 1}, 5, "<b>", "x" * 65])
+@pytest.mark.parametrize(
+    "given", [None, "", "a b", "mit\n---\n", ["mit", 5], ["mit", "a b"], [], {"a": 1}, 5, "<b>", "x" * 65]
+)
 def test_no_usable_licence(given: object) -> None:
     assert license_of({"license": given}, None) is None
 

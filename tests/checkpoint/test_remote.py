@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import HfApi, constants
 
-from sdhub.checkpoint.checkpoint import Source
+from sdhub.checkpoint.checkpoint import License, Source
 from sdhub.checkpoint.fetch import fetch, fingerprint
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_source
@@ -18,6 +18,8 @@ from sdhub.demo import emoji_sd
 from sdhub.endpoint import embedded
 from sdhub.errors import HubError, RefusedError, SourceError, UnsafeError, UnsupportedError
 from sdhub.progress import Progress, Task
+from tests.checkpoint.ldm import write_ldm
+from tests.checkpoint.test_single_file import SD1
 from tests.checkpoint.tiny import safetensors_bytes, skeleton, write
 from tests.checkpoint.watching import Watch, watching
 
@@ -162,8 +164,7 @@ def test_unsafe_repositories(hub: Watch, api: HfApi, tmp_path: Path) -> None:
 
 def test_repositories_that_are_no_checkpoint(hub: Watch, api: HfApi, tmp_path: Path) -> None:
     for name, file, hint in (
-        ("single", "model.safetensors", "name the file"),
-        ("lora", "pytorch_lora_weights.safetensors", "--lora"),
+        ("nothing", "notes.txt", "sdhub reads"),
         ("variant", "openvino_model.xml", "OpenVINO variant"),
     ):
         upload(api, f"org/{name}", write(tmp_path / name / file, "x").parent)
@@ -175,6 +176,75 @@ def test_repositories_that_are_no_checkpoint(hub: Watch, api: HfApi, tmp_path: P
     with pytest.raises(UnsupportedError, match="KandinskyPipeline"):
         look(hub, "org/kandinsky")
     assert not hub.of(".safetensors") and not hub.of("config.json")
+
+
+def test_single_files_on_the_hub(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    card = write(tmp_path / "one" / "README.md", "---\nlicense: [apache-2.0, mit]\n---\n")
+    path = write_ldm(card.parent / "model.safetensors")
+    write(path.parent / "LICENSE", "the licence")
+    sha = upload(api, "org/one", path.parent)
+    found = look(hub, "org/one", config=str(emoji_sd()))
+    assert (found.source.file, found.sha, found.id, found.name) == ("model.safetensors", sha, "org/one", "one")
+    assert found.license == License("apache-2.0 and mit", file="LICENSE")
+    assert found.files == ("model.safetensors", "LICENSE") and found.size == 64
+    assert all(call.range for call in hub.of("model.safetensors"))
+    fetched = fetch(found, endpoint=hub.url, token=TOKEN)
+    assert fetched.read_bytes() == path.read_bytes() and (fetched.parent / "LICENSE").is_file()
+    named = look(hub, f"{hub.url}/org/one/blob/main/model.safetensors".replace(hub.url, "https://hf.co"))
+    assert (named.source.file, named.source.revision, named.sha) == ("model.safetensors", "main", sha)
+    assert fingerprint(found, endpoint=hub.url) != fingerprint(look(hub, "demo"), endpoint=hub.url)
+
+
+def test_which_of_several_files(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    content = safetensors_bytes(SD1)
+    for name in ("a/v1.safetensors", "v2.safetensors", "unet/diffusion_pytorch_model.safetensors"):
+        write(tmp_path / "m" / name, content)
+    upload(api, "org/several", tmp_path / "m")
+    with pytest.raises(SourceError, match=r"holds 2 single files: a/v1\.safetensors, v2\.safetensors") as caught:
+        look(hub, "org/several")
+    way = caught.value.hint.rpartition(" ")[2]
+    assert way == "org/several/a/v1.safetensors"
+    found = look(hub, way)
+    assert (found.source.file, found.name, found.license) == ("a/v1.safetensors", "v1", None)
+    with pytest.raises(SourceError, match=r"no v3\.safetensors") as caught:
+        look(hub, "org/several/v3.safetensors")
+    assert caught.value.hint == "did you mean v2.safetensors?"
+
+
+def test_a_lora_that_is_named_as_a_checkpoint(hub: Watch, api: HfApi, tmp_path: Path) -> None:
+    upload(api, "org/a-lora", write(tmp_path / "l" / "any.safetensors", safetensors_bytes(LORA)).parent)
+    with pytest.raises(UnsupportedError, match="is a LoRA") as caught:
+        look(hub, "org/a-lora")
+    assert "--lora" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said", "hint"),
+    [
+        (
+            {"variant": "sdnq-int8", "source": {"kind": "hub", "id": "org/base"}},
+            "(sdnq-int8) of org/base",
+            "org/base",
+        ),
+        ({"variant": "sdnq-int8", "source": {"kind": "folder", "id": "mine"}}, "of mine", "made from"),
+        (
+            {"variant": "x\n" * 99, "source": {"kind": "hub", "id": "\x1b[31m/x"}},
+            "that sdhub made, no",
+            "made from",
+        ),
+        ("{", "that sdhub made, no", "made from"),
+    ],
+)
+def test_a_variant_is_told_its_source(
+    manifest: Any, said: str, hint: str, hub: Watch, api: HfApi, tmp_path: Path
+) -> None:
+    root = skeleton(tmp_path / "m")
+    write(root / "sdhub.json", manifest)
+    upload(api, "org/a-variant", root)
+    for source in ("org/a-variant", str(root), "org/a-variant/x.safetensors"):
+        with pytest.raises(UnsupportedError, match="is a variant that sdhub made") as caught:
+            look(hub, source)
+        assert said in caught.value.message and hint in caught.value.hint and caught.value.message.isprintable()
 
 
 def test_loras_on_the_hub(hub: Watch, api: HfApi, tmp_path: Path) -> None:

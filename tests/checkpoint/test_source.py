@@ -45,6 +45,66 @@ def test_hub_ids(text: str, ref: str, revision: str | None) -> None:
     assert (source.kind, source.ref, source.revision) == ("hub", ref, revision)
 
 
+@pytest.mark.parametrize(
+    ("text", "ref", "revision", "file"),
+    [
+        ("https://huggingface.co/org/name/blob/main/a/m.safetensors", "org/name", "main", "a/m.safetensors"),
+        (
+            "https://huggingface.co/org/name/resolve/v1/my%20m.safetensors?download=true",
+            "org/name",
+            "v1",
+            "my m.safetensors",
+        ),
+        ("https://hf.co/org/name/blob/refs/pr/3/m.safetensors", "org/name", "refs/pr/3", "m.safetensors"),
+        ("org/name/m.safetensors", "org/name", None, "m.safetensors"),
+        ("org/name/a/m.safetensors@v1", "org/name", "v1", "a/m.safetensors"),
+    ],
+)
+def test_files_on_the_hub(text: str, ref: str, revision: str | None, file: str) -> None:
+    source = parse_source(text)
+    assert (source.kind, source.ref, source.revision, source.file) == ("hub", ref, revision, file)
+    assert source.single
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://huggingface.co/org/name/blob/main/model_index.json",
+        "https://huggingface.co/org/name/blob/main/../x.safetensors",
+        "https://huggingface.co/org/name/blob/main/%2e%2e/%2e%2e/x.safetensors",
+        "https://huggingface.co/org/name/resolve/main",
+        "org/name/../x.safetensors",
+        "org/..//x.safetensors",
+        "../name/x.safetensors",
+        "~/name/x.safetensors",
+        "/org/name/x.safetensors",
+        "org/name/x.safetensors@",
+        "org/name/a\x1bb.safetensors",
+        "n" * 5000 + "/name/x.safetensors",
+        "https://huggingface.co/org/name/blob/main/a%0ab.safetensors",
+    ],
+)
+def test_files_that_are_none(text: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        parse_source(text)
+    assert caught.value.hint and caught.value.message.isprintable()
+
+
+def test_a_path_that_is_nearly_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    skeleton(tmp_path / "models" / "my-finetune")
+    write(tmp_path / "models" / "sd" / "style.safetensors", safetensors_bytes({}))
+    for text, near in (
+        ("./models/my-fintune", "models/my-finetune"),
+        ("models/sd/stile.safetensors", "models/sd/style.safetensors"),
+        ("model", "models"),
+        ("dmeo", "demo"),
+    ):
+        with pytest.raises(SourceError) as caught:
+            parse_source(text)
+        assert caught.value.hint == f"did you mean {near}?"
+
+
 def test_addresses_of_another_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceError, match="no address on the Hub"):
         parse_source("http://127.0.0.1:8420/org/name")

@@ -11,7 +11,7 @@ from typing import Any
 from sdhub.demo import emoji_sd
 
 Entry = tuple[str, Sequence[int]]
-SIZES = {"F16": 2, "BF16": 2, "F32": 4, "I64": 8}
+SIZES = {"I8": 1, "U8": 1, "F16": 2, "BF16": 2, "F32": 4, "I64": 8}
 
 
 def safetensors_bytes(tensors: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -89,3 +89,15 @@ def test_private_and_gated_sources_stay_private(flag):
     assert not target_private(source, allow_public=True)
     assert target_private(source, private=True, allow_public=True)
     assert not target_private(checkpoint())
+
+
+def test_several_licences_are_not_chosen_among_in_silence() -> None:
+    both = License("apache-2.0 and mit", file="LICENSE")
+    with pytest.raises(LicenseError, match="states several licences"):
+        settle(both)
+    assert settle(both, "mit") == License("mit", file="LICENSE")
+    with pytest.raises(LicenseError, match="contradicts"):
+        settle(both, "gpl-3.0")
+    for chosen in (None, "mit"):
+        with pytest.raises(LicenseError, match="no derivatives"):
+            settle(License("mit and cc-by-nd-4.0"), chosen)

@@ -27,6 +27,7 @@ from sdhub.backends.coreml.specs import (
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.errors import BuildError, RecipeError
+from sdhub.nearly import meant
 from sdhub.progress import Progress
 from sdhub.quiet import quiet
 from sdhub.recipes.calibration import calibrate
@@ -118,7 +119,9 @@ def _codes(pipeline: Any, recipe: Recipe, progress: Progress) -> dict[str, dict[
         weights = _weights(module)
         for layer in component.layers:
             if layer not in weights:
-                raise RecipeError(f"{recipe.name}: {name} has no layer {layer} with a weight")
+                raise RecipeError(
+                    f"{recipe.name}: {name} has no layer {layer} with a weight", hint=meant(layer, weights)
+                )
         found[name] = dict(_consumed(module, weights, component, statistics[name], progress))
         statistics[name] = {}
     return found

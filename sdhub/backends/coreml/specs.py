@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sdhub.errors import BuildError, UnsupportedError, UsageError
+from sdhub.nearly import meant
 
 Scalar = Literal["float16", "float32"]
 TEXT = 77  # tokens
@@ -58,7 +59,7 @@ class Options:
         """Raises UsageError."""
         if self.attention not in ATTENTION:
             raise UsageError(
-                f"no attention is called {self.attention[:40]!r}", hint=f"there are: {', '.join(ATTENTION)}"
+                f"no attention is called {self.attention[:40]!r}", hint=meant(self.attention, ATTENTION)
             )
 
 

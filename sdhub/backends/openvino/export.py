@@ -18,6 +18,7 @@ from sdhub.backends.openvino.sensitivity import Cost, sensitivities, spare
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.errors import BuildError, MissingExtraError, RecipeError
+from sdhub.nearly import meant
 from sdhub.progress import Progress
 from sdhub.quiet import quiet
 from sdhub.recipes.recipe import Affine, Calibration, Component, Recipe
@@ -211,7 +212,10 @@ def vet_layers(pipeline: Any, recipe: Recipe) -> None:
             try:
                 getattr(pipeline, name).get_submodule(layer)
             except AttributeError:
-                raise RecipeError(f"{recipe.name}: {name} has no layer {layer}") from None
+                known = [each for each, _ in getattr(pipeline, name).named_modules()]
+                raise RecipeError(
+                    f"{recipe.name}: {name} has no layer {layer}", hint=meant(layer, known)
+                ) from None
 
 
 def _weighted(module: Any) -> list[str]:

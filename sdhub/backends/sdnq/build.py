@@ -20,6 +20,7 @@ from sdhub.backends.sdnq.formats import (
 from sdhub.backends.seen import seen_inputs
 from sdhub.backends.streaming import copy_rest, stream
 from sdhub.errors import MissingExtraError, RecipeError
+from sdhub.nearly import meant
 from sdhub.progress import Progress
 from sdhub.recipes.recipe import Component, Float, Recipe
 
@@ -81,7 +82,7 @@ def layers_of(module: Any, component: Component, *, where: str = "") -> dict[str
     known = {name: part for name, part in module.named_modules() if type(part) in kinds}
     unknown = sorted(set(component.layers) - set(known))
     if unknown:
-        raise RecipeError(f"{where} has no layer {unknown[0]}")
+        raise RecipeError(f"{where} has no layer {unknown[0]}", hint=meant(unknown[0], known))
     kept = tied(module)
     chosen = {}
     for name, part in known.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 from sdhub.backends.svdquant.lite import W4A4, W4A16, Format, format_of
 from sdhub.errors import RecipeError
+from sdhub.nearly import meant
 from sdhub.recipes.recipe import Component
 
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
@@ -25,7 +26,7 @@ def layers_of(module: Any, component: Component, *, where: str = "") -> dict[str
     known = {name: part for name, part in module.named_modules() if type(part) is torch.nn.Linear}
     unknown = sorted(set(component.layers) - set(known))
     if unknown:
-        raise RecipeError(f"{where} has no linear layer {unknown[0]}")
+        raise RecipeError(f"{where} has no linear layer {unknown[0]}", hint=meant(unknown[0], known))
     chosen = {}
     for name, part in known.items():
         named = name in component.layers
