@@ -75,6 +75,7 @@ def embedded(root: Path, port: int = 0) -> Iterator[str]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                start_new_session=True,  # Ctrl-C ends those who use it first
             )
         try:
             yield _await(process, ready, said)
