@@ -131,7 +131,9 @@ def killed(folder, repo_id, hub):
     assert done.returncode == -9
 
 
-def test_killed_between_push_and_check_the_next_run_checks_the_same_commit(api, hub, send, folder, repo_id, tmp_path):
+def test_killed_between_push_and_check_the_next_run_checks_the_same_commit(
+    api, hub, send, folder, repo_id, tmp_path
+):
     killed(folder, repo_id, hub)
     (left,) = set(branches(api, repo_id).items()) - {("main", branches(api, repo_id)["main"])}
     seen = []
