@@ -55,7 +55,7 @@ def connect(hub: str | None) -> Iterator[Endpoint]:
         yield endpoint(hub)
         return
     root = home() / "hub"
-    running = _running()
+    running = running()
     if running:
         yield Endpoint(running, LOCAL_TOKEN)
         return
@@ -113,7 +113,7 @@ def _free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def _running() -> str | None:
+def running() -> str | None:
     """The address of an embedded Hub that serves this home on the usual port, if one does."""
     from http.client import HTTPException
     from urllib.request import ProxyHandler, build_opener
