@@ -55,9 +55,9 @@ def connect(hub: str | None) -> Iterator[Endpoint]:
         yield endpoint(hub)
         return
     root = home() / "hub"
-    running = running()
-    if running:
-        yield Endpoint(running, LOCAL_TOKEN)
+    there = running()
+    if there:
+        yield Endpoint(there, LOCAL_TOKEN)
         return
     with embedded(root, LOCAL_PORT if _free(LOCAL_PORT) else 0) as url:
         yield Endpoint(url, LOCAL_TOKEN)
