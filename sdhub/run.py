@@ -230,9 +230,9 @@ class Run:
             check=lambda commit: checked.append(self._check(planned, folder, commit)),
             progress=self.base.progress,
         )
-        for found in checked:  # of the same files: their commit on the branch needs no check of its own
+        if checked:  # of the same files: their commit on the branch needs no check of its own
             key = self._checking(planned, str(pushed.commit))
-            self.base.work.stage("check", key, lambda out, found=found: copy_tree(found, out))
+            self.base.work.stage("check", key, lambda out: copy_tree(checked[0], out))
         return pushed
 
     def _checking(self, planned: PlannedVariant, commit: str) -> dict[str, str]:
