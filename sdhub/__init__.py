@@ -9,6 +9,8 @@ pipe = sdhub.open_variant("me/model-openvino-int8")
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 __all__ = ["Options", "SdhubError", "inspect", "load_recipe", "make_plan", "open_variant", "publish"]
@@ -32,3 +34,15 @@ def __getattr__(name: str) -> Any:
 
     module, attribute = _WHERE[name]
     return getattr(import_module(module), attribute)
+
+
+class _Package(ModuleType):
+    """The package, whose public names are what `__all__` promises although submodules are called alike."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """The import system binds a submodule here: not over a public name."""
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

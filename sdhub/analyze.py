@@ -12,13 +12,13 @@ from sdhub.backends.base import backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.endpoint import endpoint
-from sdhub.errors import EvidenceError, RecipeError, UnsupportedError, UsageError
+from sdhub.errors import EvidenceError, MissingExtraError, RecipeError, UnsupportedError, UsageError
 from sdhub.evidence.curve import Series, draw_curve
 from sdhub.nearly import meant
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
 from sdhub.recipes.allocation import Choice, total
-from sdhub.recipes.analysis import Analysis
+from sdhub.recipes.analysis import Analysis, parse_budget
 from sdhub.recipes.apple import AppleFile, exported
 from sdhub.recipes.laboratory import Laboratory, trajectories_for
 from sdhub.recipes.presets import mixed_bits
@@ -104,8 +104,12 @@ def analyze(checkpoint: Checkpoint, wanted: Wanted, progress: Progress = SILENT)
     take, EvidenceError where no recipe is as good as asked for.
     """
     template = wanted.template or _template(checkpoint, wanted.backend)
+    for budget in wanted.budgets:
+        parse_budget(budget)
+    on_offer = _offers(wanted)
+    require_device(wanted.device)
     lab = laboratory(checkpoint, device=wanted.device, handful=wanted.start is not None, progress=progress)
-    analysis = lab.analysis(_offers(wanted))
+    analysis = lab.analysis(on_offer)
     choices: list[tuple[Choice, str | None]] = [
         (analysis.within(analysis.size(budget)), _label(budget)) for budget in wanted.budgets
     ]
@@ -133,6 +137,21 @@ def analyze(checkpoint: Checkpoint, wanted: Wanted, progress: Progress = SILENT)
             analysis.recipe(choice, template, name, wanted.start if first else None, repaired if first else ())
         )
     return Analyzed(checkpoint, analysis, tuple(recipes))
+
+
+def require_device(name: str) -> None:
+    """Raises UsageError where torch has no such device on this machine, MissingExtraError without torch."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("torch", "torch") from None
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if name not in there:
+        raise UsageError(f"this machine has no device {name[:40]!r}", hint=f"there are: {', '.join(there)}")
 
 
 def laboratory(

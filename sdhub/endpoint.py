@@ -55,9 +55,9 @@ def connect(hub: str | None) -> Iterator[Endpoint]:
         yield endpoint(hub)
         return
     root = home() / "hub"
-    running = _running()
-    if running:
-        yield Endpoint(running, LOCAL_TOKEN)
+    there = running()
+    if there:
+        yield Endpoint(there, LOCAL_TOKEN)
         return
     with embedded(root, LOCAL_PORT if _free(LOCAL_PORT) else 0) as url:
         yield Endpoint(url, LOCAL_TOKEN)
@@ -75,6 +75,7 @@ def embedded(root: Path, port: int = 0) -> Iterator[str]:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
+                start_new_session=True,  # Ctrl-C ends those who use it first
             )
         try:
             yield _await(process, ready, said)
@@ -112,7 +113,7 @@ def _free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def _running() -> str | None:
+def running() -> str | None:
     """The address of an embedded Hub that serves this home on the usual port, if one does."""
     from http.client import HTTPException
     from urllib.request import ProxyHandler, build_opener

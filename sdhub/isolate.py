@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import struct
 import subprocess
 import sys
@@ -167,7 +168,8 @@ class _ToldTask(Task):
 
 
 def main() -> None:
-    """The child."""
+    """The child. Of an interrupt it learns through its parent, which ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     told = _Told(sys.stdout)
     stdin = sys.stdin.buffer
     (length,) = LENGTH.unpack(stdin.read(LENGTH.size))

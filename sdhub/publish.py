@@ -16,7 +16,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.endpoint import connect, endpoint
 from sdhub.errors import UsageError
-from sdhub.evidence.subject import PIXELS
+from sdhub.evidence.subject import PIXELS, encoder
 from sdhub.job import NAMESPACE, Job, Options
 from sdhub.plan import make_plan, sampling_for
 from sdhub.progress import SILENT, Progress
@@ -55,6 +55,8 @@ def prepare(
     """Plan, and pass the gates: licence, token, privacy. A dry run needs no token."""
     if options.branches and options.create_pr:
         raise UsageError("a pull request goes to main, not to a variant's branch", hint="choose one of the two")
+    if options.judge:
+        encoder(options.judge)  # before any work: an encoder that is none would fail after all of it
     settled = licensing.settle(checkpoint.license, options.license, source=checkpoint.id)
     with connect(hub) as target:
         namespace = options.namespace

@@ -26,6 +26,7 @@ from sdhub.recipes.recipe import load_recipe
 from sdhub.report import Published, Report
 from sdhub.stages import Base, VariantStages, source_files
 from sdhub.usage import usage
+from sdhub.work import copy_tree
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Run:
         return _empty(planned)
 
     def _publish(self, planned: PlannedVariant) -> Published:
-        """Card, packages, push, check. What was pushed is told even where the check fails."""
+        """Card, packages, and a push that is checked before the branch moves."""
         folder, result = self._repository(planned), _empty(planned)
         result = replace(
             result,
@@ -115,7 +116,7 @@ class Run:
         if self.job.dry_run:
             return self._previewed(planned, folder, result)
         pushed = self._push(planned, folder)
-        done = replace(
+        return replace(
             result,
             status=pushed.status,
             url=pushed.url,
@@ -124,11 +125,6 @@ class Run:
             uploaded_bytes=pushed.uploaded_bytes,
             changes=pushed.changes,
         )
-        try:
-            self._check(planned, folder, pushed)
-        except SdhubError as error:
-            return replace(done, status="failed", reason=error.message, error=error)
-        return done
 
     def _previewed(self, planned: PlannedVariant, folder: Path, result: Published) -> Published:
         job = self.job
@@ -219,7 +215,8 @@ class Run:
     def _push(self, planned: PlannedVariant, folder: Path) -> Pushed:
         job = self.job
         pinned = (self.base.checkpoint.sha or self.base.identity)[:12]
-        return push(
+        checked: list[Path] = []
+        pushed = push(
             folder,
             planned.repo_id,
             endpoint=job.hub.url,
@@ -230,18 +227,25 @@ class Run:
             create_pr=job.options.create_pr,
             known=_hashes(folder),
             message=f"{planned.name} of {job.plan.checkpoint.id} at {pinned}, recipe {planned.recipe.sha256[:12]}",
+            check=lambda commit: checked.append(self._check(planned, folder, commit)),
             progress=self.base.progress,
         )
+        if checked:  # of the same files: their commit on the branch needs no check of its own
+            key = self._checking(planned, str(pushed.commit))
+            self.base.work.stage("check", key, lambda out: copy_tree(checked[0], out))
+        return pushed
 
-    def _check(self, planned: PlannedVariant, folder: Path, pushed: Pushed) -> None:
-        """Download what was published into an empty cache and draw with it; once per commit."""
+    def _checking(self, planned: PlannedVariant, commit: str) -> dict[str, str]:
+        return {"repository": planned.repo_id, "commit": commit, "hub": self.job.hub.name}
+
+    def _check(self, planned: PlannedVariant, folder: Path, commit: str) -> Path:
+        """Download a commit into an empty cache and draw with it; once per commit."""
         job = self.job
-        key = {"repository": planned.repo_id, "commit": pushed.commit, "hub": job.hub.name}
 
         def make(out: Path) -> None:
             check(
                 planned.repo_id,
-                pushed.commit,
+                commit,
                 endpoint=job.hub.url,
                 token=job.hub.token,
                 branch=planned.branch,
@@ -252,7 +256,8 @@ class Run:
                 progress=self.base.progress,
             )
 
-        self.base.work.stage("check", key, make, progress=self.base.progress, label="check: download, load, draw")
+        key, label = self._checking(planned, commit), "check: download, load, draw"
+        return self.base.work.stage("check", key, make, progress=self.base.progress, label=label)
 
     def _sibling(self, planned: PlannedVariant) -> Sibling:
         figures = self.made[planned.name].figures

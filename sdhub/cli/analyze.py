@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,14 +76,18 @@ def analyze(
     json: options.Json = False,
 ) -> None:
     """Find the best treatment of each layer for a size, measured on the checkpoint's own trajectories."""
-    from sdhub.analyze import Wanted
+    from sdhub.analyze import Wanted, require_device
     from sdhub.analyze import analyze as run
     from sdhub.errors import UsageError
+    from sdhub.recipes.analysis import parse_budget
     from sdhub.sources import resolve
 
     budgets = tuple(budget or ()) or (() if min_psnr is not None or start_from else ("4.5bits",))
     if output is not None and len(budgets) + (min_psnr is not None) + (start_from is not None) != 1:
         raise UsageError("one recipe is written into a file", hint="give one budget, or use --json")
+    for each in budgets:
+        parse_budget(each)
+    require_device(device)
     checkpoint = resolve(source, lora, config)
     wanted = Wanted(
         backend=backend,
@@ -98,7 +103,7 @@ def analyze(
     if json:
         emit(found.document())
     else:
-        _show(found, output)
+        _show(found, source, output)
 
 
 def _start(file: Path, key: str | None) -> Recipe:
@@ -139,7 +144,7 @@ def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path
         found.draw(curve)
 
 
-def _show(found: Analyzed, output: Path | None) -> None:
+def _show(found: Analyzed, source: str, output: Path | None) -> None:
     rows = []
     for recipe in found.recipes:
         about = recipe.evidence
@@ -162,4 +167,4 @@ def _show(found: Analyzed, output: Path | None) -> None:
     console.table(columns, rows, right=range(1, 6))
     say(f"{found.analysis.calls} calls of the denoiser")
     if output is not None:
-        say(f"Publish it: sdhub publish {found.checkpoint.id} --recipe {output}")
+        say(f"Publish it: {shlex.join(['sdhub', 'publish', source, '--recipe', str(output)])}")

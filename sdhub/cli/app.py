@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
-from click.exceptions import Abort, ClickException
 
 from sdhub.cli import (
     analyze,
@@ -26,9 +26,11 @@ from sdhub.cli import (
     watch,
 )
 from sdhub.cli.console import fail
+from sdhub.cli.interrupts import INTERRUPTED
 from sdhub.errors import SdhubError
 
-INTERRUPTED = 130
+# Of the click that typer uses: newer ones carry one of their own, under a private name.
+CLICK_EXCEPTION: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")
 
 app = typer.Typer(
     name="sdhub",
@@ -56,34 +58,41 @@ app.add_typer(space.app, name="space")
 app.add_typer(hub.app, name="hub")
 
 
-@app.callback()
-def _global(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         from importlib import metadata
 
         sys.stdout.write(f"sdhub {metadata.version('sdhub')}\n")
         raise typer.Exit
 
 
-def main() -> None:
-    """Run the program. Exit codes: 0 done, 1 the work failed, 2 the call is wrong, 3 refused, 130 interrupted."""
+@app.callback()
+def _global(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_version
+    ),
+) -> None: ...
+
+
+def run() -> int:
+    """Run the program; its exit code. Raises KeyboardInterrupt where the user ended it."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = app(standalone_mode=False) or 0
     except SdhubError as error:
         fail(error.message, error.hint)
-        sys.exit(error.exit_code)
-    except ClickException as error:
+        return error.exit_code
+    except CLICK_EXCEPTION as error:
         error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, Abort):
-        fail("interrupted", "run the same command again: finished stages are kept")
-        sys.exit(INTERRUPTED)
+        return int(error.exit_code)
+    except typer.Abort:  # of a question, or an interrupt
+        raise KeyboardInterrupt from None
     except BrokenPipeError:
         # Python flushes standard output at exit, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        return 1
     except OSError as error:
         fail(f"{error.filename or 'the system'}: {error.strerror or error}")
-        sys.exit(1)
+        return 1
+    if code == INTERRUPTED:  # what typer makes of an interrupt
+        raise KeyboardInterrupt
+    return int(code)

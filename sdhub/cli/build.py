@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -50,4 +51,4 @@ def build(
         emit(built)
     else:
         say(f"{built['name']}: {console.size(built['bytes'])} in {output}")
-        say(f'Try it: sdhub generate {output} "a prompt" -o picture.png')
+        say(f'Try it: sdhub generate {shlex.quote(str(output))} "a prompt" -o picture.png')

@@ -10,7 +10,7 @@ import typer
 from sdhub.cli import options
 from sdhub.cli.console import ConsoleProgress, emit, fail, say, talk
 from sdhub.cli.examples import examples
-from sdhub.cli.reports import leave, show, show_many
+from sdhub.cli.reports import leave, show, show_many, show_way
 
 if TYPE_CHECKING:
     from sdhub.job import Job
@@ -159,6 +159,8 @@ def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
         if deployed:
             say("")
             tell(deployed, order.hub)
+        if not order.dry_run:
+            show_way(order.hub)
     leave(report)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sdhub.cli import options
-from sdhub.cli.console import emit, say
+from sdhub.cli.console import emit, facts, say, table
 from sdhub.cli.examples import examples
 
 app = typer.Typer(help="Show, check and describe recipes.", no_args_is_help=True)
@@ -48,3 +48,26 @@ def check(
         emit({"name": recipe.name, "backend": recipe.backend, "sha256": recipe.sha256})
     else:
         say(f"{recipe.name}: a valid recipe, sha256 {recipe.sha256}")
+
+
+@app.command(epilog=examples("sdhub recipe describe mine.json", "sdhub recipe describe mine.json --json"))
+def describe(
+    file: Annotated[Path, typer.Argument(help="A recipe.")],
+    json: options.Json = False,
+) -> None:
+    """Say what a recipe does to each component, in words."""
+    from sdhub.recipes.describe import described
+    from sdhub.recipes.recipe import load_recipe
+
+    found = described(load_recipe(file))
+    if json:
+        emit(found)
+        return
+    facts({name: str(found[name]) for name in ("name", "backend", "sha256", "calibration", "shapes")})
+    say("")
+    rows = [
+        [each["component"], row["treatment"], "all others" if row["layers"] is None else str(row["layers"])]
+        for each in found["components"]
+        for row in each["treatments"]
+    ]
+    table(["component", "treatment", "layers"], rows, right=[2])

@@ -35,6 +35,15 @@ def show(report: Report) -> None:
         say(f"collection  {report.collection}")
 
 
+def show_way(hub: str | None) -> None:
+    """How to open pages of the embedded Hub, which ended with the run unless it was there before."""
+    from sdhub.endpoint import running
+
+    if hub == "local" and not running():
+        say("")
+        say("Open these pages with:  sdhub hub serve")
+
+
 def leave(report: Report) -> None:
     """End with the exit code of the first failure, if there was one; its line goes to standard error."""
     failed = [each for each in report.variants if each.error]

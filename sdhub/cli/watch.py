@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -102,6 +103,8 @@ def watch(
                 allow_public=allow_public,
                 create_pr=create_pr,
             )
+            if hub not in {None, "local"}:  # what is watched, and where every source is read from then
+                os.environ["HF_ENDPOINT"] = target.url
             who = dispatcher(dispatch, wanted, target, github=github, flavor=flavor, progress=progress)
             watcher = Watcher(query, wanted, known, who, source=endpoint(None), target=target, progress=progress)
             if once:

@@ -224,10 +224,7 @@ def _run(
         finally:
             _end(process)
     if code != 0:
-        raise CheckError(
-            f"{what} failed: {_last(said, token)}",
-            hint="the repository is there, but does not load as its card says",
-        )
+        raise CheckError(f"{what} failed: {_last(said, token)}")
     pictures = sorted(folder.glob("*.png"))
     if len(pictures) != 1:
         raise CheckError(f"{what} saved {len(pictures)} PNG pictures, not one")

@@ -35,6 +35,13 @@ class Pull:
                 lambda: target.api.change_discussion_status(target.repo_id, self.number, "open"),
             )
 
+    def close(self, target: Target, why: str) -> None:
+        """Closed, with a word on why."""
+        target.ask(
+            "close the pull request of",
+            lambda: target.api.change_discussion_status(target.repo_id, self.number, "closed", comment=why),
+        )
+
 
 def pull_of(target: Target, title: str) -> Pull:
     """The open pull request of the user with this title, or a new one without commits."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sdhub.errors import HubError
+from sdhub.errors import CheckError, HubError
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.access import is_public_hub
 from sdhub.publishing.privacy import require_private
 from sdhub.publishing.pulls import Pull, pull_of
 from sdhub.publishing.remote import Difference, compare
 from sdhub.publishing.retry import status_of
+from sdhub.publishing.staging import Staging
 from sdhub.publishing.target import MAIN, Target
 
+Check = Callable[[str], None]
 ATTEMPTS = 5
 LARGE = 8 * 2**20
 
@@ -58,6 +61,7 @@ def push(
     create_pr: bool = False,
     message: str,
     known: Mapping[str, str] | None = None,
+    check: Check | None = None,
     progress: Progress = SILENT,
 ) -> Pushed:
     """Make the branch of a repository hold `folder` with one commit (or pull request) of what differs.
@@ -67,6 +71,9 @@ def push(
     are deleted; files of others stay. A commit of someone else in between is noticed, and the comparison made
     again. What was sent is listed again, and has to be the folder. With `create_pr` there is one open pull request
     per `message`, which is updated. `known` are SHA-256 of the folder's files, by path, that are known for sure.
+    `check` is given a commit with the folder before the branch moves, on a branch of its own or as the pull
+    request; whatever it raises leaves the branch as it was, removes a repository that was created for it, and
+    closes the pull request. A run that was killed in between is gone on with.
 
     Raises PrivacyError where `private` is asked for and the repository is public, HubError for all that the Hub
     refuses.
@@ -75,7 +82,9 @@ def push(
     sender = _Sender(target, folder, dict(known or {}), message)
     try:
         target.prepare(private=private, gated=gated)
-        return sender.propose() if create_pr else sender.send()
+        if create_pr:
+            return sender.propose(check)
+        return sender.send_checked(check) if check else sender.send()
     except BaseException as error:
         target.give_up(error)
         raise
@@ -132,11 +141,45 @@ class _Sender:
             self.target.look()
         raise self._overtaken()
 
-    def propose(self) -> Pushed:
+    def send_checked(self, check: Check) -> Pushed:
+        """Onto the branch, once a commit beside it passed the check. What the branch holds already is checked."""
+        head = self.target.head
+        if head and not self._difference(head):
+            check(head)
+            return Pushed("unchanged", head, self.target.url, 0)
+        staging = Staging(self.target)
+        try:
+            left = staging.look()
+            if left is None or self._difference(left):
+                staging.open()
+            staged = _Sender(staging.target, self.folder, self.known, self.message).send()
+            check(str(staged.commit))
+            return self.send()
+        except CheckError as error:
+            error.hint = _undone(self.target)
+            raise
+        finally:
+            staging.remove(sys.exc_info()[1])
+
+    def propose(self, check: Check | None = None) -> Pushed:
         """As a pull request: none where the branch holds the folder, else the one of this message."""
-        if not self._difference(self.target.head):
-            return Pushed("unchanged", self.target.head, self.target.url, 0)
+        head = self.target.head
+        if head and not self._difference(head):
+            if check:
+                check(head)
+            return Pushed("unchanged", head, self.target.url, 0)
         pull = pull_of(self.target, self.message)
+        proposed = self._pull(pull)
+        if check:
+            try:
+                check(str(proposed.commit))
+            except CheckError as error:
+                pull.close(self.target, "It does not pass the check that sdhub makes of what it publishes.")
+                error.hint = f"the pull request was closed: {pull.url}"
+                raise
+        return proposed
+
+    def _pull(self, pull: Pull) -> Pushed:
         for _ in range(ATTEMPTS):
             difference = self._difference(pull.head)
             if not difference:
@@ -231,3 +274,10 @@ class _Sender:
         ]
         self.known |= {each.path_in_repo: each.upload_info.sha256.hex() for each in additions}
         return additions
+
+
+def _undone(target: Target) -> str:
+    """What becomes of a target whose new commit did not pass its check."""
+    if target.made_repository:
+        return f"nothing was published: {target.repo_id} is removed again"
+    return f"nothing was published: {target.branch} of {target.repo_id} is as it was"

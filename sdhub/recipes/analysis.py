@@ -111,10 +111,7 @@ class Analysis:
     def size(self, budget: str) -> int:
         """Bits for the layers that are chosen among, of "4.5bits" for each of their weights, or of "1.4GB" or
         "800MB" for the whole component. Raises UsageError."""
-        found = BUDGET.fullmatch(budget.strip())
-        if not found:
-            raise UsageError(f"{budget[:40]!r} is no budget", hint="such as 4.5bits, 1.4GB or 800MB")
-        number, unit = float(found[1]), found[2].lower()
+        number, unit = parse_budget(budget)
         if unit in BYTES:
             return int(number * BYTES[unit] * 8) - self._other_bits
         return int(number * sum(self.weights.values()))
@@ -267,3 +264,11 @@ def _format(treatment: Treatment) -> Treatment:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
+
+
+def parse_budget(budget: str) -> tuple[float, str]:
+    """The number and the unit (lower case) of a budget. Raises UsageError."""
+    found = BUDGET.fullmatch(budget.strip())
+    if not found or not float(found[1]):
+        raise UsageError(f"{budget[:40]!r} is no budget", hint="such as 4.5bits, 1.4GB or 800MB")
+    return float(found[1]), found[2].lower()

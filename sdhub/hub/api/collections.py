@@ -68,7 +68,7 @@ def create(call: Call) -> Response:
 
 def get(call: Call) -> Response:
     """`GET /api/collections/{slug}`."""
-    return answer(as_collection(call, _find(call)))
+    return answer(as_collection(call, find(call)))
 
 
 def update(call: Call) -> Response:
@@ -125,7 +125,8 @@ def _visible(call: Call, collection: Collection) -> bool:
     return not collection.private or call.caller.owns(collection.namespace)
 
 
-def _find(call: Call) -> Collection:
+def find(call: Call) -> Collection:
+    """The collection in the path, which the caller may see. 404 otherwise."""
     collection = collections.find(call.hub.database.connection(), call.params["slug"])
     if not _visible(call, collection):
         raise Refusal(404, "Collection not found")
@@ -134,7 +135,7 @@ def _find(call: Call) -> Collection:
 
 def _own(call: Call) -> Collection:
     call.hub.require_writer(call.caller)
-    collection = _find(call)
+    collection = find(call)
     call.hub.require_owner(call.caller, collection.namespace)
     return collection
 

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
 from sdhub.hub.api.call import TYPE_PATHS, Call, route, site_routes
+from sdhub.hub.api.collections import find as find_collection
 from sdhub.hub.api.files import IMAGES, list_folder
 from sdhub.hub.cards import README, card_data, card_text, derived_tags, read_text, split_card, texts
 from sdhub.hub.diffs import changes
@@ -17,7 +18,7 @@ from sdhub.hub.errors import Refusal, no_entry
 from sdhub.hub.names import is_name
 from sdhub.hub.pages import view
 from sdhub.hub.pages.markdown import Place, render
-from sdhub.hub.store import discussions, repositories, revisions, spaces
+from sdhub.hub.store import collections, discussions, repositories, revisions, spaces
 from sdhub.hub.store.repositories import Repo
 from sdhub.hub.store.revisions import MAIN, Revision
 from sdhub.hub.store.trees import Tree, load_tree, make_tree
@@ -58,6 +59,20 @@ def index(call: Call) -> Response:
     )
 
 
+def collection(call: Call) -> Response:
+    """A collection: its repositories that the caller may see, in its order."""
+    found, connection = find_collection(call), call.hub.database.connection()
+    rows = []
+    for item in collections.items(connection, found):
+        namespace, _, name = item.item_id.partition("/")
+        repo = (
+            repositories.find(connection, item.type, namespace, name) if item.type in TYPE_PATHS.values() else None
+        )
+        if repo and (not repo.private or call.caller.owns(repo.namespace)):
+            rows.append({**_summary(call, repo), "note": item.note})
+    return view.page("collection.html", collection=found, repos=rows, base=call.base)
+
+
 def _summary(call: Call, repo: Repo) -> dict[str, Any]:
     revision, tree = _main(call, repo)
     data = card_data(call.hub, tree) or {}
@@ -67,6 +82,7 @@ def _summary(call: Call, repo: Repo) -> dict[str, Any]:
         shown = [thumbnail]
     return {
         "repo": repo,
+        "note": "",
         "pipeline": (texts(data.get("pipeline_tag")) or [repo.sdk])[0],
         "library": (texts(data.get("library_name")) or [""])[0],
         "size": sum(file.size for file in tree.files.values()),
@@ -312,6 +328,7 @@ ROUTES: list[BaseRoute] = [
     route("/", index),
     *(route(f"/{types}", index, types=types) for types in TYPE_PATHS),
     route("/static/style.css", style),
+    route("/collections/{namespace}/{slug}", collection),
     *site_routes("", repository),
     *site_routes("/tree/{rev}", tree_page),
     *site_routes("/tree/{rev}/{path:path}", tree_page),

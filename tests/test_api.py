@@ -1,0 +1,36 @@
+"""The public names are what they say, in a fresh interpreter, whatever was imported before."""
+
+import subprocess
+import sys
+
+import pytest
+
+BEFORE = {
+    "nothing": "",
+    "every submodule": """
+import pkgutil
+for each in pkgutil.iter_modules(sdhub.__path__):
+    if each.name != "__main__":
+        importlib.import_module(f"sdhub.{each.name}")
+""",
+    "from": "from sdhub.publish import prepare; import sdhub.plan, sdhub.publish, sdhub.analyze",
+}
+SCRIPT = """
+import importlib, types
+import sdhub
+{before}
+for name in sdhub.__all__:
+    found = getattr(sdhub, name)
+    assert callable(found) and not isinstance(found, types.ModuleType), name
+from sdhub import inspect, open_variant, publish
+assert publish.__module__ == "sdhub.publish" and publish.__name__ == "publish"
+assert isinstance(importlib.import_module("sdhub.publish"), types.ModuleType)
+"""
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_public_names(before):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(before=BEFORE[before])], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
