@@ -56,7 +56,7 @@ def temporary(name: str = "", *, beside: Path | None = None) -> Iterator[Path]:
 
 def sweep(parent: Path | None = None, prefix: str = PREFIX) -> int:
     """Remove the folders that dead processes left in `parent` (default: the system's); returns how many."""
-    return sum(_remove(each) for each in leftovers(parent, prefix))
+    return sum(remove(each) for each in leftovers(parent, prefix))
 
 
 def leftovers(parent: Path | None = None, prefix: str = PREFIX) -> list[Path]:
@@ -160,7 +160,8 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _remove(folder: Path) -> bool:
+def remove(folder: Path) -> bool:
+    """Remove such a folder, unless its owner may be alive; whether it went."""
     claim = _claim(folder)
     if claim is None:
         return False

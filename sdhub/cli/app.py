@@ -8,9 +8,11 @@ import sys
 import typer
 from click.exceptions import Abort, ClickException
 
+from sdhub.cache import sweep
 from sdhub.cli import (
     analyze,
     build,
+    cache,
     card,
     compile,
     demo,
@@ -26,6 +28,7 @@ from sdhub.cli import (
     watch,
 )
 from sdhub.cli.console import fail
+from sdhub.disk import watched
 from sdhub.errors import SdhubError
 
 INTERRUPTED = 130
@@ -54,6 +57,7 @@ app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(space.app, name="space")
 app.add_typer(hub.app, name="hub")
+app.add_typer(cache.app, name="cache")
 
 
 @app.callback()
@@ -65,12 +69,15 @@ def _global(
 
         sys.stdout.write(f"sdhub {metadata.version('sdhub')}\n")
         raise typer.Exit
+    sweep()
 
 
 def main() -> None:
     """Run the program. Exit codes: 0 done, 1 the work failed, 2 the call is wrong, 3 refused, 130 interrupted."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        with watched():
+            code = app(standalone_mode=False) or 0
+        sys.exit(code)
     except SdhubError as error:
         fail(error.message, error.hint)
         sys.exit(error.exit_code)
