@@ -43,13 +43,21 @@ def full_disk(error: BaseException, folders: Sequence[Path] = ()) -> SdhubError 
     if number is not None:
         named = number.filename2 or number.filename
         return _told(Path(os.fsdecode(named)).parent if isinstance(named, (str, bytes)) else _fullest(folders))
-    said = " ".join(str(each) for each in chain).lower()
+    said = " ".join(map(words_of, chain)).lower()
     if any(words in said for words in WORDS):
         return _told(_fullest(folders))
     if any(word in said for word in STREAM):
         low = [each for each in folders if _free(each) < LEAST]
         return _told(low[0]) if low else None
     return None
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says, in one line; nothing where even that raises."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 — of any library
+        return ""
 
 
 def _told(folder: Path) -> SdhubError:

@@ -9,11 +9,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from sdhub.endpoint import Endpoint
-from sdhub.errors import SdhubError, UsageError
+from sdhub.errors import UsageError
 from sdhub.job import Options
 from sdhub.publishing.target import Target
 from sdhub.watch import carry_out
-from sdhub.watching.dispatch import Dispatch
+from sdhub.watching.dispatch import Dispatch, reason_of
 from sdhub.watching.local import Local
 from sdhub.watching.look import Looker
 from sdhub.watching.query import Found
@@ -58,6 +58,8 @@ class Worker:
         self._hub = hub
         self._deliveries = deliveries
         self._state = State(folder / "state.sqlite3")
+        for aside in filter(None, (self._state.set_aside, deliveries.set_aside)):
+            logger.warning("webhook: a damaged file was set aside as %s, and a new one begun", aside)
         self._dispatch = dispatch or Local(options, hub.name)
         self._looker = Looker(options, self._state, hub.url)
         self._news = threading.Event()
@@ -82,13 +84,13 @@ class Worker:
             self._news.clear()
 
     def round(self) -> None:
-        """Do all there is to do; what fails is tried again."""
+        """Do all there is to do; what fails is tried again, later each time. Nothing raised ends the worker."""
         try:
-            self._state.recover()
+            self._state.recover(at_once=False)
             for change in self._deliveries.waiting():
                 found = Found(change.repository, change.sha, datetime.now(timezone.utc))
-                if self._looker.look([found]):
+                if self._looker.look([found], at_once=False):
                     self._deliveries.settle(change)
             carry_out(self._state, self._dispatch, self._hub)
-        except SdhubError as error:
-            logger.warning("webhook: %s", error.message)
+        except Exception as error:  # noqa: BLE001 — told, and the next round comes
+            logger.warning("webhook: %s", reason_of(error))
