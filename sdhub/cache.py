@@ -1,7 +1,8 @@
 """What sdhub keeps on this machine, and clearing it: results of stages, least recently used first.
 
 Nothing that a running process uses is touched: results in use are locked by their users (`sdhub.work`), passing
-folders by their owners (`sdhub.scratch`). The embedded Hub's data and a watcher's state are no cache, and stay.
+folders by their owners (`sdhub.scratch`). On Windows an open file keeps its folder
+from being renamed, which has to do. The embedded Hub's data and a watcher's state are no cache, and stay.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,10 +24,8 @@ from sdhub import scratch
 from sdhub.errors import UsageError
 from sdhub.work import home, key_file
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: what is open cannot be renamed there
-    fcntl = None  # type: ignore[assignment]
 
 Kind = Literal["result", "unfinished", "temporary"]
 PARTIAL, GOING = ".partial", ".going"
@@ -166,7 +166,7 @@ def _unused(path: Path) -> Iterator[bool]:
         return
     handle = None
     try:
-        if fcntl is not None and path == done:
+        if sys.platform != "win32" and path == done:
             with suppress(FileNotFoundError):
                 handle = os.open(key_file(done), os.O_RDONLY)
         if handle is not None:
@@ -194,7 +194,7 @@ def _clear(held: Held) -> bool:
             shutil.rmtree(going, ignore_errors=True)
             try:
                 held.path.rename(going)
-            except FileNotFoundError:
+            except OSError:  # it is gone, or (Windows) open
                 return False
             key_file(held.path).unlink(missing_ok=True)
         shutil.rmtree(going, ignore_errors=True)

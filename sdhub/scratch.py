@@ -4,7 +4,7 @@ Each is `sdhub-…` in the system's folder for such (`TMPDIR`), with the file `o
 the folder `here` for the work. The owner holds `owner` locked (flock) for as long as it lives: a folder whose lock
 can be had was left by a process that is dead, and goes at the next start. Nothing of another user is touched, and
 what another host made only when it is a week old: there are file systems that do not tell hosts of each other's
-locks.
+locks. Windows has no such locks: nothing is known to be dead there, and nothing is swept.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,10 +22,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows has no such locks: nothing is known to be dead there, and nothing is swept
-    fcntl = None  # type: ignore[assignment]
 
 PREFIX = "sdhub-"
 OWNER, HERE = "owner", "here"
@@ -102,7 +101,7 @@ def _own(folder: Path) -> int | None:
     handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     document = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
     os.write(handle, json.dumps(document).encode())
-    if fcntl is None:
+    if sys.platform == "win32":
         os.close(handle)
         return None
     with suppress(OSError):  # a file system without locks: the process is looked for instead
@@ -113,7 +112,7 @@ def _own(folder: Path) -> int | None:
 
 def _claim(folder: Path) -> int | None:
     """The lock of a folder whose owner is dead, as an open descriptor; None where it may be alive."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return None
     try:
         handle = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,10 +23,8 @@ from sdhub.disk import watched
 from sdhub.progress import SILENT, Progress
 from sdhub.scratch import temporary
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: an open file cannot be removed there, which has to do
-    fcntl = None  # type: ignore[assignment]
 
 
 def home() -> Path:
@@ -133,7 +132,7 @@ def _shared(mark: Path) -> int | None:
         handle = os.open(mark, os.O_RDONLY)
     except FileNotFoundError:
         return None
-    if fcntl is not None:
+    if sys.platform != "win32":
         fcntl.flock(handle, fcntl.LOCK_SH)
     return handle
 
