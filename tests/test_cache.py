@@ -16,6 +16,7 @@ from sdhub.errors import UsageError
 from sdhub.scratch import temporary
 from sdhub.work import Work, key_file
 from tests.runs import environment, sdhub, sdhub_json
+from tests.spaces.docs import commands
 
 MAKER = """
 import sys, time
@@ -189,3 +190,8 @@ def test_spans_and_sizes():
     for text in ("", "-1GB", "many", "1PB"):
         with pytest.raises(UsageError):
             cache.parse_bytes(text)
+
+
+@pytest.mark.parametrize("words", commands("cache.md"), ids=" ".join)
+def test_the_commands_of_the_guide(words, tmp_path):
+    sdhub(*words, home=tmp_path)
