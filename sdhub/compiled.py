@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from sdhub.publishing.push import Pushed, push
 from sdhub.publishing.repository import MANIFEST, pretty, read_manifest
 from sdhub.publishing.verify import verify_folder
 from sdhub.publishing.words import size
+from sdhub.scratch import temporary
 
 COMPILER = ("xcrun", "coremlcompiler", "compile")
 SECONDS = 1800
@@ -53,13 +53,13 @@ def add_compiled(
     """
     if shutil.which(compiler[0]) is None:
         raise UnsupportedError(f"{compiler[0]} is not here", hint="compile on macOS, with Xcode's tools")
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "repository"
+    with temporary("compile") as work:
+        folder = work / "repository"
         download(repo_id, folder, endpoint=endpoint, token=token, progress=progress)
         for finding in verify_folder(folder):
             if finding.name == "files" and finding.status == "failed":
                 raise CheckError(f"{repo_id} is not what it says it is: {finding.detail}", hint="publish it again")
-        made = compile_folder(folder, repo_id.partition("/")[2], Path(work), compiler, progress)
+        made = compile_folder(folder, repo_id.partition("/")[2], work, compiler, progress)
         describe(folder, made)
         return push(
             folder,

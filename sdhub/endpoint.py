@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sdhub.errors import HubError, UsageError
+from sdhub.scratch import temporary
 from sdhub.work import home
 
 PUBLIC = "https://huggingface.co"
@@ -23,6 +23,7 @@ LOCAL_PORT = 8420
 LOCAL_TOKEN = "local"  # noqa: S105 — the embedded Hub takes any token for the user `local`
 START_SECONDS = 120
 END_SECONDS = 5
+TAKEN = "cannot listen on"  # what the Hub says of a port that another one has
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Endpoint:
 
     url: str
     token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for an address that is none, or holds a password: addresses are shown and kept."""
+        vet_address(self.url)
 
     @property
     def name(self) -> str:
@@ -43,9 +48,32 @@ def endpoint(hub: str | None) -> Endpoint:
     from huggingface_hub import get_token
 
     url = (hub or os.environ.get("HF_ENDPOINT") or PUBLIC).rstrip("/")
-    if urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname:
-        raise UsageError(f"{url} is no address of a Hub", hint="give http(s)://HOST, or local")
+    vet_address(url)
     return Endpoint(url, get_token())
+
+
+def vet_address(url: str) -> None:
+    """Raises UsageError unless this is http(s)://HOST[:PORT][/PATH] and no more; no secret in it is repeated."""
+    secret = "@" in url or "?" in url or "#" in url
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        sound = False
+    if secret:
+        raise UsageError(
+            f"the address {shown_address(url)} of a Hub holds more than a host",
+            hint="no user, password or query goes into it: give the token in HF_TOKEN, or run: hf auth login",
+        )
+    if not sound or any(char.isspace() or not char.isprintable() for char in url):
+        raise UsageError(f"{url[:100]} is no address of a Hub", hint="give http(s)://HOST, or local")
+
+
+def shown_address(url: str) -> str:
+    """An address without what may be secret in it: user, password, query and fragment."""
+    plain = url.partition("?")[0].partition("#")[0]
+    scheme, slashes, rest = plain.rpartition("://")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"[:100] if "@" not in scheme else "***"
 
 
 @contextmanager
@@ -59,28 +87,43 @@ def connect(hub: str | None) -> Iterator[Endpoint]:
     if there:
         yield Endpoint(there, LOCAL_TOKEN)
         return
-    with embedded(root, LOCAL_PORT if _free(LOCAL_PORT) else 0) as url:
+    with embedded(root, LOCAL_PORT) as url:
         yield Endpoint(url, LOCAL_TOKEN)
 
 
 @contextmanager
 def embedded(root: Path, port: int = 0) -> Iterator[str]:
-    """Run the embedded Hub in a process of its own; yields its address. Raises HubError."""
-    with tempfile.TemporaryDirectory() as folder:
-        ready, said = Path(folder) / "ready.json", Path(folder) / "said"
-        command = [sys.executable, "-I", "-m", "sdhub.hub", "--root", str(root), "--port", str(port), "--quiet"]
-        with said.open("wb") as errors:
-            process = subprocess.Popen(  # noqa: S603 — our own program
-                [*command, "--ready-file", str(ready), "--exit-with-parent"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C ends those who use it first
-            )
+    """Run the embedded Hub in a process of its own; yields its address. Raises HubError.
+
+    Where another program has the port, or takes it first, it runs on a free one: several may serve one root.
+    """
+    with temporary("hub") as folder:
+        process, url = _start(root, port if port and _free(port) else 0, folder)
         try:
-            yield _await(process, ready, said)
+            yield url
         finally:
             _end(process)
+
+
+def _start(root: Path, port: int, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """The Hub's process, and its address, which it tells in `folder`."""
+    ready, said = folder / f"ready-{port}.json", folder / f"said-{port}"
+    command = [sys.executable, "-I", "-m", "sdhub.hub", "--root", str(root), "--port", str(port), "--quiet"]
+    with said.open("wb") as errors:
+        process = subprocess.Popen(  # noqa: S603 — our own program
+            [*command, "--ready-file", str(ready), "--exit-with-parent"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,  # Ctrl-C ends those who use it first
+        )
+    try:
+        return process, _await(process, ready, said)
+    except BaseException as error:
+        _end(process)
+        if port and isinstance(error, HubError) and TAKEN in str(error):
+            return _start(root, 0, folder)
+        raise
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -18,11 +18,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TextIO
 
 from sdhub import errors
+from sdhub.disk import full_disk
 from sdhub.errors import SdhubError
 from sdhub.progress import Progress, Task
+from sdhub.scratch import temporary
 
 # -I: a stranger's folder may be the current one, and is not searched for modules.
 COMMAND = [sys.executable, "-I", "-m", "sdhub.isolate"]
@@ -36,15 +39,21 @@ MEMORY = {"MALLOC_MMAP_THRESHOLD_": "3145728", "THP_MEM_ALLOC_ENABLE": "1"}
 def apart(function: Callable[..., None], *arguments: Any, progress: Progress) -> None:
     """Run `function(*arguments, progress)` in a fresh process; it is named by its module and must be importable.
 
-    Raises the SdhubError that it raises, and SdhubError with the last line it said where it dies otherwise.
+    Raises the SdhubError that it raises, and SdhubError with the last line it said where it dies otherwise. What
+    it and its libraries leave in the folder for passing files goes when it ends, however it does.
     """
+    with temporary("work") as place:
+        _apart(function, arguments, progress, place)
+
+
+def _apart(function: Callable[..., None], arguments: tuple[Any, ...], progress: Progress, place: Path) -> None:
     call = pickle.dumps((function.__module__, function.__qualname__, arguments))
     process = subprocess.Popen(  # noqa: S603 — our own program
         COMMAND,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**MEMORY, **os.environ},
+        env={**MEMORY, **os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place))},
     )
     said: list[str] = []
     failure: SdhubError | None = None
@@ -180,6 +189,12 @@ def main() -> None:
     except SdhubError as error:
         told.tell("error", type(error).__name__, error.message, error.hint)
         sys.exit(error.exit_code)
+    except Exception as error:
+        full = full_disk(error, [each for each in arguments if isinstance(each, Path)])
+        if full is None:
+            raise
+        told.tell("error", type(full).__name__, full.message, full.hint)
+        sys.exit(full.exit_code)
 
 
 def _end_with_parent() -> None:

@@ -6,7 +6,6 @@ Each source is published in a process of its own, so that its memory is given ba
 from __future__ import annotations
 
 import json
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from sdhub.plan import make_plan, sampling_for
 from sdhub.progress import SILENT, Progress
 from sdhub.publish import prepare, run
 from sdhub.report import Report
+from sdhub.scratch import temporary
 from sdhub.sources import resolve
 
 SHARE = 0.8  # of the machine's free memory, where no bound is given
@@ -108,8 +108,8 @@ def publish_many(
 
 def _apart(order: Order, progress: Progress) -> Outcome:
     progress.note(f"{order.source}:")
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "report.json"
+    with temporary() as folder:
+        out = folder / "report.json"
         apart(fulfil, order, out, progress=progress)
         told = json.loads(out.read_text(encoding="utf-8"))
     return Outcome(order.source, told["report"], exit_code=told["exit_code"])

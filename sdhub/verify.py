@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from sdhub.progress import SILENT, Progress
 from sdhub.publishing.check import ALIKE_DB, likeness
 from sdhub.publishing.download import download
 from sdhub.publishing.verify import Finding, verify_folder
+from sdhub.scratch import temporary
 
 PICTURES = 1
 
@@ -58,8 +58,8 @@ def verify(
         return Verified(repo, None, _findings(Path(repo), pictures, progress))
     if repo.count("/") != 1 or repo.startswith((".", "/", "~")):
         raise SourceError(f"{repo}: no such folder", hint="name a variant's repository as NAMESPACE/NAME")
-    with connect(hub) as at, tempfile.TemporaryDirectory(prefix="sdhub-verify-") as temporary:
-        folder = Path(temporary) / "repository"
+    with connect(hub) as at, temporary("verify") as place:
+        folder = place / "repository"
         commit = download(repo, folder, revision=revision, endpoint=at.url, token=at.token, progress=progress)
         return Verified(repo, commit, _findings(folder, pictures, progress))
 
@@ -77,14 +77,14 @@ def _findings(folder: Path, pictures: int, progress: Progress) -> tuple[Finding,
 
 
 def _drawing(folder: Path, pictures: int, progress: Progress) -> Finding:
-    with tempfile.TemporaryDirectory(prefix="sdhub-verify-") as temporary:
+    with temporary("verify") as place:
         try:
-            apart(draw_again, folder, pictures, Path(temporary), progress=progress)
+            apart(draw_again, folder, pictures, place, progress=progress)
         except MissingExtraError as error:
             return Finding("drawing", "skipped", f"{error.message}: {error.hint}")
         except SdhubError as error:
             return Finding("drawing", "failed", error.message)
-        drawn = sorted(Path(temporary).glob("*.png"))
+        drawn = sorted(place.glob("*.png"))
         try:
             found = [likeness(str(folder), folder / "evidence" / f"variant-{each.name}", each) for each in drawn]
         except CheckError as error:

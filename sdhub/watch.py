@@ -16,7 +16,7 @@ from sdhub.errors import HubError
 from sdhub.job import Options
 from sdhub.progress import SILENT, Progress
 from sdhub.watching import jobs
-from sdhub.watching.dispatch import Dispatch
+from sdhub.watching.dispatch import Dispatch, reason_of
 from sdhub.watching.github import github as to_github
 from sdhub.watching.local import Local
 from sdhub.watching.look import Looker
@@ -72,36 +72,47 @@ class Watcher:
         self.looker = Looker(options, state, source.url, progress)
 
     def watch(self, stop: threading.Event, interval: float = INTERVAL_SECONDS) -> None:
-        """Round after round, `interval` seconds apart, until `stop` is set; a Hub in trouble is waited for."""
+        """Round after round, `interval` seconds apart, until `stop` is set; trouble is waited for."""
         while not stop.is_set():
             try:
-                self.round()
-            except HubError as error:
-                self.progress.note(f"{error.message}; the next look is in {interval:.0f} s")
+                self.round(at_once=False)
+            except Exception as error:  # noqa: BLE001 — the next round may do better
+                self.progress.note(f"{reason_of(error)}; the next look is in {interval:.0f} s")
             stop.wait(interval)
 
-    def round(self) -> None:
-        """Look once, and do all there is to do. Raises HubError where the list cannot be had."""
-        self.state.recover()
-        self.look()
+    def round(self, *, at_once: bool = True) -> None:
+        """Look once, and do all there is to do. Raises HubError where the list cannot be had.
+
+        Not `at_once`: what failed before waits first, longer after each try.
+        """
+        self.state.recover(at_once=at_once)
+        self.look(at_once=at_once)
         carry_out(self.state, self.dispatch, self.target, self.progress)
 
-    def look(self) -> None:
-        """Note what is new."""
+    def look(self, *, at_once: bool = True) -> None:
+        """Note what is new. Raises HubError where the list cannot be had."""
         query = self.query
         by_change = query.likes_over is None and query.since is None  # likes grow without a change
         key = f"{query.key} {self.looker.wanted}"
         after = self.state.mark(key) if by_change else None
-        found = listed(query, self.source, after, self.progress)
-        if self.looker.look(found) and found and by_change:
+        try:
+            found = listed(query, self.source, after, self.progress)
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:  # an odd answer
+            raise HubError(
+                f"the list of models cannot be read ({reason_of(error)})", hint="is it a Hub?"
+            ) from error
+        if self.looker.look(found, at_once=at_once) and found and by_change:
             self.state.set_mark(key, found[-1].changed)
 
 
 def carry_out(state: State, dispatch: Dispatch, target: Endpoint, progress: Progress = SILENT) -> None:
-    """Have all pending tasks done or sent, and note what became of each."""
+    """Have all pending tasks done or sent, and note what became of each; what fails of one stops no other."""
     for order, outcomes in dispatch(_orders(state, target, progress)):
         for task, outcome in zip(order.tasks, outcomes, strict=True):
-            state.settle(task, outcome)
+            try:
+                state.settle(task, outcome)
+            except BaseException as error:  # noqa: BLE001 — it was begun: the next round finds it unsettled
+                progress.note(f"{task.repository}: {task.variant} cannot be noted: {reason_of(error)}")
             if outcome.status in {"failed", "refused"}:
                 progress.note(f"{task.repository}: {task.variant} {outcome.status}: {outcome.detail}")
 
@@ -116,13 +127,13 @@ def _orders(state: State, target: Endpoint, progress: Progress) -> Iterator[Orde
 
 def _published(task: Task, state: State, target: Endpoint, progress: Progress) -> bool:
     """Whether there is nothing to do. What was begun here before is finished here, check and all."""
-    if state.attempts(task) > 1:
-        return False
     try:
+        if state.attempts(task) > 1:
+            return False
         there = is_published(task, target)
-    except HubError as error:
-        progress.note(f"{task.target}: {error.message}")
+        if there:
+            state.settle(task, Outcome("done", f"{target.url}/{task.target}"))
+    except BaseException as error:  # noqa: BLE001 — then it is done, or fails, like any other
+        progress.note(f"{task.target}: {reason_of(error)}")
         return False
-    if there:
-        state.settle(task, Outcome("done", f"{target.url}/{task.target}"))
     return there

@@ -6,7 +6,6 @@ They are pinned and vetted as the checkpoint is, and loaded only where a variant
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from sdhub.checkpoint.weights import check_map, choose, measure, plain_name
 from sdhub.errors import SourceError, UnsupportedError, UsageError
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
+from sdhub.scratch import temporary
 
 CONFIG = "config.json"
 CHECKER = "safety_checker"
@@ -147,8 +147,8 @@ def _load(companion: Companion, root: Path) -> Any:
 @contextmanager
 def _view(companion: Companion, root: Path) -> Iterator[Path]:
     """A passing folder with exactly the vetted files, under plain names."""
-    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
-        view = Path(place)
+    with temporary() as place:
+        view = place
         for name in companion.sizes:
             target = view / plain_name(name).rpartition("/")[2]
             try:

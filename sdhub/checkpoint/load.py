@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from sdhub.errors import MissingExtraError, SourceError, UnsupportedError, Usage
 from sdhub.nearly import meant
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
+from sdhub.scratch import temporary
 
 HALF = ("float16", "bfloat16")
 DTYPES = ("float32", *HALF)
@@ -127,8 +127,8 @@ def vetted(checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
     """
     parts = parts_of(Folder(folder))
     names = parts.files if checkpoint.source.single else checkpoint.files
-    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
-        view = Path(place)
+    with temporary() as place:
+        view = place
         for name in names:
             if "/" in name:
                 _link(folder / name, view / plain_name(name))

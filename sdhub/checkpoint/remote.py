@@ -13,6 +13,7 @@ from typing import Any
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import LENGTH_BYTES, Header, header_length, parse_header
 from sdhub.checkpoint.tree import MAX_VOCABULARY, Tree, check_path
+from sdhub.disk import watched
 from sdhub.errors import HubError, RefusedError, SourceError
 
 WORKERS = 8
@@ -114,12 +115,13 @@ class Repository(Tree):
 @contextmanager
 def telling(what: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into one line about `what`; nothing of the request is repeated."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     network: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2
     xet: type[Exception] = getattr(errors, "XetDownloadError", TimeoutError)
     try:
-        yield
+        with watched(Path(constants.HF_HUB_CACHE)):
+            yield
     except errors.GatedRepoError:
         repo = what.rpartition(" of ")[2].partition("@")[0]
         raise RefusedError(

@@ -8,9 +8,11 @@ from typing import Any
 
 import typer
 
+from sdhub.cache import sweep
 from sdhub.cli import (
     analyze,
     build,
+    cache,
     card,
     compile,
     demo,
@@ -27,6 +29,7 @@ from sdhub.cli import (
 )
 from sdhub.cli.console import fail
 from sdhub.cli.interrupts import INTERRUPTED
+from sdhub.disk import watched
 from sdhub.errors import SdhubError
 
 # Of the click that typer uses: newer ones carry one of their own, under a private name.
@@ -56,6 +59,7 @@ app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(space.app, name="space")
 app.add_typer(hub.app, name="hub")
+app.add_typer(cache.app, name="cache")
 
 
 def _version(wanted: bool) -> None:
@@ -71,13 +75,15 @@ def _global(
     version: bool = typer.Option(
         False, "--version", help="Print the version and exit.", is_eager=True, callback=_version
     ),
-) -> None: ...
+) -> None:
+    sweep()
 
 
 def run() -> int:
     """Run the program; its exit code. Raises KeyboardInterrupt where the user ended it."""
     try:
-        code = app(standalone_mode=False) or 0
+        with watched():
+            code = app(standalone_mode=False) or 0
     except SdhubError as error:
         fail(error.message, error.hint)
         return error.exit_code

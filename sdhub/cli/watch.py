@@ -87,6 +87,9 @@ def watch(
     from sdhub.work import home
 
     with State(state or home() / "watch.sqlite3") as known:
+        if known.set_aside:
+            talk(f"{known.path} was damaged: set aside as {known.set_aside.name}, and a new one is begun")
+            talk("  what is published is seen on the Hub, and not done again")
         if show:
             _tell(known, json=json)
             return
@@ -128,15 +131,16 @@ def _until_ended() -> Iterator[threading.Event]:
 
 
 def _tell(known: State, *, json: bool) -> None:
-    tasks, refusals = known.tasks(), known.refusals()
+    tasks, refusals, troubles = known.tasks(), known.refusals(), known.troubles()
     if json:
-        emit({"counts": known.counts(), "tasks": tasks, "refused": refusals})
+        emit({"counts": known.counts(), "tasks": tasks, "refused": refusals, "troubles": troubles})
         return
     rows = [
         [f"{each['repository']}@{each['sha'][:12]}", each["variant"], each["status"], each["detail"]]
         for each in tasks
     ]
     rows += [[f"{each['repository']}@{each['sha'][:12]}", "", "refused", each["reason"]] for each in refusals]
+    rows += [[f"{each['repository']}@{each['sha'][:12]}", "", "failed", each["reason"]] for each in troubles]
     if rows:
         table(["source", "variant", "status", ""], rows)
     else:

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from sdhub.disk import full_disk
 from sdhub.errors import HubError, SdhubError
 from sdhub.publishing.markdown import plain
 from sdhub.publishing.retry import patiently, status_of
@@ -64,6 +65,9 @@ def speaking(doing: str, *, endpoint: str, token: str | None) -> Iterator[None]:
     except SdhubError:
         raise
     except (transport, OSError, RuntimeError, ValueError) as error:
+        full = full_disk(error)
+        if full is not None:
+            raise full from None
         status = status_of(error)
         said = _said(error, token)
         if status is None:

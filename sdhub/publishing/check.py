@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,7 @@ from sdhub.publishing.card import extract_usage
 from sdhub.publishing.download import silent_bar
 from sdhub.publishing.markdown import plain
 from sdhub.publishing.retry import patiently
+from sdhub.scratch import temporary
 
 TIME_LIMIT = 1800.0
 LINES = 3
@@ -102,10 +102,9 @@ def check(
     CheckError.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="sdhub-check-", ignore_cleanup_errors=True) as temporary,
+        temporary("check") as home,
         progress.task(f"checking {repo_id}: download and draw"),
     ):
-        home = Path(temporary)
         with speaking(f"download {repo_id}", endpoint=endpoint, token=token):
             doing = f"download {repo_id}"
             commit, needs_token, offline = patiently(

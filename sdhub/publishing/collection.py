@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from sdhub.publishing.markdown import plain
 from sdhub.publishing.publication import Sibling
 from sdhub.publishing.repository import MANIFEST
 from sdhub.publishing.target import Target, ask
+from sdhub.scratch import temporary
 
 T = TypeVar("T")
 MAX_TITLE, MAX_NOTE = 59, 500  # the Hub's
@@ -105,7 +105,7 @@ class Collection:
         info = target.info()
         if info is None or info.sha is None or (info.private and not private):
             return None
-        with tempfile.TemporaryDirectory() as cache:
+        with temporary() as cache:
             try:
                 path = target.ask(
                     "read",

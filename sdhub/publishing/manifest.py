@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint.documents import parse_object
 from sdhub.publishing.repository import MANIFEST
 from sdhub.publishing.target import Target
+from sdhub.scratch import temporary
 
 
 def remote_manifest(target: Target) -> dict[str, Any] | None:
     """The document on `main`; None where there is none. Raises HubError, SourceError where it is not JSON."""
     from huggingface_hub.errors import EntryNotFoundError
 
-    with tempfile.TemporaryDirectory() as cache:
+    with temporary() as cache:
 
         def download() -> Path | None:
             try:

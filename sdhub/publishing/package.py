@@ -7,9 +7,7 @@ that the same folder gives the same bytes on every machine.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import stat
-import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Iterable
@@ -19,6 +17,7 @@ from typing import IO
 
 from sdhub.errors import UnsafeError
 from sdhub.progress import SILENT, Progress, Task
+from sdhub.scratch import temporary
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 UNIX = 3
@@ -100,25 +99,22 @@ def unpack(archive: Path, folder: Path, *, limits: Limits | None = None, progres
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UnsafeError(f"{folder} is not empty", hint="unpack into a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with zipfile.ZipFile(archive) as zipped:
-            entries = zipped.infolist()
-            _accept(archive, entries, limits or Limits())
-            with progress.task(
-                f"unpacking {archive.name}", total=sum(entry.file_size for entry in entries), unit="B"
-            ) as task:
-                for entry in entries:
-                    _extract(zipped, entry, partial, task)
+    with temporary(beside=folder) as partial:
+        try:
+            with zipfile.ZipFile(archive) as zipped:
+                entries = zipped.infolist()
+                _accept(archive, entries, limits or Limits())
+                with progress.task(
+                    f"unpacking {archive.name}", total=sum(entry.file_size for entry in entries), unit="B"
+                ) as task:
+                    for entry in entries:
+                        _extract(zipped, entry, partial, task)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
+            raise UnsafeError(f"{archive.name} is no sound zip: {_line(error)}") from None
         partial.chmod(0o755)
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, UnicodeDecodeError) as error:
-        raise UnsafeError(f"{archive.name} is no sound zip: {_line(error)}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _store(zipped: zipfile.ZipFile, name: str, path: Path, task: Task) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.publishing.package import CHUNK, regular_files, sha256_of
 from sdhub.publishing.repository import MANIFEST
+from sdhub.scratch import temporary
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -105,7 +105,7 @@ def _published(api: HfApi, repo_id: str, revision: str, remote: Mapping[str, Rem
     entry = remote.get(MANIFEST)
     if entry is None or entry.size > MAX_MANIFEST:
         return set()
-    with tempfile.TemporaryDirectory() as cache:
+    with temporary() as cache:
         path = Path(api.hf_hub_download(repo_id, MANIFEST, revision=revision, cache_dir=cache))
         if not entry.equals(path):  # files would be left behind
             raise ConnectionError(f"{MANIFEST} was cut on its way")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+COMMON = "common"  # a folder of what all of them have
 IGNORED = {"__pycache__", ".DS_Store"}
 
 
 def space_files(name: str) -> dict[str, bytes]:
     """The files of the Space `demo` or `publisher` by path: beside the package in a checkout, inside it else."""
     package = Path(__file__).parents[1]
-    folder = next(path for path in (package / "_spaces" / name, package.parent / "spaces" / name) if path.is_dir())
+    spaces = next(path for path in (package / "_spaces", package.parent / "spaces") if path.is_dir())
+    return {**_files(spaces / COMMON), **_files(spaces / name)}
+
+
+def _files(folder: Path) -> dict[str, bytes]:
     found = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()

@@ -13,6 +13,8 @@ from sdhub.sources import resolve
 from sdhub.watching.dispatch import failure, one_by_one
 from sdhub.watching.orders import Order, Outcome
 
+MISSING = Outcome("failed", "publish said nothing of it")
+
 
 @dataclass(frozen=True)
 class Local:
@@ -32,8 +34,8 @@ class Local:
         variants = () if self.options.recipe else order.variants
         options = replace(self.options, variants=variants)
         report = publish(checkpoint, options, hub=self.hub, progress=self.progress)
-        results = {each.name: each for each in report.variants}
-        return [_outcome(results[name]) for name in order.variants]
+        results = {each.name: _outcome(each) for each in report.variants}
+        return [results.get(name, MISSING) for name in order.variants]
 
 
 def _outcome(published: Published) -> Outcome:

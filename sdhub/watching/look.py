@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sdhub.errors import RefusedError, SdhubError, UnsupportedError, UsageError
+from sdhub.errors import HubError, RefusedError, UnsupportedError, UsageError
 from sdhub.job import Options
 from sdhub.plan import make_plan, sampling_for
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.access import is_public_hub
 from sdhub.recipes.recipe import load_recipe
 from sdhub.sources import resolve
+from sdhub.watching.dispatch import reason_of
 from sdhub.watching.orders import Task
 from sdhub.watching.query import Found
 from sdhub.watching.state import State
@@ -31,6 +32,7 @@ class Looker:
     state: State
     endpoint: str
     progress: Progress = SILENT
+    max_bytes: int | None = None  # of a source's weights; larger ones are refused
     _last: float = field(default=0.0, init=False)
 
     @property
@@ -40,24 +42,40 @@ class Looker:
         recipe = load_recipe(options.recipe).sha256 if options.recipe else None
         return digest([sorted(options.variants), recipe, options.namespace, options.template])
 
-    def look(self, found: list[Found]) -> bool:
-        """Look at all that is new; whether all could be."""
+    def look(self, found: list[Found], *, at_once: bool = True) -> bool:
+        """Look at all that is new; whether all is settled.
+
+        A source that fails, however it does, is noted and looked at again, a few times; where not `at_once`, it
+        waits first, longer after each look.
+        """
         wanted, failures = self.wanted, 0
         complete = True
         for each in found:
-            if self.state.knows(each.repository, each.sha, wanted):
-                continue
             try:
+                if self.state.knows(each.repository, each.sha, wanted):
+                    continue
+                if not at_once and self.state.waits(each.repository, each.sha, wanted):
+                    complete = False
+                    continue
                 with self._paced():
                     self._look_at(each, wanted)
                 failures = 0
-            except SdhubError as error:
-                self.progress.note(f"{each.repository}: {error.message}")
-                complete, failures = False, failures + 1
+            except BaseException as error:  # noqa: BLE001 — of any library; what ends the program is raised again
+                complete = self._trouble(each, wanted, reason_of(error)) and complete
+                failures = failures + 1 if isinstance(error, HubError) else 0
                 if failures >= PATIENCE:
                     self.progress.note("the Hub is in trouble: the rest waits for the next round")
-                    break
+                    return False
         return complete
+
+    def _trouble(self, found: Found, wanted: str, reason: str) -> bool:
+        """Note a failure; whether the source is given up."""
+        self.progress.note(f"{found.repository}: {reason}")
+        try:
+            return self.state.trouble(found.repository, found.sha, wanted, reason)
+        except Exception as error:  # noqa: BLE001 — the state cannot be written: the next round tries again
+            self.progress.note(f"{found.repository}: {reason_of(error)}")
+            return False
 
     @contextmanager
     def _paced(self) -> Iterator[None]:
@@ -69,7 +87,7 @@ class Looker:
     def _look_at(self, found: Found, wanted: str) -> None:
         tasks, reason = [], None
         try:
-            tasks = tasks_of(found.repository, found.sha, self.options)
+            tasks = tasks_of(found.repository, found.sha, self.options, self.max_bytes)
         except (UsageError, RefusedError) as error:  # the same at every look at this commit
             reason = error.message
             self.progress.note(f"{found.repository}: {reason}")
@@ -77,12 +95,16 @@ class Looker:
             self.progress.note(f"{found.repository} at {found.sha[:12]}: {task.variant} → {task.target}")
 
 
-def tasks_of(repository: str, sha: str, options: Options) -> list[Task]:
+def tasks_of(repository: str, sha: str, options: Options, max_bytes: int | None = None) -> list[Task]:
     """The tasks that a source gives: of the variants asked for, those that it can have.
 
     Raises UnsupportedError where it can have none, and what `resolve` and `make_plan` raise.
     """
     checkpoint = resolve(f"{repository}@{sha}")
+    if max_bytes is not None and checkpoint.bytes > max_bytes:
+        raise UnsupportedError(
+            f"{repository} has {checkpoint.bytes / 1e9:.1f} GB of weights; here it may have {max_bytes / 1e9:.1f}"
+        )
     namespace = options.namespace or "NAMESPACE"
     tasks, reasons = [], []
     wanted: list[tuple[str, ...]] = [(each,) for each in options.variants] or [()]

@@ -79,6 +79,11 @@ def listed(query: Query, hub: Endpoint, after: datetime | None, progress: Progre
     return sorted(found.values(), key=lambda each: (each.changed, each.repository))
 
 
+def _moment(changed: datetime | None) -> datetime:
+    moment = changed or datetime.now(timezone.utc)
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
 def _of(
     query: Query, hub: Endpoint, author: str | None, after: datetime | None, progress: Progress
 ) -> list[Found]:
@@ -95,12 +100,18 @@ def _of(
             expand=["sha", "lastModified", "likes", "tags"],
         )
         for row in islice(rows, MOST):
-            if query.likes_over is not None and (row.likes or 0) <= query.likes_over:
-                return
-            changed = row.last_modified or datetime.now(timezone.utc)
-            if query.likes_over is None and changed < oldest:
-                return
-            if row.sha and changed >= oldest and OURS not in (row.tags or ()):
-                yield Found(row.id, row.sha, changed)
+            try:
+                changed = _moment(row.last_modified)
+                if query.likes_over is not None and (row.likes or 0) <= query.likes_over:
+                    return
+                if query.likes_over is None and changed < oldest:
+                    return
+                wanted = row.sha and changed >= oldest and OURS not in (row.tags or ())
+                each = Found(str(row.id), str(row.sha), changed)
+            except (AttributeError, TypeError, ValueError, OverflowError) as error:  # one odd row stops no other
+                progress.note(f"a model of the list cannot be read ({type(error).__name__})")
+                continue
+            if wanted:
+                yield each
 
     return ask("list models", lambda: list(pages()), endpoint=hub.url, token=hub.token, progress=progress)

@@ -2,7 +2,8 @@
 
 A task is claimed before it is begun and settled after it, each in a transaction of its own. A claim that a killed
 process left is seen by the next one (`recover`), and begun again: the work itself may be done twice, and has the
-same result. One process at a time holds a state; threads of it may share it.
+same result. What fails is tried again, a few times, each wait twice as long as the one before. One process at a
+time holds a state; threads of it may share it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from sdhub.errors import UsageError
-from sdhub.watching.orders import Order, Outcome, Task
+from sdhub.errors import SdhubError, UsageError
+from sdhub.watching.orders import Order, Outcome, Status, Task
+from sdhub.watching.store import Damaged, open_store
 
-ATTEMPTS = 3
-BUSY_SECONDS = 60
+ATTEMPTS = 3  # at a task
+LOOKS = 6  # at a source
+FIRST_WAIT = 600  # seconds after the first failure; each further wait is twice as long
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS source (
   repository TEXT NOT NULL,
@@ -44,19 +47,45 @@ CREATE TABLE IF NOT EXISTS task (
   UNIQUE (repository, sha, recipe, target)
 );
 CREATE INDEX IF NOT EXISTS task_status ON task (status, number);
+CREATE TABLE IF NOT EXISTS trouble (
+  repository TEXT NOT NULL,
+  sha TEXT NOT NULL,
+  wanted TEXT NOT NULL,
+  attempts INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  changed_at TEXT NOT NULL,
+  PRIMARY KEY (repository, sha, wanted)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mark (query TEXT PRIMARY KEY, moment TEXT NOT NULL) WITHOUT ROWID;
 """
 _TASK = "repository, sha, recipe, variant, backend, target"
+_IS_SOURCE = "repository = ? AND sha = ? AND wanted = ?"
+_WAITED = "strftime('%s', 'now') - strftime('%s', changed_at) >= ? * (1 << (min(attempts, 20) - 1))"
+_TEXTS = {
+    "source": ("repository", "sha", "wanted", "seen_at"),
+    "task": ("repository", "sha", "recipe", "target", "variant", "backend", "status", "detail", "changed_at"),
+    "trouble": ("repository", "sha", "wanted", "reason", "changed_at"),
+    "mark": ("query", "moment"),
+}
+_COUNTS = {"task": ("number", "attempts"), "trouble": ("attempts",)}
 _IS_TASK = "repository = ? AND sha = ? AND recipe = ? AND target = ?"
 
 
 class State:
-    """The SQLite file `path`. Raises UsageError where it is none, or another process holds it."""
+    """The SQLite file `path`. Raises UsageError where it is none, or another process holds it.
+
+    One that is damaged is set aside, to `set_aside`, and a new one begun. Methods raise SdhubError where the file
+    cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
         from filelock import FileLock, Timeout
 
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be made: {error.strerror}", hint="give another --state") from None
         self._lock = FileLock(f"{path}.lock", timeout=0)
         self._guard = threading.Lock()
         try:
@@ -64,16 +93,10 @@ class State:
         except Timeout:
             raise UsageError(f"{path} is in use", hint="another watcher runs: give this one a --state") from None
         try:
-            self._connection = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(SCHEMA)
-        except sqlite3.Error as error:
+            self._connection, self.set_aside = open_store(path, SCHEMA, _sound)
+        except UsageError:
             self._lock.release()
-            raise UsageError(f"{path} is no state of a watcher: {error}", hint="give another --state") from None
+            raise
 
     def close(self) -> None:
         """Let others have it."""
@@ -88,23 +111,55 @@ class State:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._guard:
+        with self._guard, self._telling():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise SdhubError(
+                f"{self.path} cannot be used: {error}", hint="is there room, and may it be written? Then run again"
+            ) from None
 
     def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        with self._guard:
+        with self._guard, self._telling():
             return self._connection.execute(query, values).fetchall()
 
     def knows(self, repository: str, sha: str, wanted: str) -> bool:
         """Whether this commit was looked at for what is wanted (a hash of it)."""
-        where = "repository = ? AND sha = ? AND wanted = ?"
-        return bool(self._read(f"SELECT 1 FROM source WHERE {where}", repository, sha, wanted))  # noqa: S608
+        return bool(self._read(f"SELECT 1 FROM source WHERE {_IS_SOURCE}", repository, sha, wanted))  # noqa: S608
+
+    def waits(self, repository: str, sha: str, wanted: str) -> bool:
+        """Whether looking at this commit failed, and its time to be looked at again has not come."""
+        where = f"{_IS_SOURCE} AND NOT ({_WAITED})"
+        return bool(
+            self._read(f"SELECT 1 FROM trouble WHERE {where}", repository, sha, wanted, FIRST_WAIT)  # noqa: S608
+        )
+
+    def trouble(self, repository: str, sha: str, wanted: str, reason: str) -> bool:
+        """Note that looking at a commit failed; whether that was the last try, and it is known from now on."""
+        with self._write() as connection:
+            (attempts,) = connection.execute(
+                "INSERT INTO trouble VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET "
+                "attempts = attempts + 1, reason = excluded.reason, changed_at = excluded.changed_at "
+                "RETURNING attempts",
+                (repository, sha, wanted, reason, _now()),
+            ).fetchone()
+            if attempts >= LOOKS:
+                connection.execute(
+                    "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?)",
+                    (repository, sha, wanted, f"given up after {attempts} looks: {reason}", _now()),
+                )
+        return bool(attempts >= LOOKS)
 
     def add(
         self, repository: str, sha: str, wanted: str, tasks: Sequence[Task], reason: str | None = None
@@ -118,6 +173,7 @@ class State:
             connection.execute(
                 "INSERT OR REPLACE INTO source VALUES (?, ?, ?, ?, ?)", (repository, sha, wanted, reason, _now())
             )
+            connection.execute(f"DELETE FROM trouble WHERE {_IS_SOURCE}", (repository, sha, wanted))  # noqa: S608
             for task in tasks:
                 row = (task.repository, task.sha, task.recipe, task.variant, task.backend, task.target)
                 added = connection.execute(
@@ -128,13 +184,16 @@ class State:
                     new.append(task)
         return new
 
-    def recover(self) -> int:
-        """Take back what a killed process had begun, and what failed and may be tried again; returns how many."""
+    def recover(self, *, at_once: bool = True) -> int:
+        """Take back what a killed process had begun, and what failed and may be tried again; returns how many.
+
+        Not `at_once`: what failed waits first, longer after each try.
+        """
         with self._write() as connection:
             return connection.execute(
-                "UPDATE task SET status = 'pending' WHERE status = 'running' "
-                "OR (status = 'failed' AND attempts < ?)",
-                (ATTEMPTS,),
+                "UPDATE task SET status = 'pending' WHERE status = 'running' "  # noqa: S608
+                f"OR (status = 'failed' AND attempts < ? AND {_WAITED})",
+                (ATTEMPTS, 0 if at_once else FIRST_WAIT),
             ).rowcount
 
     def claim(self) -> Order | None:
@@ -204,6 +263,28 @@ class State:
         """Sources of which nothing can be made, with the reason."""
         rows = self._read("SELECT repository, sha, reason FROM source WHERE reason IS NOT NULL ORDER BY seen_at")
         return [dict(row) for row in rows]
+
+    def troubles(self) -> list[dict[str, Any]]:
+        """Sources that could not be looked at and will be again, with the reason and the looks so far."""
+        rows = self._read(
+            "SELECT repository, sha, reason, attempts FROM trouble WHERE attempts < ? ORDER BY changed_at", LOOKS
+        )
+        return [dict(row) for row in rows]
+
+
+def _sound(connection: sqlite3.Connection) -> None:
+    """Raises Damaged or sqlite3.Error where a row is not what this module writes."""
+    for kind, columns in (("text", _TEXTS), ("integer", _COUNTS)):
+        for name, fields in columns.items():
+            wrong = " OR ".join(f"typeof({field}) != '{kind}'" for field in fields)
+            if connection.execute(f"SELECT 1 FROM {name} WHERE {wrong} LIMIT 1").fetchone():  # noqa: S608
+                raise Damaged(f"its {name}s hold what is no {kind}")
+    for row in connection.execute("SELECT DISTINCT status FROM task"):
+        if row["status"] not in get_args(Status):
+            raise Damaged(f"a task is {row['status'][:40]!r}")
+    for row in connection.execute("SELECT moment FROM mark"):
+        if datetime.fromisoformat(row["moment"]).tzinfo is None:
+            raise Damaged("a mark has no time zone")
 
 
 def _now() -> str:

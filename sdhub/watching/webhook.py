@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.remote import SHA
 from sdhub.checkpoint.source import REPOSITORY
-from sdhub.errors import HubError, SdhubError, UsageError
+from sdhub.errors import HubError, UsageError
+from sdhub.watching.store import Damaged, open_store
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -67,11 +68,8 @@ class Deliveries:
     """Which deliveries came, and which changes wait, in SQLite: each is taken once, by however many threads."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._guard = threading.Lock()
-        self._connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.executescript(SCHEMA)
+        self._connection, self.set_aside = open_store(path, SCHEMA, _sound)
 
     def take(self, body: bytes) -> bool:
         """Whether these bytes are new."""
@@ -169,7 +167,9 @@ class Webhook:
             if self._head(change.repository) != change.sha:
                 raise Refused(409, "not the head of its repository")
             self._deliveries.note(change)
-        except SdhubError as error:
+        except Refused:
+            raise
+        except Exception as error:  # whatever it is: the delivery may come again
             self._deliveries.forget(body)
             raise Refused(503, "try again later") from error
         self._wake()
@@ -211,6 +211,13 @@ def parse(body: bytes) -> Change | None:
     if isinstance(refs, list) and refs and not any(_mapping(ref).get("ref") == "refs/heads/main" for ref in refs):
         return None
     return Change(name, sha)
+
+
+def _sound(connection: sqlite3.Connection) -> None:
+    wrong = "typeof(repository) != 'text' OR typeof(sha) != 'text'"
+    if connection.execute(f"SELECT 1 FROM change WHERE {wrong} LIMIT 1").fetchone():  # noqa: S608
+        raise Damaged("its changes hold what is no text")
+    connection.execute("SELECT number, sha256 FROM delivery LIMIT 1")
 
 
 def _digest(body: bytes) -> str:

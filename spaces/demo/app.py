@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 import markup
+from bounds import Bounded
 from catalog import Variant, read_catalog
 from drawing import MAX_GUIDANCE, MAX_PROMPT, MAX_SEED, MAX_STEPS, Event, Refusal, Studio, Wish, wish
 
@@ -275,7 +276,9 @@ def main() -> None:
         ssr_mode=False,
     )
     host = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0")  # noqa: S104 — a Space is a container of its own
-    uvicorn.run(app, host=host, port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")), log_level="warning")
+    uvicorn.run(
+        Bounded(app), host=host, port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")), log_level="warning"
+    )
 
 
 if __name__ == "__main__":

@@ -16,9 +16,12 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 import hooks
+import limits
 import looking
 import making
 import markup
+from bounds import Bounded
+from limits import Limits
 from looking import Look
 
 from sdhub.endpoint import LOCAL_TOKEN, Endpoint, endpoint
@@ -43,9 +46,10 @@ def is_here(url: str) -> bool:
 class Page:
     """What the page does. `oauth` says whether visitors sign in."""
 
-    def __init__(self, hub: str, *, oauth: bool) -> None:
+    def __init__(self, hub: str, *, oauth: bool, limits: Limits | None = None) -> None:
         self.hub = hub
         self.oauth = oauth
+        self.limits = limits or Limits()
 
     def visitor(self, token: gr.OAuthToken | None) -> Endpoint:
         """The Hub as the visitor may use it: with their own token, never the Space's."""
@@ -56,8 +60,11 @@ class Page:
     def look(self, source: str, visitor: Endpoint) -> tuple[Any, ...]:
         """What is found: status, HTML, choices, button, the look itself."""
         try:
-            found = looking.look(source or "", visitor)
-        except SdhubError as error:
+            found = looking.look(source or "", visitor, self.limits)
+        except Exception as error:
+            if not isinstance(error, SdhubError):
+                logging.exception("a checkpoint could not be looked at")
+                error = SdhubError("This checkpoint could not be looked at; the log of this Space says why")
             words = f"{error.message}. {error.hint}" if error.hint else error.message
             return markup.status(words, "bad"), "", gr.CheckboxGroup(choices=[], visible=False), gr.skip(), None
         names = [choice.name for choice in found.choices if choice.reason is None]
@@ -78,8 +85,10 @@ class Page:
             return
         lines: list[str] = []
         yield markup.status("Publishing; this page may be left open."), markup.log(lines, busy=True), no_button()
-        for told in making.make(words, visitor):
-            if not told.ended:
+        for told in making.make(words, visitor, self.limits):
+            if not told.ended and not told.line:
+                yield gr.skip(), gr.skip(), gr.skip()
+            elif not told.ended:
                 lines = [*lines, told.line][-making.LINES :]
                 yield gr.skip(), markup.log(lines, busy=True), no_button()
             elif told.result is not None:
@@ -95,6 +104,7 @@ class Page:
     ) -> list[str]:
         if found is None:
             raise ValueError("Look at a checkpoint first.")
+        looking.require_size(found.checkpoint, self.limits)
         if visitor.token is None:
             raise ValueError("Sign in first: variants go into your own namespace.")
         offered = {choice.name for choice in found.choices if choice.reason is None}
@@ -154,6 +164,8 @@ def build(page: Page, *, webhook: bool) -> gr.Blocks:
         make = gr.Button("Publish", variant="primary", interactive=False, elem_id="publish")
         if not page.oauth and not is_here(page.hub):
             gr.HTML(markup.status("Signing in is not set up here (hf_oauth): nothing can be published."))
+        gr.HTML(markup.status(str(page.limits)), elem_id="limits", padding=False)
+        waiting = gr.HTML(markup.status(str(making.LINE)), elem_id="queue", padding=False)
         done = gr.HTML("", elem_id="done", padding=False)
         if webhook:
             gr.HTML(markup.status("The webhook of this Space is on, at /webhook."), padding=False)
@@ -173,6 +185,7 @@ def build(page: Page, *, webhook: bool) -> gr.Blocks:
             trigger_mode="once",
             api_visibility="private",
         )
+        blocks.load(lambda: markup.status(str(making.LINE)), None, [waiting], api_visibility="private")
         if page.oauth:
             blocks.load(name_of, None, [namespace], api_visibility="private")
     return blocks
@@ -204,15 +217,17 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     hub = endpoint(None)
-    webhook = hooks.from_environment(hub)
+    bounds = limits.from_environment()
+    making.tidy(bounds)
+    webhook = hooks.from_environment(hub, bounds)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if webhook is not None:
         app.router.add_route("/webhook", webhook.__call__, methods=["POST"])
     else:
         logging.info("no WEBHOOK_SECRET: the webhook is off")
-    page = Page(hub.url, oauth="OAUTH_CLIENT_ID" in os.environ)
+    page = Page(hub.url, oauth="OAUTH_CLIENT_ID" in os.environ, limits=bounds)
     blocks = build(page, webhook=webhook is not None)
-    blocks.queue(max_size=32, default_concurrency_limit=8, api_open=False)
+    blocks.queue(max_size=32, default_concurrency_limit=bounds.waiting + 4, api_open=False)
     app = gr.mount_gradio_app(
         app,
         blocks,
@@ -224,7 +239,12 @@ def main() -> None:
         ssr_mode=False,
     )
     host = os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0")  # noqa: S104 — a Space is a container of its own
-    uvicorn.run(app, host=host, port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")), log_level="warning")
+    uvicorn.run(
+        Bounded(app, own=["/webhook"]),
+        host=host,
+        port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+        log_level="warning",
+    )
 
 
 if __name__ == "__main__":

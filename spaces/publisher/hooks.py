@@ -5,28 +5,36 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
+
+import making
+from limits import Limits
 
 from sdhub.endpoint import Endpoint
-from sdhub.errors import SdhubError, UsageError
+from sdhub.errors import UsageError
 from sdhub.job import Options
 from sdhub.publishing.target import Target
 from sdhub.watch import carry_out
-from sdhub.watching.dispatch import Dispatch
-from sdhub.watching.local import Local
+from sdhub.watching.command import publish_arguments
+from sdhub.watching.dispatch import REFUSALS, Dispatch, one_by_one, reason_of
 from sdhub.watching.look import Looker
+from sdhub.watching.orders import Order, Outcome
 from sdhub.watching.query import Found
 from sdhub.watching.state import State
 from sdhub.watching.webhook import Deliveries, Webhook
 from sdhub.work import home
 
 RETRY_SECONDS = 600.0
+MANY = 10**6  # the webhook waits as long as it takes
 
 logger = logging.getLogger("sdhub.webhook")
 
 
-def from_environment(hub: Endpoint) -> Webhook | None:
+def from_environment(hub: Endpoint, limits: Limits) -> Webhook | None:
     """The webhook that the Space's settings ask for; None where there is no `WEBHOOK_SECRET`.
 
     Raises UsageError where a setting is missing.
@@ -39,9 +47,38 @@ def from_environment(hub: Endpoint) -> Webhook | None:
     variants = tuple(os.environ.get("WEBHOOK_VARIANTS", "").split())
     folder = home() / "webhook"
     deliveries = Deliveries(folder / "deliveries.sqlite3")
-    worker = Worker(Options(namespace=namespace, variants=variants), hub, folder, deliveries)
+    options = Options(namespace=namespace, variants=variants)
+    worker = Worker(options, hub, folder, deliveries, Apart(options, hub, limits), max_bytes=int(limits.source))
     worker.start()
     return Webhook(secret, deliveries, worker.head, worker.wake)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Publishes each order as a visitor's is: in a process of its own, in its turn, and within the same bounds."""
+
+    options: Options
+    hub: Endpoint
+    limits: Limits
+
+    def __call__(self, orders: Iterable[Order]) -> Iterator[tuple[Order, Sequence[Outcome]]]:
+        """Do each order."""
+        return one_by_one(orders, self._publish)
+
+    def _publish(self, order: Order) -> list[Outcome]:
+        words, limits = publish_arguments(order, self.options), replace(self.limits, waiting=MANY)
+        *_, told = making.make(words, self.hub, limits)
+        if told.result is None:
+            return [Outcome("refused" if told.code in REFUSALS else "failed", told.error)] * len(order.tasks)
+        results = {each["name"]: each for each in told.result["variants"]}
+        return [_outcome(results.get(name, {}), told.code) for name in order.variants]
+
+
+def _outcome(result: Mapping[str, Any], code: int) -> Outcome:
+    if result.get("status") in {"published", "unchanged"}:
+        return Outcome("done", str(result.get("pull_request") or result.get("url") or result["repo"]))
+    reason = str(result.get("reason") or "publish said nothing of it")
+    return Outcome("refused" if code in REFUSALS else "failed", reason)
 
 
 class Worker:
@@ -53,13 +90,16 @@ class Worker:
         hub: Endpoint,
         folder: Path,
         deliveries: Deliveries,
-        dispatch: Dispatch | None = None,
+        dispatch: Dispatch,
+        max_bytes: int | None = None,
     ) -> None:
         self._hub = hub
         self._deliveries = deliveries
         self._state = State(folder / "state.sqlite3")
-        self._dispatch = dispatch or Local(options, hub.name)
-        self._looker = Looker(options, self._state, hub.url)
+        for aside in filter(None, (self._state.set_aside, deliveries.set_aside)):
+            logger.warning("webhook: a damaged file was set aside as %s, and a new one begun", aside)
+        self._dispatch = dispatch
+        self._looker = Looker(options, self._state, hub.url, max_bytes=max_bytes)
         self._news = threading.Event()
 
     def start(self) -> None:
@@ -82,13 +122,13 @@ class Worker:
             self._news.clear()
 
     def round(self) -> None:
-        """Do all there is to do; what fails is tried again."""
+        """Do all there is to do; what fails is tried again, later each time. Nothing raised ends the worker."""
         try:
-            self._state.recover()
+            self._state.recover(at_once=False)
             for change in self._deliveries.waiting():
                 found = Found(change.repository, change.sha, datetime.now(timezone.utc))
-                if self._looker.look([found]):
+                if self._looker.look([found], at_once=False):
                     self._deliveries.settle(change)
             carry_out(self._state, self._dispatch, self._hub)
-        except SdhubError as error:
-            logger.warning("webhook: %s", error.message)
+        except Exception as error:  # noqa: BLE001 — told, and the next round comes
+            logger.warning("webhook: %s", reason_of(error))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from limits import Limits
+
 from sdhub.backends.base import backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint, Source
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_repository
 from sdhub.endpoint import Endpoint
-from sdhub.errors import MissingExtraError, SdhubError, SourceError
+from sdhub.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError
 from sdhub.plan import make_plan, possible, sampling_for
 
 MAX_SOURCE = 200
@@ -40,7 +42,7 @@ class Look:
         return f"{self.checkpoint.id}@{self.checkpoint.sha}"
 
 
-def look(source: str, hub: Endpoint) -> Look:
+def look(source: str, hub: Endpoint, limits: Limits) -> Look:
     """Look at a Hub id with the visitor's own token, or none. Raises SdhubError.
 
     No path is looked for: this machine's files are not the visitor's.
@@ -49,7 +51,18 @@ def look(source: str, hub: Endpoint) -> Look:
     if not text or len(text) > MAX_SOURCE:
         raise SourceError("a checkpoint is named as org/name", hint="paste its id, or its address on the Hub")
     checkpoint = inspect(Source("hub", *parse_repository(text)), endpoint=hub.url, token=hub.token)
-    return Look(checkpoint, tuple(_choice(checkpoint, str(row["name"])) for row in possible(checkpoint)))
+    require_size(checkpoint, limits)
+    return Look(checkpoint, tuple(_choice(checkpoint, str(row["name"]), limits) for row in possible(checkpoint)))
+
+
+def require_size(checkpoint: Checkpoint, limits: Limits) -> None:
+    """Raises UnsupportedError for more weights than this Space takes."""
+    if checkpoint.bytes > limits.source:
+        raise UnsupportedError(
+            f"{checkpoint.id} has {checkpoint.bytes / 1e9:.1f} GB of weights; this Space takes up to "
+            f"{limits.source / 1e9:.0f} GB",
+            hint="publish it from a machine of yours: sdhub publish",
+        )
 
 
 def usual() -> set[str]:
@@ -57,7 +70,7 @@ def usual() -> set[str]:
     return {backend.usual for backend in backends().values()}
 
 
-def _choice(checkpoint: Checkpoint, name: str) -> Choice:
+def _choice(checkpoint: Checkpoint, name: str, limits: Limits) -> Choice:
     try:
         backend_of(name).versions()
     except MissingExtraError:
@@ -69,4 +82,7 @@ def _choice(checkpoint: Checkpoint, name: str) -> Choice:
     (planned,) = plan.variants
     minutes = (planned.forecast.seconds + plan.drawing_seconds) / 60
     forecast = planned.forecast
+    if forecast.peak_bytes > limits.memory:
+        needs, has = (f"{count / 1e9:.0f} GB" for count in (forecast.peak_bytes, limits.memory))
+        return Choice(name, f"making it needs {needs} of memory, and this Space has {has}")
     return Choice(name, None, forecast.bytes, forecast.peak_bytes, minutes, planned.recipe.sha256)

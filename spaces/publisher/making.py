@@ -1,32 +1,95 @@
-"""Publishing for a visitor: `sdhub publish` in a process of its own, with the visitor's token and no other."""
+"""Publishing for a visitor: `sdhub publish` in a process of its own, with the visitor's token and no other.
+
+One at a time, in the order of their coming; each for a bounded time, after which its whole process group is ended.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import queue
+import signal
 import subprocess
 import sys
-import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
+from limits import Limits
+
+from sdhub import cache
 from sdhub.endpoint import Endpoint
+from sdhub.scratch import temporary
 
-KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "OMP_NUM_THREADS", "SDHUB_HOME", "HOME")
+KEPT = ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "SDHUB_HOME", "HOME")
+COMMAND = [sys.executable, "-I", "-m", "sdhub"]
 LINES = 200
-TURN = threading.Semaphore(1)  # one at a time: memory is short
+LOOK_SECONDS = 2.0
+END_SECONDS = 5.0
+
+logger = logging.getLogger("sdhub.publisher")
 
 
 @dataclass(frozen=True)
 class Told:
-    """A line about what is going on, or, at the end, the result: the document, or the error in one line."""
+    """A line about what is going on, or, at the end, the result: the document, or the error in one line.
+
+    `code` is the exit code of `sdhub`.
+    """
 
     line: str = ""
     result: dict[str, Any] | None = None
     error: str = ""
     ended: bool = False
+    code: int = 1
+
+
+class Line:
+    """Those who wait, and the one whose turn it is: first come, first served."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Condition()
+        self._tickets: list[object] = []
+
+    def join(self, most: int) -> object | None:
+        """A ticket; None where `most` wait already."""
+        with self._guard:
+            if len(self._tickets) > most:
+                return None
+            ticket = object()
+            self._tickets.append(ticket)
+            return ticket
+
+    def ahead(self, ticket: object) -> int:
+        """How many come before a ticket; 0 is its turn."""
+        with self._guard:
+            return self._tickets.index(ticket)
+
+    def wait(self, seconds: float) -> None:
+        """Until something moves, at most for so long."""
+        with self._guard:
+            self._guard.wait(seconds)
+
+    def leave(self, ticket: object) -> None:
+        """Make room for the next."""
+        with self._guard:
+            self._tickets.remove(ticket)
+            self._guard.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def __str__(self) -> str:
+        waiting = max(0, len(self) - 1)
+        return f"One publication is being made, {waiting} wait." if len(self) else "Nobody waits."
+
+
+LINE = Line()  # memory is short: visitors and the webhook share it
 
 
 def arguments(
@@ -39,42 +102,104 @@ def arguments(
     return [*words, "--", source]
 
 
-def make(words: Sequence[str], hub: Endpoint) -> Iterator[Told]:
-    """Run `sdhub`, line by line. Leaving the iteration ends it."""
-    if not TURN.acquire(blocking=False):
-        yield Told(line="Waiting for another publication to end …")
-        TURN.acquire()
+def make(words: Sequence[str], hub: Endpoint, limits: Limits, line: Line = LINE) -> Iterator[Told]:
+    """Wait for the turn, telling of the place, and run `sdhub`, line by line. Leaving the iteration ends it."""
+    ticket = line.join(limits.waiting)
+    if ticket is None:
+        yield Told(error=f"{limits.waiting} publications wait already: come back later.", ended=True)
+        return
     try:
-        with tempfile.TemporaryDirectory() as home:  # of huggingface_hub: no token of anyone else is in it
-            environment = {name: os.environ[name] for name in KEPT if name in os.environ}
-            environment |= {"HF_HOME": home, "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token or ""}
-            yield from _run(words, environment)
+        place = None
+        while ahead := line.ahead(ticket):
+            if ahead != place:
+                place = ahead
+                yield Told(
+                    line=f"Place {ahead} of {len(line) - 1} in the queue: {ahead} to be made before yours …"
+                )
+            else:
+                yield Told()  # where a visitor who left is noticed
+            line.wait(LOOK_SECONDS)
+        yield from _alone(words, hub, limits)
     finally:
-        TURN.release()
+        line.leave(ticket)
 
 
-def _run(words: Sequence[str], environment: dict[str, str]) -> Iterator[Told]:
-    with tempfile.TemporaryFile("w+") as said:
+def tidy(limits: Limits) -> None:
+    """Clear what dead processes left, and of the work folder what was not used for longest, down to its bound."""
+    gone = cache.clear(max_bytes=int(limits.kept))
+    if gone:
+        logger.info("cleared %d entries, %d bytes", len(gone), sum(each.bytes for each in gone))
+
+
+def _alone(words: Sequence[str], hub: Endpoint, limits: Limits) -> Iterator[Told]:
+    try:
+        with temporary("publisher") as home:  # of huggingface_hub: no token of anyone else is in it
+            environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+            environment |= {"HF_HOME": str(home / "hf"), "HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token or ""}
+            (home / "tmp").mkdir()
+            environment |= {"TMPDIR": str(home / "tmp")}
+            yield from _run(words, environment, home / "said", limits.seconds)
+    finally:
+        tidy(limits)
+
+
+def _run(words: Sequence[str], environment: dict[str, str], said: Path, seconds: float) -> Iterator[Told]:
+    with said.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(  # noqa: S603 — our own program, and no value is an option
-            [sys.executable, "-I", "-m", "sdhub", *words],
+            [*COMMAND, *words],
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=out,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            start_new_session=True,
         )
-        last = ""
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_listen, args=(process.stderr, lines), daemon=True).start()
+    deadline, last = time.monotonic() + seconds, ""
+    try:
+        while time.monotonic() < deadline:
+            try:
+                line = lines.get(timeout=min(LOOK_SECONDS, max(0.01, deadline - time.monotonic())))
+            except queue.Empty:
+                if process.poll() is not None:  # what it started may hold its pipe open
+                    break
+                yield Told()
+                continue
+            if line is None:
+                break
+            last = " ".join(line.split())[:300] or last
+            yield Told(line=last)
         try:
-            for line in process.stderr or ():
-                last = " ".join(line.split())[:300] or last
-                yield Told(line=last)
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-        said.seek(0)
-        yield _ended(said.read(), code, last)
+            code = process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            yield Told(
+                error=f"It took longer than {seconds / 60:.0f} minutes, and was ended. {ELSEWHERE}", ended=True
+            )
+            return
+    finally:
+        _end(process)
+    yield _ended(said.read_text(encoding="utf-8", errors="replace"), code, last)
+
+
+ELSEWHERE = "On a machine of yours it may take what it takes: sdhub publish."
+
+
+def _listen(stream: IO[str] | None, lines: queue.Queue[str | None]) -> None:
+    with suppress(ValueError, OSError):  # closed meanwhile
+        for line in stream or ():
+            lines.put(line)
+    lines.put(None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process and all that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS if number == signal.SIGTERM else None)
 
 
 def _ended(text: str, code: int, last: str) -> Told:
@@ -83,5 +208,5 @@ def _ended(text: str, code: int, last: str) -> Told:
     except ValueError:
         document = None
     if isinstance(document, dict):
-        return Told(result=document, ended=True)
-    return Told(error=last or f"sdhub ended with {code}", ended=True)
+        return Told(result=document, ended=True, code=code)
+    return Told(error=last or f"sdhub ended with {code}", ended=True, code=code)

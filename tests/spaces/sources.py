@@ -13,12 +13,14 @@ SPACES = Path(__file__).parents[2] / "spaces"
 def space_module(space: str, name: str) -> ModuleType:
     """`name` of the Space's folder; modules of the same name of another Space are put aside."""
     folder = str(SPACES / space)
+    common = str(SPACES / "common")
     own = {path.stem for path in Path(folder).glob("*.py")}
     for known in own & set(sys.modules):
         if not str(getattr(sys.modules[known], "__file__", "")).startswith(folder):
             del sys.modules[known]
-    sys.path.insert(0, folder)
+    sys.path[:0] = [folder, common]
     try:
         return import_module(name)
     finally:
         sys.path.remove(folder)
+        sys.path.remove(common)

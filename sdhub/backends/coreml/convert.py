@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from sdhub.backends.coreml.specs import ComponentSpec, Features, Options, Shape
 from sdhub.errors import BuildError, MissingExtraError, RecipeError
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
+from sdhub.scratch import temporary
 
 # Passes of coremltools for what these models have not. Each looks at every operation, and checks the program
 # afterwards, which is what conversion spends most of its time with.
@@ -85,8 +85,8 @@ def convert_component(
     with _present(module, codes):
         weights = Weights(spec.wrap(module, options).eval(), frozenset(by_parameter))
     target = target or _least(codes)
-    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
-        skeleton = Path(place) / "skeleton.mlpackage"
+    with temporary() as place:
+        skeleton = place / "skeleton.mlpackage"
         with progress.task(f"converting {spec.name}"):
             model = _skeleton(spec, weights, inputs, outputs, target, skeleton)
             _describe(model, spec, inputs, outputs, {**_embedded(module, options), **(metadata or {})})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from sdhub.nearly import meant
 from sdhub.progress import Progress
 from sdhub.quiet import quiet
 from sdhub.recipes.recipe import Affine, Calibration, Component, Recipe
+from sdhub.scratch import temporary
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
@@ -182,12 +182,12 @@ def _calibrated(
     rounded = frozenset(layer for layer, each in affine.items() if each.activations != "float")
     gram = frozenset(layer for layer, each in affine.items() if each.rounding == "compensated")
     block = min(calibration.block, fitting_block(module, GRAM_BYTES, gram)) if gram else None
-    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
+    with temporary() as place:
         calls, statistics = record(
             pipeline,
             module,
             calibration,
-            Path(place),
+            place,
             layers=rounded | gram,
             gram=gram,
             block=block,

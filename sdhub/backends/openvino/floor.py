@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import UnsupportedError
 from sdhub.progress import Progress
 from sdhub.recipes.recipe import Affine, Recipe
+from sdhub.scratch import temporary
 
 SHARES = (0.0, 0.01, 0.02, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 LEAST = 0.01  # so that costs are measured
@@ -39,8 +39,8 @@ def reach(
     if not isinstance(recipe.components[denoiser].default, Affine) or recipe.calibration is None:
         raise UnsupportedError(f"{recipe.name}: only calibrated variants have a floor of quality")
     judged: dict[float, float] = {}
-    with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
-        variant, kept = Path(place) / "variant", Path(place) / "kept"
+    with temporary() as place:
+        variant, kept = place / "variant", place / "kept"
         variant.mkdir()
         known = prepare(checkpoint, pipeline, _sparing(recipe, denoiser, LEAST), progress)
         for part in convert(checkpoint, pipeline, recipe, variant, progress):
