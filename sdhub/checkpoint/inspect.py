@@ -55,7 +55,8 @@ def inspect(source: Source, *, endpoint: str | None = None, token: str | None = 
         found = _inspect_tree(source, Folder(Path(source.ref)), loras)
     else:
         found = _inspect_tree(source, hub.repository(source.ref, source.revision), loras)
-    return replace(found, companions=companions.pin_all(source, hub))
+    name = _name(lora.named_after(found.name, loras)) if loras else found.name
+    return replace(found, name=name, companions=companions.pin_all(source, hub))
 
 
 def parts_of(tree: Tree) -> Parts:
