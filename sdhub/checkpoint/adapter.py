@@ -1,7 +1,7 @@
 """What PEFT notes of an adapter: `adapter_config.json`, or `lora_adapter_metadata` in a file that diffusers saved.
 
-Of its settings five say how a saved adapter is added to the weights; all others have to be ones that change nothing
-then. Source: peft, `LoraConfig` and `tuners/lora/layer.py`.
+Of its settings five say how a saved adapter is added to the weights; all others have to be ones that change
+nothing then. Source: peft, `LoraConfig` and `tuners/lora/layer.py`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 PEFT, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MISFIT = "it was made for another family or model; look at the base model on its page"
-PUBLIC = "https://huggingface.co"
 
 
 def pin(lora: Lora, hub: Hub) -> PinnedLora:
@@ -69,7 +68,7 @@ def pin(lora: Lora, hub: Hub) -> PinnedLora:
 
 
 def local(lora: PinnedLora, hub: Hub) -> Path:
-    """The LoRA's file on this machine, downloaded where need be, settings beside it. Raises SourceError, HubError."""
+    """The LoRA's file on this machine, downloaded with its settings if need be. Raises SourceError, HubError."""
     path = Path(lora.file) if lora.sha is None else hub.download(lora.ref, lora.sha, lora.file)
     if lora.sha is not None and (config := _config_of(lora.file)):
         hub.download(lora.ref, lora.sha, config)
@@ -164,7 +163,7 @@ def _changes(
 
 
 def _place(layer: Layer, places: Mapping[str, set[Place]], folder: str) -> Place | None:
-    """Where a layer is. A name that two components share belongs to the one that the file's folder is called by."""
+    """Where a layer is. A name that two components share is of the one that the file's folder is called by."""
     found = places.get(layer.name, set())
     if len(found) > 1:
         found = {place for place in found if place[0].component == folder} or found
@@ -207,9 +206,10 @@ def _require_fit(parameter: Any, change: Change, header: Header, place: Place) -
         assert change.up is not None
         inputs = header.tensors[change.down].shape[1:] if change.down else ()
         given = (header.tensors[change.up].shape[0], *inputs)
-    if _plain((rows, *parameter.shape[1:])) != _plain(given):
+    wanted = (rows, *parameter.shape[1:])
+    if _plain(wanted) != _plain(given):
         raise SourceError(
-            f"{change.label} does not fit this checkpoint: it is {given}, the layer {(rows, *parameter.shape[1:])}",
+            f"{change.label} does not fit this checkpoint: it is {given}, the layer {wanted}",
             hint=MISFIT,
         )
     if change.down is not None and parameter.ndim < 2:
@@ -323,18 +323,15 @@ def _short(lora: PinnedLora) -> str:
 
 
 def _license(tree: Repository, header: Header) -> License | None:
-    """What the card states; a text in the repository becomes an address, since it is not copied."""
+    """What the card states, or the file itself."""
     stated = licenses.license_of(tree.card, None)
     if stated is None:
         return licenses.license_of_metadata(header.metadata.get("modelspec.license", ""))
-    link = stated.link or licenses.license_file(tree)
-    if link and "://" not in link:
-        link = f"{tree.hub.endpoint or PUBLIC}/{tree.repo_id}/blob/{tree.sha}/{link}"
-    return replace(stated, link=link)
+    return licenses.addressed(stated, tree)
 
 
 def _file(tree: Repository, inside: str) -> str:
-    """The file that is meant in a repository: the one named, or the only one that can be, in `inside` or its root."""
+    """The file that is meant in a repository: the one named, or the only one in `inside` or the root."""
     if inside.endswith(".safetensors"):
         if inside not in tree.sizes:
             raise SourceError(f"{tree.repo_id} has no {shown(inside)}", hint="look at its files on its page")

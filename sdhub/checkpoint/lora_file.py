@@ -2,8 +2,8 @@
 
 Three spellings are in use: kohya's (`lora_unet_…_to_q.lora_down.weight`, `.lora_up.weight`, `.alpha`), PEFT's
 (`unet.….to_q.lora_A.weight`, `.lora_B.weight`, alpha in a document) and the old one of diffusers
-(`unet.….to_q_lora.down.weight`). LyCORIS adds `.w_norm`, `.b_norm`, `.diff` and `.diff_b`: what is added to a weight
-or bias as it stands. Every tensor is one of these, or the file is refused by its name.
+(`unet.….to_q_lora.down.weight`). LyCORIS adds `.w_norm`, `.b_norm`, `.diff` and `.diff_b`: what is added to a
+weight or bias as it stands. Every tensor is one of these, or the file is refused by its name.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ OTHERS = tuple(
 class Layer:
     """What a file says of one layer, by the names of tensors.
 
-    W + scale · alpha / rank · up · down, its bias + scale · alpha / rank · up_bias; `weight` and `bias` are added to
-    those of the layer. `rank` is 0 where there is no pair. `name` is the file's own.
+    W + scale · alpha / rank · up · down, its bias + scale · alpha / rank · up_bias; `weight` and `bias` are added
+    to those of the layer. `rank` is 0 where there is no pair. `name` is the file's own.
     """
 
     name: str

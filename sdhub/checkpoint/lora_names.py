@@ -1,8 +1,8 @@
 """The layers of a pipeline by all names that LoRA files give them.
 
 Files name layers by path (`unet.down_blocks.1.…`), flattened (`lora_unet_down_blocks_1_…`), by the paths of the
-original code (`input_blocks.4.1.…`, `double_blocks.0.img_attn.qkv`), and text encoders by numbers. All names are made
-from the modules that are there, so that a name is one of theirs, or it is none.
+original code (`input_blocks.4.1.…`, `double_blocks.0.img_attn.qkv`), and text encoders by
+numbers. All names are made from the modules that are there, so that a name is one of theirs, or it is none.
 """
 
 from __future__ import annotations
@@ -129,11 +129,11 @@ def _names(component: str, module: Any) -> Iterator[tuple[str, Place]]:
         path: part.weight for path, part in module.named_modules() if getattr(part, "weight", None) is not None
     }
     t5 = component == "text_encoder_2" and hasattr(module, "shared")
-    dotted = (*ANY, f"{component}.", f"{component}.base_model.model.")
+    dotted: tuple[str, ...] = (*ANY, f"{component}.", f"{component}.base_model.model.")
     dotted = (*dotted, *(T5["dotted"] if t5 else DOTTED.get(component, ())))
     flat = T5["flat"] if t5 else FLAT[component]
     for path, weight in layers.items():
-        place = (Piece(component, path, 0, len(weight)),)
+        place: Place = (Piece(component, path, 0, len(weight)),)
         for name in _spelled(component, path):
             yield from ((f"{prefix}{name}", place) for prefix in dotted)
             yield from ((f"{prefix}{name.replace('.', '_')}", place) for prefix in flat)
@@ -145,21 +145,18 @@ def _names(component: str, module: Any) -> Iterator[tuple[str, Place]]:
 def _spelled(component: str, path: str) -> Iterable[str]:
     """A path as versions of diffusers and transformers have it."""
     if not component.startswith("text_encoder"):
-        names = {path}
+        named = {path}
         for attention in ("attn1", "attn2"):
             old = path.replace(f"{attention}.to_", f"{attention}.processor.to_")
-            names.add(old.replace(".processor.to_out.0", ".processor.to_out"))
-        return names
+            named.add(old.replace(".processor.to_out.0", ".processor.to_out"))
+        return named
     bare = path.removeprefix("text_model.")
     names = {path, bare}
     if bare.startswith(("encoder.layers.", "embeddings.", "final_layer_norm")):  # CLIP
         names.add(f"text_model.{bare}")
-    old = {
-        name.replace(f"self_attn.{each}_proj", f"self_attn.to_{each}")
-        for name in names
-        for each in ("q", "k", "v", "out")
-    }
-    return names | old
+    for each in ("q", "k", "v", "out"):
+        names |= {name.replace(f"self_attn.{each}_proj", f"self_attn.to_{each}") for name in names}
+    return names
 
 
 def _original(component: str, module: Any, layers: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, Place]]:
