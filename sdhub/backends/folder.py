@@ -96,8 +96,8 @@ def prove_saved(module: Any, folder: Path) -> None:
     ours, theirs = module.state_dict(), loaded.state_dict()
     for name in sorted(set(ours) | set(theirs)):
         one, other = ours.get(name), theirs.get(name)
-        same = one is not None and other is not None and one.dtype == other.dtype and torch.equal(one.cpu(), other)
-        if not same:
+        same = one is not None and other is not None and one.dtype == other.dtype
+        if not same or not torch.equal(one.cpu(), other):
             raise BuildError(f"{folder.name} was not saved whole: {shown(name, 120)} is another when loaded again")
 
 

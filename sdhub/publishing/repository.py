@@ -134,11 +134,16 @@ def _manifest(
             "gated": checkpoint.gated,
             "private": checkpoint.private,
             "loras": [
-                {"ref": lora.name, "sha": lora.sha, "scale": lora.scale, "license": _id(lora.license)}
+                {"ref": lora.name, "sha": lora.sha, "scale": lora.scale, **_stated(lora.license)}
                 for lora in checkpoint.loras
             ],
             "companions": [
-                {"kind": each.kind, "ref": each.name, "sha": each.sha, "license": _id(each.license)}
+                {
+                    "kind": each.kind,
+                    "ref": each.name,
+                    "sha": each.sha,
+                    "license": each.license.id if each.license else None,
+                }
                 for each in checkpoint.companions
             ],
         },
@@ -154,5 +159,5 @@ def _manifest(
     }
 
 
-def _id(license: License | None) -> str | None:
-    return license.id if license else None
+def _stated(license: License | None) -> dict[str, str]:
+    return {"license": license.id} if license else {}
