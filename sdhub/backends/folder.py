@@ -81,8 +81,6 @@ def prove_saved(module: Any, folder: Path) -> None:
 
     Raises BuildError that names the first tensor that is missing, not its own, or another.
     """
-    import torch
-
     loaded, report = type(module).from_pretrained(
         str(folder),
         torch_dtype=module.dtype,
@@ -95,10 +93,15 @@ def prove_saved(module: Any, folder: Path) -> None:
             raise BuildError(f"{folder.name} was not saved whole: {fault.split('_')[0]} {shown(found[0], 120)}")
     ours, theirs = module.state_dict(), loaded.state_dict()
     for name in sorted(set(ours) | set(theirs)):
-        one, other = ours.get(name), theirs.get(name)
-        same = one is not None and other is not None and one.dtype == other.dtype
-        if not same or not torch.equal(one.cpu(), other):
-            raise BuildError(f"{folder.name} was not saved whole: {shown(name, 120)} is another when loaded again")
+        if name not in ours or name not in theirs or not _same(ours[name].cpu(), theirs[name]):
+            said = f"{shown(name, 120)} is another when loaded again"
+            raise BuildError(f"{folder.name} was not saved whole: {said}")
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    import torch
+
+    return bool(one.dtype == other.dtype and torch.equal(one, other))
 
 
 def prove_written(
@@ -112,8 +115,8 @@ def prove_written(
     """Hold the files of a component against its config and what was to be written.
 
     Beside tensors of the `layers` in a format of their own, which have none of their `replaced` parameters, the
-    files have every tensor that the config's class has, but the second names of `tied` ones, each as `wanted` gives
-    it, and no other. Raises BuildError naming the first that is not so.
+    files have every tensor that the config's class has, but the second names of `tied` ones, each as `wanted`
+    gives it, and no other. Raises BuildError naming the first that is not so.
     """
     import torch
 
@@ -130,7 +133,7 @@ def prove_written(
         if name not in expected or tensor.shape != expected[name].shape:
             raise BuildError(f"{folder.name}: {shown(name, 120)} is not of its config")
         given = wanted(name)
-        if tensor.dtype != given.dtype or not torch.equal(tensor, given):
+        if not _same(tensor, given):
             raise BuildError(f"{folder.name}: {shown(name, 120)} was not written as it is")
         left.discard(name)
     if left:

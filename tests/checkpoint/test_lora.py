@@ -194,7 +194,7 @@ CONV = "down_blocks.0.resnets.0.conv1"
 TE = "text_model.encoder.layers.1"
 ATTN = "text_model_encoder_layers_1_self_attn"
 NORM = "down_blocks.0.attentions.0.norm"
-# A name as a tool writes it, the layer, shapes of up and down, and what alpha / rank is (alpha None: not in the file).
+# A name as a tool writes it, the layer, shapes of up and down, and its alpha (None: not in the file).
 NAMED = [
     (f"lora_unet_{Q.replace('.', '_')}_to_q", f"unet.{Q}.to_q", (256, 4), (4, 256), 1.0),
     (f"lora_unet_{Q.replace('.', '_')}_to_out_0", f"unet.{Q}.to_out.0", (256, 8), (8, 256), 2.0),
