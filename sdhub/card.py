@@ -15,8 +15,8 @@ from sdhub.evidence.compare import folder_bytes
 from sdhub.nearly import meant
 from sdhub.plan import sampling_for
 from sdhub.publishing import card as cards
-from sdhub.publishing import license as licensing
 from sdhub.publishing.publication import Publication
+from sdhub.publishing.terms import settle_all
 from sdhub.recipes.recipe import load_recipe
 from sdhub.usage import usage
 
@@ -38,7 +38,7 @@ def card_of(folder: Path, checkpoint: Checkpoint, repo_id: str, *, license: str 
         repo_id=repo_id,
         checkpoint=checkpoint,
         identity=checkpoint.sha or "unknown",
-        license=licensing.settle(checkpoint.license, license, source=checkpoint.id),
+        license=settle_all(checkpoint, license),
         variant=recipe.name,
         description=backend.summary(recipe.name) or "made by a recipe of its own (recipe.json)",
         folder=folder,

@@ -20,8 +20,8 @@ from sdhub.evidence.subject import PIXELS, encoder
 from sdhub.job import NAMESPACE, Job, Options
 from sdhub.plan import make_plan, sampling_for
 from sdhub.progress import SILENT, Progress
-from sdhub.publishing import license as licensing
 from sdhub.publishing.access import check_token
+from sdhub.publishing.terms import settle_all
 from sdhub.report import Report
 from sdhub.run import Run
 from sdhub.stages import Base
@@ -57,7 +57,7 @@ def prepare(
         raise UsageError("a pull request goes to main, not to a variant's branch", hint="choose one of the two")
     if options.judge:
         encoder(options.judge)  # before any work: an encoder that is none would fail after all of it
-    settled = licensing.settle(checkpoint.license, options.license, source=checkpoint.id)
+    settled = settle_all(checkpoint, options.license)
     with connect(hub) as target:
         namespace = options.namespace
         if not dry_run or (namespace is None and target.token):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.backends.folder import stem_of, write_config
+from sdhub.backends.folder import prove_written, stem_of, write_config
 from sdhub.backends.parts import Parts
 from sdhub.progress import Progress
 
@@ -57,6 +57,9 @@ def write_component(
     )
     write_config(module, folder, quantization)
     parts.join(folder, stem_of(module), metadata={"format": "pt"})
+    prove_written(
+        module, folder, set(layers), replaced, lambda name: _kept(module, name, dtype, read), _again(module)
+    )
     return errors
 
 
@@ -97,9 +100,7 @@ def write_parts(
             if read is None:
                 layer.weight = torch.nn.Parameter(torch.empty(0), requires_grad=False)
     for name in _others(module, {f"{layer}.{key}" for layer in layers for key in replaced}):
-        tensor = module.state_dict()[name] if read is None else read(name)
-        kept = (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
-        parts.put(f"/{name}", {name: kept})
+        parts.put(f"/{name}", {name: _kept(module, name, dtype, read)})
     return {name: float(parts.notes(name)["error"]) for name in layers}
 
 
@@ -125,8 +126,19 @@ def _materialized(layer: Any, name: str, read: Read) -> Any:
 
 def _others(module: Any, replaced: set[str]) -> Iterator[str]:
     """Names of everything that is not replaced; of tied weights the first."""
-    first = {name for name, _ in module.named_parameters()}
-    again = {name for name, _ in module.named_parameters(remove_duplicate=False)} - first
+    again = _again(module)
     for name in module.state_dict():
         if name not in replaced and name not in again:
             yield name
+
+
+def _again(module: Any) -> set[str]:
+    """The second names of tied weights."""
+    first = {name for name, _ in module.named_parameters()}
+    return {name for name, _ in module.named_parameters(remove_duplicate=False)} - first
+
+
+def _kept(module: Any, name: str, dtype: torch.dtype, read: Read | None) -> torch.Tensor:
+    """A tensor as it is saved."""
+    tensor: torch.Tensor = module.state_dict()[name] if read is None else read(name)
+    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()

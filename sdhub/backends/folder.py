@@ -66,6 +66,7 @@ def write_rest(
                 if name in dtypes:
                     part.to(dtypes[name])
                     part.save_pretrained(out / name, safe_serialization=True)
+                    prove_saved(part, out / name)
                 else:
                     part.save_pretrained(out / name)
             pipeline.save_config(out)
@@ -73,6 +74,70 @@ def write_rest(
         raise BuildError(f"the pipeline could not be saved: {' '.join(str(error).split())[:300]}") from error
     for tokenizer in sorted(out.glob("tokenizer*")):
         write_bpe_files(tokenizer)
+
+
+def prove_saved(module: Any, folder: Path) -> None:
+    """Load a component again as its library does, and compare it with the one in memory.
+
+    Raises BuildError that names the first tensor that is missing, not its own, or another.
+    """
+    loaded, report = type(module).from_pretrained(
+        str(folder),
+        torch_dtype=module.dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if found := sorted(str(each) for each in report.get(fault) or ()):
+            raise BuildError(f"{folder.name} was not saved whole: {fault.split('_')[0]} {shown(found[0], 120)}")
+    ours, theirs = module.state_dict(), loaded.state_dict()
+    for name in sorted(set(ours) | set(theirs)):
+        if name not in ours or name not in theirs or not _same(ours[name].cpu(), theirs[name]):
+            said = f"{shown(name, 120)} is another when loaded again"
+            raise BuildError(f"{folder.name} was not saved whole: {said}")
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    import torch
+
+    return bool(one.dtype == other.dtype and torch.equal(one, other))
+
+
+def prove_written(
+    module: Any,
+    folder: Path,
+    layers: Collection[str],
+    replaced: Collection[str],
+    wanted: Callable[[str], torch.Tensor],
+    tied: Collection[str],
+) -> None:
+    """Hold the files of a component against its config and what was to be written.
+
+    Beside tensors of the `layers` in a format of their own, which have none of their `replaced` parameters, the
+    files have every tensor that the config's class has, but the second names of `tied` ones, each as `wanted`
+    gives it, and no other. Raises BuildError naming the first that is not so.
+    """
+    import torch
+
+    library = "diffusers" if hasattr(module, "register_to_config") else "transformers"
+    with quiet(), torch.device("meta"):
+        own = blank(library, type(module).__name__, document(folder / CONFIG))
+    gone = {f"{layer}.{key}" for layer in layers for key in replaced}
+    expected = dict(own.state_dict())
+    left = set(expected) - gone - set(tied)
+    for name, tensor in tensors_of(shards(folder, library)):
+        if name.rpartition(".")[0] in layers:
+            left.discard(name)
+            continue
+        if name not in expected or tensor.shape != expected[name].shape:
+            raise BuildError(f"{folder.name}: {shown(name, 120)} is not of its config")
+        given = wanted(name)
+        if not _same(tensor, given):
+            raise BuildError(f"{folder.name}: {shown(name, 120)} was not written as it is")
+        left.discard(name)
+    if left:
+        raise BuildError(f"{folder.name}: {shown(min(left), 120)} is missing")
 
 
 def quantized_parts(folder: Path, method: str) -> dict[str, Mapping[str, Any]]:

@@ -15,10 +15,14 @@ Kind = Literal["controlnet", "safety_checker"]
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA to fuse: a Hub id (`org/name[@revision]`) or a `.safetensors` file, and its scale."""
+    """A LoRA to fuse: a Hub id (`org/name[@revision]`) or a `.safetensors` file, and its scale.
+
+    `inside` is a file or folder in the Hub's repository, where one is named.
+    """
 
     ref: str
     scale: float = 1.0
+    inside: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Source:
 class PinnedLora:
     """A LoRA resolved: `file` lies in the Hub's `ref` at the commit `sha`, or is an absolute path (`sha` None).
 
-    `restricted`: its repository is private or gated.
+    `restricted`: its repository is private or gated. `license` is what its card, or the file itself, states.
     """
 
     ref: str
@@ -61,6 +65,7 @@ class PinnedLora:
     sha: str | None = None
     bytes: int = 0
     restricted: bool = False
+    license: License | None = None
 
     @property
     def name(self) -> str:
@@ -85,7 +90,7 @@ class Companion:
     config: Mapping[str, Any]
     parameters: int
     restricted: bool = False
-    license: str | None = None
+    license: License | None = None
 
     @property
     def name(self) -> str:

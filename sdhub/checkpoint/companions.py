@@ -56,7 +56,11 @@ def pin(kind: Kind, ref: str, folder: str, hub: Hub) -> Companion:
     check_map(weights, headers, tree)
     tensors = {name: tensor for header in headers.values() for name, tensor in header.tensors.items()}
     remote = tree if isinstance(tree, Repository) else None
-    license = licenses.license_of(remote.card if remote else licenses.read_card(tree), None, ())
+    license = (
+        licenses.license_of(remote.card, None) if remote else licenses.license_of(licenses.read_card(tree), None)
+    )
+    if license and remote:
+        license = licenses.addressed(license, remote)
     names = [config, *([weights.index] if weights.index else []), *weights.files]
     return Companion(
         kind=kind,
@@ -67,7 +71,7 @@ def pin(kind: Kind, ref: str, folder: str, hub: Hub) -> Companion:
         config=document,
         parameters=int(measure(tensors)["parameters"]),
         restricted=bool(remote and (remote.private or remote.gated)),
-        license=license.id if license else None,
+        license=license,
     )
 
 

@@ -30,7 +30,7 @@ def fingerprint(
     SourceError where they are gone, HubError where the configs of a single file cannot be found.
     """
     local = _local_files(checkpoint)
-    loras = [Path(each.file) for each in checkpoint.loras if each.sha is None]
+    loras = [path for each in checkpoint.loras for path in lora.local_files(each)]
     beside = [Path(each.ref, name) for each in checkpoint.companions if each.sha is None for name in each.sizes]
     total = sum(_size(path) for path in [*local.values(), *loras, *beside])
     with progress.task("hashing the checkpoint", total=total, unit="B") as task:
@@ -44,7 +44,9 @@ def fingerprint(
             "loras": [
                 {
                     "scale": float(each.scale),
-                    "bytes": {"commit": each.sha, "file": each.file} if each.sha else hashes[Path(each.file)],
+                    "bytes": {"commit": each.sha, "file": each.file}
+                    if each.sha
+                    else [hashes[path] for path in lora.local_files(each)],
                 }
                 for each in checkpoint.loras
             ],

@@ -54,7 +54,8 @@ def inspect(source: Source, *, endpoint: str | None = None, token: str | None = 
         found = _inspect_tree(source, Folder(Path(source.ref)), loras)
     else:
         found = _inspect_repository(source, hub.repository(source.ref, source.revision), loras, hub)
-    return replace(found, companions=companions.pin_all(found.source, hub))
+    name = _name(lora.named_after(found.name, loras)) if loras else found.name
+    return replace(found, name=name, companions=companions.pin_all(found.source, hub))
 
 
 def _inspect_repository(source: Source, tree: Repository, loras: tuple[PinnedLora, ...], hub: Hub) -> Checkpoint:

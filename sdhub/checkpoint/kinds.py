@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sdhub.checkpoint.documents import shown
@@ -12,12 +11,11 @@ from sdhub.errors import UnsupportedError
 
 WHOLE = "use a full checkpoint of Stable Diffusion 1.x, 2.x or XL, or a diffusers folder"
 DIFFUSERS = "name its diffusers repository or folder instead"
-LYCORIS = re.compile(
-    r"\.(hada_|lokr_|oft_|glora_|lora_mid\b|boft_)|\.(diff|diff_b|set_weight|on_input|a1|b1)(\.|$)"
-)
+LYCORIS = re.compile(r"\.(hada_|lokr_|oft_|glora_|lora_mid\b|boft_)|\.(set_weight|on_input|a1|b1)(\.|$)")
 LORA = re.compile(
     r"(^|\.)(lora_(A|B|up|down|embedding_A|embedding_B)|lora_linear_layer|lora\.(up|down))(\.|$)"
-    r"|_lora\.(up|down)\."
+    r"|_lora\.(up|down)\.|\.(diff|diff_b|w_norm|b_norm)$",
+    re.MULTILINE,
 )
 
 
@@ -67,24 +65,5 @@ def refuse_part(header: Header, name: str) -> None:
     raise UnsupportedError(f"{shown(name)} is no checkpoint that sdhub knows", hint=WHOLE)
 
 
-def require_lora(header: Header, name: str) -> None:
-    """Raises UnsupportedError unless the file is a LoRA that can be fused exactly."""
-    keys = list(header.tensors)
-    if any(LYCORIS.search(key) for key in keys):
-        raise UnsupportedError(f"{shown(name)} is a LyCORIS file", hint=KINDS[0].hint)
-    if any("dora_scale" in key or "lora_magnitude" in key for key in keys):
-        raise UnsupportedError(
-            f"{shown(name)} is a DoRA, which diffusers fuses wrongly",
-            hint="only plain LoRAs can be fused (--lora)",
-        )
-    if not any(LORA.search(key) for key in keys):
-        raise UnsupportedError(f"{shown(name)} is no LoRA", hint="a checkpoint is named without --lora")
-
-
 def _has(header: Header, prefix: str) -> bool:
     return any(key.startswith(prefix) for key in header.tensors)
-
-
-def lora_modules(tensors: Mapping[str, object]) -> int:
-    """How many layers a LoRA file changes: one for each `up` (or `B`) matrix."""
-    return sum(bool(re.search(r"lora(_B|_up|\.up|_linear_layer\.up)\.", key)) for key in tensors)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.checkpoint import License
 from sdhub.checkpoint.tree import Tree
+
+if TYPE_CHECKING:
+    from sdhub.checkpoint.remote import Repository
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}")
 FILE = re.compile(r"(licen[sc]e|copying)([-_.]\w+)*", re.IGNORECASE)
@@ -20,6 +24,7 @@ AND = " and "
 MAX_IDS = 8
 GATE = ("extra_gated_heading", "extra_gated_description", "extra_gated_prompt", "extra_gated_button_content")
 LINK = re.compile(r"https?://[^\s<>\"'`()\[\]]{1,300}|[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
+PUBLIC = "https://huggingface.co"
 MAX_README = 2**20
 MAX_FRONT_MATTER = 2**16
 MAX_LICENSE = 2**20
@@ -74,6 +79,14 @@ def license_of(card: Mapping[str, Any], file: str | None, notices: tuple[str, ..
     name, link = _name(card.get("license_name")), _link(card.get("license_link"))
     ids = dict.fromkeys(each.strip().lower() for each in stated)
     return License(AND.join(ids), name, link, file, notices)
+
+
+def addressed(license: License, tree: Repository) -> License:
+    """A licence whose text is not copied: where it names a file of its repository, that file's address."""
+    link = license.link or license_file(tree)
+    if link and "://" not in link:
+        link = f"{tree.hub.endpoint or PUBLIC}/{tree.repo_id}/blob/{tree.sha}/{link}"
+    return replace(license, link=link)
 
 
 def license_of_metadata(text: str) -> License | None:

@@ -14,6 +14,7 @@ from sdhub.checkpoint.checkpoint import Lora, Source
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.elsewhere import MANIFEST
 from sdhub.checkpoint.safety import PICKLES, convert_hint
+from sdhub.checkpoint.tree import check_path
 from sdhub.errors import SourceError, UnsafeError
 from sdhub.nearly import nearest
 
@@ -24,6 +25,7 @@ HOSTS = {"huggingface.co", "www.huggingface.co", "hf.co"}
 LOOK_INTO = 3  # levels of folders searched for what may have been meant
 LOOK_AT = 2_000  # folders at most
 MAX_SCALE = 100.0
+LORA_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 WAYS = "give a Hub id (org/name), a diffusers folder, a .safetensors file, or demo"
 
 
@@ -113,7 +115,11 @@ def _folder_or_repository(text: str) -> str:
 
 
 def parse_lora(text: str) -> Lora:
-    """`ID_OR_FILE[:scale]`; the scale is 1 where none is given. Raises SourceError, UnsafeError."""
+    """`ID_OR_FILE[:scale]`; the scale is 1 where none is given. Raises SourceError, UnsafeError.
+
+    A file or folder of a repository is `org/name/path[@revision]`, or its address. A folder of this machine stands
+    for the LoRA in it.
+    """
     ref, colon, tail = text.rpartition(":")
     scale = _number(tail) if colon else None
     if scale is None:
@@ -122,12 +128,52 @@ def parse_lora(text: str) -> Lora:
         raise SourceError(f"the LoRA scale {shown(tail, 20)} is out of range", hint="1 is the usual scale")
     path = _path(ref)
     if path is not None and path.is_dir():
-        raise SourceError(f"the LoRA {shown(ref)} is a folder", hint="name the .safetensors file in it")
+        return Lora(str(_lora_in(path)), scale)
     if path is not None and path.exists():
         return Lora(str(_weights_file(path)), scale)
     _refuse_pickle(ref)
+    ref, inside = _split(ref)
     repository, revision = parse_repository(ref)
-    return Lora(f"{repository}@{revision}" if revision else repository, scale)
+    return Lora(f"{repository}@{revision}" if revision else repository, scale, inside)
+
+
+def _lora_in(folder: Path) -> Path:
+    """The LoRA's file in a folder as diffusers or PEFT write it, or its only one. Raises SourceError."""
+    files = sorted(folder.glob("*.safetensors"))
+    usual = [path for name in LORA_FILES for path in files if path.name == name]
+    if usual or len(files) == 1:
+        return (usual or files)[0]
+    has = f"has {len(files)} .safetensors files" if files else "has no .safetensors file"
+    raise SourceError(f"the LoRA {shown(folder.name)} is a folder and {has}", hint="name the file that you mean")
+
+
+def _split(ref: str) -> tuple[str, str]:
+    """What a LoRA's repository is called, with its revision, and the path in it ("" where none is named)."""
+    if "://" in ref:
+        found = re.fullmatch(rf"([^?#]*?//[^/?#]+/{PART}/{PART})/(?:blob|resolve|tree)/([^?#]+)(?:[?#].*)?", ref)
+        if found is None:
+            return ref, ""
+        revision, inside = _revision_and_path([unquote(part) for part in found[2].split("/") if part])
+        return f"{found[1]}/tree/{revision}", _inside(inside)
+    name, at, revision = ref.partition("@")
+    parts = name.split("/")
+    if len(parts) < 3 or not _valid("/".join(parts[:2])) or Path(parts[0]).exists():
+        return ref, ""
+    return f"{'/'.join(parts[:2])}{at}{revision}", _inside("/".join(parts[2:]))
+
+
+def _revision_and_path(parts: list[str]) -> tuple[str, str]:
+    """Of what follows `blob/`: revisions have one part, or three as `refs/pr/1`."""
+    count = 3 if parts[0] == "refs" else 1
+    return "/".join(parts[:count]), "/".join(parts[count:])
+
+
+def _inside(path: str) -> str:
+    """A path in a repository. Raises UnsafeError, SourceError."""
+    if path:
+        _refuse_pickle(path)
+        check_path(path.rstrip("/"), "the LoRA")
+    return path.rstrip("/")
 
 
 def parse_repository(text: str) -> tuple[str, str | None]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sdhub.checkpoint.checkpoint import License
 from sdhub.errors import BuildError
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.card import card
@@ -132,9 +133,17 @@ def _manifest(
             "license": publication.license.id,
             "gated": checkpoint.gated,
             "private": checkpoint.private,
-            "loras": [{"ref": lora.name, "sha": lora.sha, "scale": lora.scale} for lora in checkpoint.loras],
+            "loras": [
+                {"ref": lora.name, "sha": lora.sha, "scale": lora.scale, **_stated(lora.license)}
+                for lora in checkpoint.loras
+            ],
             "companions": [
-                {"kind": each.kind, "ref": each.name, "sha": each.sha, "license": each.license}
+                {
+                    "kind": each.kind,
+                    "ref": each.name,
+                    "sha": each.sha,
+                    "license": each.license.id if each.license else None,
+                }
                 for each in checkpoint.companions
             ],
         },
@@ -148,3 +157,7 @@ def _manifest(
             for name, path in regular_files(out).items()
         },
     }
+
+
+def _stated(license: License | None) -> dict[str, str]:
+    return {"license": license.id} if license else {}

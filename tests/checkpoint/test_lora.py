@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +15,8 @@ from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.load import load
 from sdhub.checkpoint.remote import Hub
 from sdhub.checkpoint.source import parse_lora, parse_source
-from sdhub.errors import SourceError
-from sdhub.progress import SILENT, Progress
+from sdhub.errors import SourceError, UnsupportedError
+from sdhub.progress import SILENT
 
 torch = pytest.importorskip("torch")
 
@@ -61,14 +63,6 @@ def kohya(path: Path, alpha: float) -> str:
     )
 
 
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @pytest.fixture(scope="module")
 def pipeline() -> Any:
     checkpoint = inspect(parse_source("demo"))
@@ -86,10 +80,10 @@ def state(pipeline: Any) -> dict[str, Any]:
 def weights(pipeline: Any) -> Callable[..., dict[str, Any]]:
     """The weights of a copy of the demo after LoRAs were fused, as `load` does it."""
 
-    def fused(loras: list[str], progress: Progress = SILENT) -> dict[str, Any]:
+    def fused(loras: list[str]) -> dict[str, Any]:
         pinned = [lora.pin(parse_lora(text), Hub()) for text in loras]
         copied = copy.deepcopy(pipeline)
-        lora.fuse(copied, [(each, lora.local(each, Hub())) for each in pinned], progress)
+        lora.fuse(copied, [(each, lora.local(each, Hub())) for each in pinned], SILENT)
         return state(copied)
 
     return fused
@@ -178,8 +172,8 @@ def test_a_lora_of_other_sizes_is_an_error(weights: Callable[..., dict[str, Any]
         weights([file])
 
 
-def test_a_lora_that_matches_in_part_is_told(
-    weights: Callable[..., dict[str, Any]], base: dict[str, Any], tmp_path: Path
+def test_a_layer_that_is_not_there_is_refused_by_name(
+    weights: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
     up, down = pair(UNET)
     file = save(
@@ -191,10 +185,153 @@ def test_a_lora_that_matches_in_part_is_told(
             "unet.down_blocks.7.attentions.0.proj_in.lora_B.weight": up,
         },
     )
-    notes = Notes()
-    fused = weights([file], notes)
-    assert changed(base, fused) == {f"unet.{UNET}.weight"}
-    assert any("1 of its 2 layers" in note for note in notes.notes)
+    with pytest.raises(SourceError, match=r"down_blocks\.7\.attentions\.0\.proj_in"):
+        weights([file])
+
+
+Q = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
+CONV = "down_blocks.0.resnets.0.conv1"
+TE = "text_model.encoder.layers.1"
+ATTN = "text_model_encoder_layers_1_self_attn"
+NORM = "down_blocks.0.attentions.0.norm"
+# A name as a tool writes it, the layer, shapes of up and down, and its alpha (None: not in the file).
+NAMED = [
+    (f"lora_unet_{Q.replace('.', '_')}_to_q", f"unet.{Q}.to_q", (256, 4), (4, 256), 1.0),
+    (f"lora_unet_{Q.replace('.', '_')}_to_out_0", f"unet.{Q}.to_out.0", (256, 8), (8, 256), 2.0),
+    (f"lora_unet_{Q.replace('.', '_')}_to_v", f"unet.{Q}.to_v", (256, 2), (2, 256), None),
+    ("lora_unet_input_blocks_3_1_transformer_blocks_0_attn1_to_k", f"unet.{Q}.to_k", (256, 4), (4, 256), 8.0),
+    (f"lora_unet_{CONV.replace('.', '_')}", f"unet.{CONV}", (128, 4, 1, 1), (4, 128, 3, 3), 2.0),
+    ("lora_te_text_model_encoder_layers_1_mlp_fc1", f"text.{TE}.mlp.fc1", (512, 4), (4, 128), 3.0),
+    (
+        "lora_te1_text_model_encoder_layers_1_self_attn_q_proj",
+        f"text.{TE}.self_attn.q_proj",
+        (128, 4),
+        (4, 128),
+        1.0,
+    ),
+    ("lora_te_encoder_layers_1_self_attn_k_proj", f"text.{TE}.self_attn.k_proj", (128, 4), (4, 128), None),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_layer_has_its_own_alpha_and_rank(
+    weights: Callable[..., dict[str, Any]], base: dict[str, Any], tmp_path: Path, dtype: str
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    tensors, wanted = {}, {}
+    for name, layer, up_shape, down_shape, alpha in NAMED:
+        up, down = (
+            (torch.randn(shape, generator=generator) * 0.1).to(getattr(torch, dtype))
+            for shape in (up_shape, down_shape)
+        )
+        tensors |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
+        if alpha is not None:
+            tensors[f"{name}.alpha"] = torch.tensor(alpha)
+        rank = down_shape[0]
+        product = torch.einsum("or,r...->o...", up.float().flatten(1), down.float())
+        wanted[f"{layer}.weight"] = (rank if alpha is None else alpha) / rank * product
+    norm = torch.randn(128, generator=generator)
+    tensors |= {f"lora_unet_{NORM.replace('.', '_')}.w_norm": norm, f"unet.{CONV}.diff_b": -norm}
+    wanted |= {f"unet.{NORM}.weight": norm}
+    bias = tensors.pop(f"unet.{CONV}.diff_b")
+    tensors[f"lora_unet_{CONV.replace('.', '_')}.diff_b"] = bias
+    wanted[f"unet.{CONV}.bias"] = bias
+    fused = weights([f"{save(tmp_path / 'ünï (v1).safetensors', tensors)}:0.5"])
+    assert changed(base, fused) == set(wanted)
+    for key, delta in wanted.items():
+        assert torch.allclose(fused[key] - base[key], 0.5 * delta, rtol=1e-5, atol=2e-6)
+
+
+def test_half_precision_weights_take_the_sum_rounded_once(pipeline: Any, tmp_path: Path) -> None:
+    copied = copy.deepcopy(pipeline)
+    copied.unet.to(torch.float16)
+    before = copied.unet.get_submodule(UNET).weight.detach().clone()
+    files = [peft(tmp_path / "a.safetensors", 1), peft(tmp_path / "b.safetensors", 2)]
+    pinned = [lora.pin(parse_lora(file), Hub()) for file in files]
+    lora.fuse(copied, [(each, Path(each.file)) for each in pinned], SILENT)
+    (up, down), (up_2, down_2) = pair(UNET, 1), pair(UNET, 2)
+    expected = (before.float() + up @ down + up_2 @ down_2).half()
+    assert torch.allclose(copied.unet.get_submodule(UNET).weight.float(), expected.float(), rtol=1e-3, atol=0)
+    assert not any("lora" in name for name, _ in copied.unet.named_modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("lora_unet_x.hada_w1_a", "LoHa"),
+        ("lora_unet_x.lokr_w1", "LoKr"),
+        ("lora_unet_x.dora_scale", "DoRA"),
+        ("lora_unet_x.lora_mid.weight", "lora_mid"),
+        ("bundle_emb.x.string_to_param.*", "no tensor of a plain LoRA"),
+        ("lora_unet_x.alpha", "nothing to go with it"),
+        ("lora_unet_x.lora_up.weight", "lacks its down"),
+    ],
+)
+def test_what_cannot_be_added_is_named(name: str, said: str, tmp_path: Path) -> None:
+    up, down = pair(UNET)
+    tensors = {f"unet.{UNET}.lora_A.weight": down, f"unet.{UNET}.lora_B.weight": up, name: torch.ones(1)}
+    with pytest.raises((SourceError, UnsupportedError), match=said) as caught:
+        lora.pin(parse_lora(save(tmp_path / "x.safetensors", tensors)), Hub())
+    assert name.partition(".")[0] in caught.value.message
+
+
+def test_a_peft_folder_has_its_alpha_in_its_config(
+    weights: Callable[..., dict[str, Any]], base: dict[str, Any], tmp_path: Path
+) -> None:
+    up, down = pair(UNET)
+    prefix = f"base_model.model.{UNET}"
+    save(tmp_path / "adapter_model.safetensors", {f"{prefix}.lora_A.weight": down, f"{prefix}.lora_B.weight": up})
+    with pytest.raises(SourceError, match=r"adapter_config\.json"):
+        lora.pin(parse_lora(str(tmp_path)), Hub())
+    key = f"unet.{UNET}.weight"
+    for settings, factor in (
+        ({"r": RANK, "lora_alpha": 6, "init_lora_weights": "gaussian"}, 6 / RANK),
+        ({"r": RANK, "lora_alpha": 6, "use_rslora": True}, 6 / RANK**0.5),
+        ({"r": 9, "rank_pattern": {"attn1.to_q": RANK}, "lora_alpha": 1, "alpha_pattern": {"to_q": 2}}, 2 / RANK),
+    ):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **settings}))
+        fused = weights([str(tmp_path)])
+        assert changed(base, fused) == {key}
+        assert torch.allclose(fused[key], base[key] + factor * up @ down, rtol=0, atol=2e-6)
+    for settings in ({"use_dora": True}, {"fan_in_fan_out": True}, {"r": 8}, {"novel": 1}):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+        with pytest.raises((SourceError, UnsupportedError)):
+            weights([str(tmp_path)])
+
+
+def test_names_of_original_flux_lead_to_rows(tmp_path: Path) -> None:
+    """Rows of `qkv` are q, k and v one above the other, those of the last norm shift before scale."""
+    from diffusers import FluxTransformer2DModel
+
+    torch.manual_seed(0)
+    model = FluxTransformer2DModel(
+        num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=6,
+        pooled_projection_dim=5, in_channels=4, axes_dims_rope=(2, 2, 4), guidance_embeds=True,
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = {
+        "double_blocks_0_img_attn_qkv": [f"transformer_blocks.0.attn.to_{each}" for each in "qkv"],
+        "single_blocks_0_linear1": [
+            *(f"single_transformer_blocks.0.attn.to_{each}" for each in "qkv"),
+            "single_transformer_blocks.0.proj_mlp",
+        ],
+        "single_blocks_0_linear2": ["single_transformer_blocks.0.proj_out"],
+        "final_layer_adaLN_modulation_1": ["norm_out.linear"],
+    }
+    tensors, wanted = {}, {}
+    for name, layers in rows.items():
+        parts = [before[f"{layer}.weight"] for layer in layers]
+        up, down = torch.randn(sum(map(len, parts)), 3), torch.randn(3, parts[0].shape[1])
+        tensors |= {f"lora_unet_{name}.lora_up.weight": up, f"lora_unet_{name}.lora_down.weight": down}
+        tensors[f"lora_unet_{name}.alpha"] = torch.tensor(1.5)
+        deltas = (0.5 * up @ down).split([len(part) for part in parts])
+        wanted |= dict(zip((f"{layer}.weight" for layer in layers), deltas, strict=True))
+    shift, scale = wanted["norm_out.linear.weight"].chunk(2)
+    wanted["norm_out.linear.weight"] = torch.cat([scale, shift])
+    pinned = lora.pin(parse_lora(save(tmp_path / "x.safetensors", tensors)), Hub())
+    lora.fuse(SimpleNamespace(transformer=model), [(pinned, Path(pinned.file))], SILENT)
+    for name, value in model.state_dict().items():
+        assert torch.allclose(value - before[name], wanted.get(name, torch.zeros(())), atol=1e-5), name
 
 
 def test_fingerprint_has_loras_and_scales(tmp_path: Path) -> None:

@@ -267,6 +267,16 @@ def test_loras_on_the_hub(hub: Watch, api: HfApi, tmp_path: Path) -> None:
     upload(api, "org/two-loras", write(tmp_path / "2" / "b.safetensors", content).parent)
     with pytest.raises(SourceError, match="has 2 files"):
         look(hub, "demo", loras=["org/two-loras"])
+    found = look(hub, "demo", loras=["org/two-loras/b.safetensors"])
+    assert (found.loras[0].file, found.name) == ("b.safetensors", "emoji-sd-two-loras")
+    write(tmp_path / "4" / "README.md", "---\nlicense: cc-by-nc-4.0\n---\n")
+    write(tmp_path / "4" / "sub" / "adapter_config.json", {"r": 2, "lora_alpha": 2})
+    upload(api, "org/sub-lora", write(tmp_path / "4" / "sub" / "adapter_model.safetensors", content).parent.parent)
+    (lora,) = look(hub, "demo", loras=["org/sub-lora/sub"]).loras
+    assert (lora.file, lora.license.id) == ("sub/adapter_model.safetensors", "cc-by-nc-4.0")
+    with pytest.raises(SourceError, match="has no") as caught:
+        look(hub, "demo", loras=["org/sub-lora"])
+    assert "org/sub-lora/sub/adapter_model.safetensors" in caught.value.hint
     upload(api, "org/pickled-lora", write(tmp_path / "3" / "pytorch_lora_weights.bin", b"\x80").parent)
     with pytest.raises(UnsafeError, match="pickle"):
         look(hub, "demo", loras=["org/pickled-lora"])

@@ -195,6 +195,16 @@ def test_loras(tmp_path: Path) -> None:
     assert parse_lora("https://huggingface.co/org/name:2") == Lora("org/name", 2.0)
     assert parse_lora("https://huggingface.co/org/name") == Lora("org/name", 1.0)
     assert parse_lora(f"{file}:0.5") == Lora(str(file), 0.5)
+    inside = "sub/x.safetensors"
+    assert parse_lora(f"org/name/{inside}:0.5") == Lora("org/name", 0.5, inside)
+    assert parse_lora("org/name/sub@v1") == Lora("org/name@v1", 1.0, "sub")
+    for kind in ("blob", "resolve", "tree"):
+        address = f"https://huggingface.co/org/name/{kind}/main/{inside}"
+        assert parse_lora(address) == Lora("org/name@main", 1.0, inside)
+    assert parse_lora(
+        "https://huggingface.co/org/name/resolve/refs%2Fpr%2F1/a%20b.safetensors?download=true:2"
+    ) == Lora("org/name@refs/pr/1", 2.0, "a b.safetensors")
+    assert parse_lora(str(file.parent)) == Lora(str(file), 1.0)
     assert parse_source("demo", ["org/a:0.5", "org/b"]).loras == (Lora("org/a", 0.5), Lora("org/b"))
 
 

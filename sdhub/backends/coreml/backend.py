@@ -144,7 +144,7 @@ class CoreML(Backend):
         ]
         nets = [each for each in checkpoint.companions if each.kind == "controlnet"]
         for net in nets:
-            said = f"licence {net.license}" if net.license else "its licence is not stated"
+            said = f"licence {net.license.id}" if net.license else "its licence is not stated"
             found.append(f"The ControlNet {net.name} ({said}) goes along, and a UNet that takes what it gives.")
         if nets:
             found.append("The pictures were drawn without ControlNets.")

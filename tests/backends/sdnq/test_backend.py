@@ -168,3 +168,49 @@ def test_broken_variants_are_refused(variant, tmp_path):
     with pytest.raises(BuildError, match="unknown class"):
         BACKEND.open(broken)
     assert not BACKEND.recognizes(tmp_path)
+
+
+def test_a_fused_text_encoder_is_the_one_that_is_saved(checkpoint, tmp_path):
+    """`sdnq` saves text encoders by way of transformers: nothing of a LoRA but its sum is in the files."""
+    from safetensors.torch import save_file
+
+    from sdhub import measure
+    from sdhub.endpoint import endpoint
+    from sdhub.progress import SILENT
+
+    layer = "text_model.encoder.layers.1.self_attn.q_proj"
+    name, (up, down) = f"lora_te_{layer.replace('.', '_')}", (torch.randn(128, 4), torch.randn(4, 128))
+    save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, tmp_path / "te.safetensors")
+    fused = resolve("demo", [str(tmp_path / "te.safetensors")])
+    assert fused.name != checkpoint.name
+    (tmp_path / "variant").mkdir()
+    pipeline = measure.load_base(fused, endpoint(None), SILENT)
+    BACKEND.build(fused, pipeline, recipe_for(BACKEND, LAYERS, calibrated=False), tmp_path / "variant", SILENT)
+    base = measure.load_base(checkpoint, endpoint(None), SILENT).text_encoder.state_dict()
+    saved = load_file(tmp_path / "variant" / "text_encoder" / "model.safetensors")
+    assert set(saved) == set(base)
+    changed = {key for key in base if not torch.allclose(base[key].half(), saved[key], atol=1e-3)}
+    assert [key.removesuffix(".weight")[-16:] for key in changed] == [layer[-16:]]
+    (key,) = changed
+    assert torch.allclose(saved[key].float(), base[key] + up @ down, rtol=1e-3, atol=1e-3)
+
+
+def test_a_component_that_would_be_saved_under_other_names_is_refused(tmp_path):
+    from sdhub.backends.folder import prove_saved
+    from tests.checkpoint.tiny import tiny_text_encoder
+
+    encoder = tiny_text_encoder()
+    encoder.save_pretrained(tmp_path / "text_encoder")
+    prove_saved(encoder, tmp_path / "text_encoder")
+    path = tmp_path / "text_encoder" / "model.safetensors"
+    tensors = load_file(path)
+    first = next(iter(tensors))
+    from safetensors.torch import save_file
+
+    foreign = {f"text_base_model.{key}" if key == first else key: each for key, each in tensors.items()}
+    save_file(foreign, path, {"format": "pt"})
+    with pytest.raises(BuildError, match="not saved whole"):
+        prove_saved(encoder, tmp_path / "text_encoder")
+    save_file({key: each + 1 for key, each in tensors.items()}, path, {"format": "pt"})
+    with pytest.raises(BuildError, match="is another"):
+        prove_saved(encoder, tmp_path / "text_encoder")
