@@ -19,12 +19,6 @@ Gram: TypeAlias = "Tensor | Sequence[Tensor]"
 RAISES = 4  # times that a damping too small is raised tenfold
 
 
-def gram_of(rows: Tensor, block: int | None = None) -> tuple[Tensor, ...]:
-    """Blocks, at most `block` wide (None: one), of the Gram matrix of `rows` (T, K), float32."""
-    columns = rows.float().split(block or max(rows.shape[1], 1), dim=1)
-    return tuple(part.T @ part for part in columns)
-
-
 def blocks_of(gram: Gram, columns: int) -> tuple[Tensor, ...]:
     """The blocks of `gram`. Raises UsageError if they are not square, finite and `columns` wide together."""
     blocks = (gram,) if isinstance(gram, Tensor) else tuple(gram)

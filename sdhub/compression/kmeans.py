@@ -134,12 +134,6 @@ def _is_quick(count: int, clusters: int) -> bool:
     return count <= clusters or clusters * count**2 <= EXACT_WORK
 
 
-def squared_error(values: Floats, weights: Floats, centroids: Floats) -> float:
-    """Weighted squared error of `values` (n,) against the nearest of ascending `centroids` (k,)."""
-    nearest = centroids[np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)]
-    return float(np.sum(weights * (values - nearest) ** 2))
-
-
 def distinct(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Sorted `values` (n,) without repetition and without those that weigh nothing; weights are added up."""
     kept = weights > 0

@@ -92,20 +92,6 @@ def randomized_svd(
     return LowRank(up, down, values[:rank].float(), inputs)
 
 
-def error_against_exact(matrix: Tensor, approximation: LowRank) -> float:
-    """Frobenius error of `approximation` over that of the exact truncated SVD of the same rank, in float64.
-
-    1 is the optimum (Eckart and Young, 1936). Both errors are raised by 1e-6 of the norm of `matrix` (N, K), so
-    that the ratio stays 1 for a matrix that has the rank. Costs a full SVD.
-    """
-    exact = matrix.to(torch.float64)
-    rank = approximation.singular_values.numel()
-    floor = 1e-6 * math.sqrt(_energy(exact))
-    tail = math.sqrt(_energy(torch.linalg.svdvals(exact)[rank:]))
-    error = math.sqrt(_energy(exact - approximation.up.double() @ approximation.down.double()))
-    return 1.0 if floor == 0 else (error + floor) / (tail + floor)
-
-
 def nearest_branch(
     matrix: Tensor,
     rank: int,

@@ -27,7 +27,6 @@ Codebook = TypeVar("Codebook", Palette, Grid, Levels)
 Order = Literal["natural", "energy"]
 
 BLOCK = 128
-JOINT = 8192  # weights rounded together: a Gram matrix of 256 MiB
 SPAN = 256  # columns whose energy is taken at once
 FEW = 16  # columns whose errors are handed on one by one
 
@@ -45,7 +44,7 @@ def compensate(
     """`codebook` with the codes that change the layer's outputs least; tables, scales and size stay.
 
     `weight`: (N, K) of a Linear or (N, C, kh, kw) of a Conv2d, whose inputs are unfolded patches. `codebook`: what
-    `palettize`, `affine.quantize`, `formats.nvfp4` or `formats.nf4` made of it. `gram`: of the layer's inputs, one
+    `palettize`, `affine.quantize` or `formats.nvfp4` made of it. `gram`: of the layer's inputs, one
     matrix or diagonal blocks (see `gram`). `damping`: share of its mean diagonal that is added. `order`: which
     columns come first, "energy" those with the largest inputs. `passes` of coordinate descent follow. `block`:
     columns between two updates of the rest; it changes the speed only.
@@ -65,36 +64,6 @@ def compensate(
         part.solve(codes[:, span], passes)
         first = span.stop
     return _with_codes(codebook, codes.view(_codes(codebook).shape))
-
-
-def compensate_jointly(
-    weight: Tensor, palette: Palette, gram: Tensor, outputs: Tensor, *, damping: float = 0.01, passes: int = 4
-) -> Palette:
-    """As `compensate`, where errors of different outputs may also make up for each other; for small layers.
-
-    `outputs`: (N, N), the Gram matrix of gradients at the layer's outputs (`gradients.output_grams`). What is
-    least is tr G E H Eᵀ, the change of the whole network's result: all weights are one row of N · K, whose Gram
-    matrix is G ⊗ H. Where a network is narrow behind a layer, as behind its first convolution, this leaves a
-    tenth of the error.
-
-    Raises UsageError for more than 8,192 weights, and for a palette that has several tables, or vectors.
-    """
-    if weight.numel() > JOINT:
-        raise UsageError(f"{weight.numel()} weights to round jointly", hint=f"at most {JOINT}: use compensate")
-    if len(palette.lut) != 1 or palette.cluster_dim != 1:
-        raise UsageError("joint rounding to several tables or to vectors", hint="one table of scalars")
-    (inputs,) = blocks_of(gram, weight[0].numel())
-    (behind,) = blocks_of(outputs, weight.shape[0])
-    whole = torch.kron(_normal(behind), _normal(inputs))
-    row = replace(palette, indices=palette.indices.reshape(1, -1), group_size=1)
-    found = compensate(weight.reshape(1, -1), row, whole, damping=damping, passes=passes)
-    return replace(palette, indices=found.indices.view(palette.indices.shape))
-
-
-def _normal(matrix: Tensor) -> Tensor:
-    """With a mean diagonal of 1."""
-    scale = float(matrix.diagonal().double().mean())
-    return matrix.float() / scale if scale > 0 else torch.eye(len(matrix))
 
 
 def output_error(weight: Tensor, approximation: Tensor, gram: Gram) -> float:

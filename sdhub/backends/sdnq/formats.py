@@ -164,21 +164,6 @@ def dequantize_layer(tensors: Mapping[str, torch.Tensor], layout: Format, shape:
     return result
 
 
-def stored_bytes(shape: tuple[int, ...], layout: Format) -> int:
-    """Bytes that a weight of `shape` takes."""
-    layout = layout.fitting(shape)
-    outputs, channels, *kernel = shape
-    places = 1
-    for side in kernel:
-        places *= side
-    scales = outputs * (channels // layout.width(channels)) * places * (1 if layout.symmetric else 2)
-    return (
-        outputs * channels * places * layout.bits // 8
-        + 2 * scales
-        + 2 * layout.rank * (outputs + channels * places)
-    )
-
-
 @dataclass(frozen=True)
 class _Groups:
     """`codes` (N, G, width, ...), `scale` and `zero_point` (N, G, 1, ...), all float32; None where symmetric."""
