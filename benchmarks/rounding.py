@@ -1,4 +1,4 @@
-"""Compensated rounding beside plain k-means: fidelity on the built-in checkpoint, time on the SD 1.5 shape.
+"""GPTQ beside plain k-means: fidelity on the built-in checkpoint, time on the SD 1.5 shape.
 
 Fidelity: 4-bit palettes per tensor of every Linear and Conv2d of the denoiser, calibrated once; judged on prompts,
 seeds and a step count that calibration did not see, by the output error of each layer (mean of the layers' dB) and
@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.calibration import collect, spread, trajectories
+from sdhub.compression.gptq import gptq
 from sdhub.compression.gram import Gram, divided
 from sdhub.compression.palettize import Palette, palettize
-from sdhub.compression.rounding import compensate
 from sdhub.recipes.weights import LEAST
 
 BITS = 4
@@ -80,7 +80,7 @@ def fidelity(*, quick: bool) -> list[dict[str, Any]]:
         weight = layer.weight.detach()
         palette = palettize(weight.half(), BITS)
         quarter = divided(gram, max(weight[0].numel() // 4, 128))
-        found = [palette, compensate(weight, palette, gram, passes=2), compensate(weight, palette, quarter)]
+        found = [palette, gptq(weight, palette, gram, passes=2), gptq(weight, palette, quarter)]
         errors = [output_error(weight, each, tokens[name]) for each in found]
         kind = "Linear" if weight.ndim == 2 else "Conv2d"
         gains[kind].append((decibels(errors[0], errors[1]), decibels(errors[0], errors[2])))
@@ -175,7 +175,7 @@ def duration(height: int, columns: int, width: int | None) -> float:
     palette = palettize(weight.half(), BITS)
     gram = tuple(blocks(columns, width or columns, generator))
     start = time.perf_counter()
-    compensate(weight, palette, gram)
+    gptq(weight, palette, gram)
     return time.perf_counter() - start
 
 
@@ -190,7 +190,7 @@ def blocks(columns: int, width: int, generator: torch.Generator) -> Iterator[Ten
 
 
 def work(height: int, columns: int, width: int | None) -> float:
-    """Multiplications, as `compensate` states them."""
+    """Multiplications, as `gptq` states them."""
     size = min(width or columns, columns)
     return columns / size * (height * size**2 + size**3 / 6)
 

@@ -57,7 +57,7 @@ def quantize(
     search: int = 0,
     importance: Tensor | None = None,
 ) -> Grid:
-    """Round to the nearest point of integer grids.
+    """Round-to-nearest on integer grids.
 
     `weight`: (N, ...), floating point. `bits`: 2 to 8. `per`: what has a scale of its own; with `group_size` each
     run of so many flattened inputs of each channel, a divisor of K. `symmetric`: the scale is the absmax over

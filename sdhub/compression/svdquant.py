@@ -6,7 +6,7 @@ variance v. With H = E[xᵀx], C = E[xᵀa] = H diag(c) and A = E[aᵀa] = diag(
 
 - the part of W that goes through 4 bits loses at least tr T (H − C A⁻¹ Cᵀ) Tᵀ, T = W − L, whatever Q is: L is the
   SVD of W in that metric, which is what takes the outliers in;
-- the best Q is T C A⁻¹, rounded so that errors make up for each other in the metric A;
+- the best Q is T C A⁻¹, rounded by GPTQ in the metric A;
 - given Q, the best L is the SVD of W − Q Cᵀ H⁻¹ in the metric H.
 
 Source of the layer: Li et al., "SVDQuant", arXiv 2411.05007, who alternate plain SVD and rounding instead.
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from sdhub.compression.affine import Grid
 from sdhub.compression.formats import Levels
+from sdhub.compression.gptq import gptq
 from sdhub.compression.gram import damped, divided, factor
 from sdhub.compression.lowrank import LowRank, nearest_branch, randomized_svd
-from sdhub.compression.rounding import compensate
 from sdhub.compression.smoothing import Smoothing, search_smoothing
 from sdhub.compression.w4a4 import SHIFT, Precision, linear, rounded_inputs, rounded_weight
 from sdhub.errors import UsageError
@@ -104,12 +104,12 @@ def split(
     *,
     dtype: torch.dtype = torch.float16,
     smoothing: bool = True,
-    compensated: bool = True,
+    use_gptq: bool = True,
     shifted: bool = False,
 ) -> Split:
     """`weight` (N, K) taken apart; `dtype`: what scales, factors and smoothing are stored in.
 
-    Without `inputs` the residual of the SVD is rounded to the nearest, and nothing is smoothed. `shifted`:
+    Without `inputs` the residual of the SVD is rounded to nearest, and nothing is smoothed. `shifted`:
     inputs (GELU's) are shifted and their int4 codes have no sign; `inputs` are what they are before that. Raises
     UsageError for values that are not finite, a rank above min(N, K) and inputs that do not fit.
     """
@@ -133,7 +133,7 @@ def split(
         smooth = _stored(found.factors, seen.absmax, dtype)
     scene = _scene(weight * smooth, seen, smooth, precision, dtype, rounded)
     first = scene.outliers(rank)
-    residual = scene.residual(weight * smooth - first, compensated=compensated)
+    residual = scene.residual(weight * smooth - first, use_gptq=use_gptq)
     branch = _branch(scene.rest(residual.dequantize(), rank), smooth, dtype)
     made = Split(residual, smooth, branch.up, branch.down, 0.0)
     tokens = inputs.tokens.float()
@@ -197,18 +197,18 @@ class _Scene:
             lost.append(rest)
         return nearest_branch(self.weight, rank, gram=lost, damping=0.0).dense()
 
-    def residual(self, target: Tensor, *, compensated: bool, search: int = SEARCH) -> Grid | Levels:
+    def residual(self, target: Tensor, *, use_gptq: bool, search: int = SEARCH) -> Grid | Levels:
         """Q of what is left, (N, K)."""
         parts = zip(target.split(self.widths, dim=1), self.filters, strict=True)
         wanted = torch.cat([part @ filtered for part, filtered in parts], dim=1)
         energy = torch.cat([block.diagonal() for block in self.given])
         importance = energy / energy.mean().clamp_min(1e-30)
         found = rounded_weight(wanted, self.precision, self.dtype, search=search, importance=importance)
-        if not compensated:
+        if not use_gptq:
             return found
-        if isinstance(found, Grid):  # for the type checker: `compensate` gives back what it is given
-            return compensate(wanted, found, self.given, damping=1e-4)
-        return compensate(wanted, found, self.given, damping=1e-4)
+        if isinstance(found, Grid):  # for the type checker: `gptq` gives back what it is given
+            return gptq(wanted, found, self.given, damping=1e-4)
+        return gptq(wanted, found, self.given, damping=1e-4)
 
     def rest(self, residual: Tensor, rank: int) -> LowRank | None:
         """The L of rank `rank` that makes up for `residual` best."""
@@ -236,7 +236,7 @@ def _search(
     def build(smoothed: Tensor, factors: Tensor) -> tuple[Tensor, Tensor | None]:
         scene = _scene(smoothed, inputs, factors, precision, dtype, rounded)
         first = scene.outliers(rank)
-        residual = scene.residual(smoothed - first, compensated=False, search=0).dequantize()
+        residual = scene.residual(smoothed - first, use_gptq=False, search=0).dequantize()
         rest = scene.rest(residual, rank)
         return residual, None if rest is None else rest.dense()
 

@@ -81,7 +81,7 @@ def rounded_weight(
     search: int = SEARCH,
     importance: Tensor | None = None,
 ) -> Grid | Levels:
-    """`weight` (N, K) rounded to the nearest, with scales that `dtype` (int4) or fp8 under a power of two (nvfp4)
+    """`weight` (N, K) rounded to nearest, with scales that `dtype` (int4) or fp8 under a power of two (nvfp4)
     hold exactly. `search` and `importance` as in `affine.quantize`."""
     weight = weight.float()
     if precision == "int4":

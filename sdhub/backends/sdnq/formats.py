@@ -105,9 +105,9 @@ def quantize_layer(
     import torch
 
     from sdhub.compression.affine import check_finite
+    from sdhub.compression.gptq import output_error
     from sdhub.compression.gram import divided
     from sdhub.compression.lowrank import decompose, nearest_branch
-    from sdhub.compression.rounding import output_error
 
     weight = weight.detach().float()
     check_finite(weight)
@@ -218,14 +218,14 @@ class _Groups:
         import torch
 
         from sdhub.compression.affine import Grid
-        from sdhub.compression.rounding import compensate
+        from sdhub.compression.gptq import gptq
 
         def spread(values: torch.Tensor) -> torch.Tensor:
             return values.expand(self.codes.shape).reshape(weight.shape[0], -1)
 
         codes = self.codes.reshape(weight.shape[0], -1).to(torch.int8 if self.layout.symmetric else torch.uint8)
         zero = None if self.zero_point is None else spread(-self.zero_point / self.scale)
-        grid = compensate(weight.flatten(1), Grid(codes, spread(self.scale), zero, self.layout.bits, 1), gram)
+        grid = gptq(weight.flatten(1), Grid(codes, spread(self.scale), zero, self.layout.bits, 1), gram)
         return replace(self, codes=grid.codes.float().view(self.codes.shape))
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -57,7 +57,7 @@ def test_tensors_are_the_formats_and_come_back(treatment, bias):
         layout.precision,
         Inputs(seen.gram, 400, seen.tokens, seen.absmax),
         smoothing=layout.smoothing,
-        compensated=layout.compensated,
+        use_gptq=layout.compensated,
     )
     expected = made.outputs(inputs.reshape(-1, 256), layout.precision)
     expected = expected if not bias else expected + layer.bias.half().float()

@@ -1,10 +1,10 @@
-"""Error-compensated rounding to any palette or grid (GPTQ, Frantar et al. 2022).
+"""GPTQ (Frantar et al., arXiv 2210.17323) for any palette or grid: rounding that makes up for its own errors.
 
 The weights of a row are chosen so that the layer's outputs change least, ‖X(Ŵ − W)ᵀ‖² = tr E H Eᵀ with E = W − Ŵ
 and the Gram matrix H = XᵀX: column after column, each on the target that makes up for errors made before.
 With H = L Lᵀ the target of column i is w_i + Σ_j>i (L_ji / L_ii) e_j when columns are taken from the last to the
-first. That is GPTQ as Babai's nearest plane (Chen et al. 2025): it needs one Cholesky factor and no inverse.
-Afterwards single weights may be chosen anew, given all others (coordinate descent).
+first. That is GPTQ as Babai's nearest plane (Chen et al., arXiv 2507.18553): it needs one Cholesky factor and no
+inverse. Afterwards single weights may be chosen anew, given all others (coordinate descent).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPAN = 256  # columns whose energy is taken at once
 FEW = 16  # columns whose errors are handed on one by one
 
 
-def compensate(
+def gptq(
     weight: Tensor,
     codebook: Codebook,
     gram: Gram,
@@ -49,9 +49,10 @@ def compensate(
     columns come first, "energy" those with the largest inputs. `passes` of coordinate descent follow. `block`:
     columns between two updates of the rest; it changes the speed only.
 
-    In the damped Gram matrix no row's error is greater than that of its codes in `codebook`. The work is about
-    N K² + K³ / 6 multiplications, and N K² more for each pass; memory, three times a block of the Gram matrix with
-    that itself. Deterministic. Raises UsageError where shapes do not fit or something is not finite.
+    In the damped Gram matrix no row's error is greater than that of its codes in `codebook`, those of
+    round-to-nearest. The work is about N K² + K³ / 6 multiplications, and N K² more for each pass; memory, three
+    times a block of the Gram matrix with that itself. Deterministic. Raises UsageError where shapes do not fit or
+    something is not finite.
     """
     flat = _check(weight, codebook)
     pick = picker(codebook)
@@ -119,7 +120,7 @@ class _Block:
         codes[:, self.order] = torch.where(better[:, None], chosen.T, places)
 
     def _descend(self, ratio: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Errors (K, N) and codes (K, N / d), each column compensating those before it, and eᵀ H e of each row."""
+        """Errors (K, N) and codes (K, N / d), each column making up for earlier ones, and eᵀ H e of each row."""
         error = torch.zeros_like(self.target)
         energy = torch.zeros(error.shape[1])
         chosen = torch.empty(len(error), self.pick.codes, dtype=self.pick.dtype)
