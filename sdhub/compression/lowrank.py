@@ -158,9 +158,9 @@ def _rounds(
     while True:
         target = weight - branch.dense()
         residual = quantize(target).to(torch.float32)
-        seen = root.times(weight - residual)
-        fit = randomized_svd(seen, rank, start=start, seed=seed)
-        error = math.sqrt(_energy(seen - fit.dense())) / norm if norm else 0.0
+        weighted = root.times(weight - residual)
+        fit = randomized_svd(weighted, rank, start=start, seed=seed)
+        error = math.sqrt(_energy(weighted - fit.dense())) / norm if norm else 0.0
         branch, start = _balanced(fit, root.undo(fit.down)), fit.subspace
         yield Decomposition(branch, residual, target, error)
 

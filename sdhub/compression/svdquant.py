@@ -42,7 +42,7 @@ REACH = 2.0**14  # the greatest smoothed input, so that 16 bits hold it
 
 @dataclass(frozen=True)
 class Inputs:
-    """What calibration saw of a layer: `gram`, diagonal blocks of the sum of xxᵀ over `rows` inputs of K channels,
+    """Statistics of a layer's inputs: `gram`, diagonal blocks of the sum of xxᵀ over `rows` inputs of K channels,
     `tokens` (T, K) of them, and `absmax` (K,) over all; `total` (K,) is the sum of x over the rows."""
 
     gram: Sequence[Tensor]
@@ -122,16 +122,16 @@ def split(
         off = residual.dequantize() + branch.dense() - weight
         error = float(torch.linalg.vector_norm(off)) / norm if norm else 0.0
         return Split(residual, torch.ones(columns), branch.up, branch.down, error)
-    seen = inputs.shifted() if shifted else inputs
+    observed = inputs.shifted() if shifted else inputs
 
     def rounded(values: Tensor) -> Tensor:
         return rounded_inputs(values, precision, dtype, unsigned=shifted)
 
     smooth = torch.ones(columns)
     if smoothing:
-        found = _search(weight, rank, precision, seen, dtype, rounded)
-        smooth = _stored(found.factors, seen.absmax, dtype)
-    scene = _scene(weight * smooth, seen, smooth, precision, dtype, rounded)
+        found = _search(weight, rank, precision, observed, dtype, rounded)
+        smooth = _stored(found.factors, observed.absmax, dtype)
+    scene = _scene(weight * smooth, observed, smooth, precision, dtype, rounded)
     first = scene.outliers(rank)
     residual = scene.residual(weight * smooth - first, use_gptq=use_gptq)
     branch = _branch(scene.rest(residual.dequantize(), rank), smooth, dtype)
@@ -164,20 +164,20 @@ class _Scene:
         gain = torch.where(energy > 0, (rounded * tokens).mean(dim=0) / energy, 1.0)
         noise = (rounded - gain * tokens).square().mean(dim=0)
         self.gain = gain
-        self.seen = [damped(block, DAMPING) for block in gram]
+        self.gram = [damped(block, DAMPING) for block in gram]
         # Channels so quiet that they are always rounded to 0 have no gain and no noise: the floor keeps A regular.
         self.noise = [
             hiss + FLOOR * block.diagonal().mean()
-            for block, hiss in zip(self.seen, self._parts(noise), strict=True)
+            for block, hiss in zip(self.gram, self._parts(noise), strict=True)
         ]
         self.given = [
             block * part[:, None] * part + torch.diag(hiss)
-            for block, part, hiss in zip(self.seen, self._parts(gain), self.noise, strict=True)
+            for block, part, hiss in zip(self.gram, self._parts(gain), self.noise, strict=True)
         ]
         # C A⁻¹, which gives the best residual of what is left.
         self.filters = [
             torch.cholesky_solve((block * part).T, factor(given)).T
-            for block, part, given in zip(self.seen, self._parts(gain), self.given, strict=True)
+            for block, part, given in zip(self.gram, self._parts(gain), self.given, strict=True)
         ]
 
     def outliers(self, rank: int) -> Tensor:
@@ -185,15 +185,15 @@ class _Scene:
         if not rank:
             return torch.zeros_like(self.weight)
         lost = []
-        for seen, gain, noise in zip(self.seen, self._parts(self.gain), self.noise, strict=True):
+        for gram, gain, noise in zip(self.gram, self._parts(self.gain), self.noise, strict=True):
             # H - C A⁻¹ Cᵀ by Woodbury's identity: R (1 + Rᵀ diag(c² / v) R)⁻¹ Rᵀ of H = R Rᵀ, in which nothing
             # cancels.
-            root = factor(seen)
+            root = factor(gram)
             inner = root.T @ (root * (gain.square() / noise)[:, None])
             inner.diagonal().add_(1.0)
             half = torch.linalg.solve_triangular(factor(inner), root.T, upper=False)
             rest = half.T @ half
-            rest.diagonal().add_(FLOOR * float(seen.diagonal().mean()))
+            rest.diagonal().add_(FLOOR * float(gram.diagonal().mean()))
             lost.append(rest)
         return nearest_branch(self.weight, rank, gram=lost, damping=0.0).dense()
 
@@ -214,7 +214,7 @@ class _Scene:
         """The L of rank `rank` that makes up for `residual` best."""
         if not rank:
             return None
-        return nearest_branch(self.weight - residual * self.gain, rank, gram=self.seen, damping=0.0)
+        return nearest_branch(self.weight - residual * self.gain, rank, gram=self.gram, damping=0.0)
 
     def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
         parts: tuple[Tensor, ...] = values.split(self.widths)

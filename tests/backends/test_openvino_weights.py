@@ -12,7 +12,7 @@ from sdhub.backends.openvino import constants, frequencies, graph
 from sdhub.backends.openvino.quantize import compress
 from sdhub.compression import affine
 from sdhub.compression.calibration import collect
-from sdhub.compression.recorder import LayerStatistics
+from sdhub.compression.observers import LayerStatistics
 from sdhub.errors import BuildError
 from sdhub.recipes.recipe import Affine, Component, Float
 from tests.backends.openvino_graphs import integer_products

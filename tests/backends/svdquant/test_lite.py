@@ -14,7 +14,7 @@ from sdhub.backends.svdquant.lite import (
     quantization_config,
 )
 from sdhub.backends.svdquant.targets import layers_of, share, unet_linears
-from sdhub.compression.recorder import LayerStatistics
+from sdhub.compression.observers import LayerStatistics
 from sdhub.compression.svdquant import Inputs, split
 from sdhub.errors import BuildError, RecipeError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette
