@@ -16,9 +16,10 @@ from torch import Tensor
 
 from sdhub.errors import UsageError
 
+# Measured in docs/compression.md.
 SMALLEST = 0.4  # of the range, the most that the search clips to
-REFITS = 2
-CHUNK = 2**16  # weights
+REFITS = 2  # of each scale that is tried
+CHUNK = 2**16  # weights at once: what fits a core's cache
 
 
 @dataclass(frozen=True)

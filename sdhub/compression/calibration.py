@@ -21,7 +21,7 @@ __all__ = ["LayerStatistics", "collect", "fitting_block", "spread", "trajectorie
 
 Layers: TypeAlias = "Collection[str] | Callable[[str, nn.Module], bool] | None"
 
-BLOCKS = tuple(2**power for power in range(15, 5, -1))
+BLOCKS = tuple(2**power for power in range(15, 5, -1))  # beyond the widest layer known, down to a group of weights
 
 
 def collect(

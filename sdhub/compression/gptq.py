@@ -26,7 +26,8 @@ from sdhub.errors import UsageError
 Codebook = TypeVar("Codebook", Palette, Grid, Levels)
 Order = Literal["natural", "energy"]
 
-BLOCK = 128
+BLOCK = 128  # the paper's
+# For speed alone: half and four times as many take as long (docs/compression.md).
 SPAN = 256  # columns whose energy is taken at once
 FEW = 16  # columns whose errors are handed on one by one
 
@@ -44,10 +45,10 @@ def gptq(
     """`codebook` with the codes that change the layer's outputs least; tables, scales and size stay.
 
     `weight`: (N, K) of a Linear or (N, C, kh, kw) of a Conv2d, whose inputs are unfolded patches. `codebook`: what
-    `palettize`, `affine.quantize` or `formats.nvfp4` made of it. `gram`: of the layer's inputs, one
-    matrix or diagonal blocks (see `gram`). `damping`: share of its mean diagonal that is added. `order`: which
-    columns come first, "energy" those with the largest inputs. `passes` of coordinate descent follow. `block`:
-    columns between two updates of the rest; it changes the speed only.
+    `palettize`, `affine.quantize` or `formats.nvfp4` made of it. `gram`: of the layer's inputs, one matrix or
+    diagonal blocks (see `gram`). `damping`: share of its mean diagonal that is added, by default the paper's.
+    `order`: which columns come first, "energy" those with the largest inputs. `passes` of coordinate descent
+    follow. `block`: columns between two updates of the rest; it changes the speed only.
 
     In the damped Gram matrix no row's error is greater than that of its codes in `codebook`, those of
     round-to-nearest. The work is about N K² + K³ / 6 multiplications, and N K² more for each pass; memory, three

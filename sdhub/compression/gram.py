@@ -16,7 +16,7 @@ from sdhub.errors import UsageError
 
 Gram: TypeAlias = "Tensor | Sequence[Tensor]"
 
-RAISES = 4  # times that a damping too small is raised tenfold
+RAISES = 4  # times that the diagonal is raised, tenfold each, from about float32's precision on
 
 
 def blocks_of(gram: Gram, columns: int) -> tuple[Tensor, ...]:

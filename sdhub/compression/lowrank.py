@@ -133,7 +133,8 @@ def decompose(
 
     The first round starts from the plain SVD of W, so the result is never worse than that with its residual
     rounded. Each round is one product (N, K) by (K, K), one quantization and a warm-started SVD. Stops after
-    `patience` rounds without a better one, and at `iterations`.
+    `patience` rounds without a better one, and at `iterations`; what that reaches is in benchmarks/RESULTS.md
+    (lowrank).
 
     Raises UsageError for a rank outside 1 to min(N, K), values that are not finite, a Gram matrix of other shape.
     """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sdhub.compression.rows import Rows, layer_rows
 from sdhub.errors import BuildError
 
-CHUNK = 4096  # rows of a Gram update at once
+CHUNK = 4096  # rows of a Gram update at once, for bounded memory
 
 
 @dataclass(frozen=True)
