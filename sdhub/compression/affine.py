@@ -37,14 +37,14 @@ class Grid:
     bits: int
     group_size: int
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that the grid stands for."""
+    def dequantize(self) -> Tensor:
+        """The weight that the grid stands for, float32."""
         if self.codes.numel() == 0:
-            return self.codes.to(dtype)
+            return self.codes.float()
         grouped = _grouped(self.codes.float(), self.group_size)
         if self.zero_point is not None:
             grouped.sub_(self.zero_point[..., None])
-        return grouped.mul_(self.scale[..., None]).view(self.codes.shape).to(dtype)
+        return grouped.mul_(self.scale[..., None]).view(self.codes.shape)
 
 
 def quantize(

@@ -38,10 +38,10 @@ class Levels:
         """Both scales in one: float32 (N, K / `group_size`)."""
         return self.block_scale.float() * self.tensor_scale
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that it stands for."""
+    def dequantize(self) -> Tensor:
+        """The weight that it stands for, float32."""
         values = self.levels[self.codes.long()].reshape(*self.scale.shape, self.group_size)
-        return (values * self.scale[..., None]).reshape(self.codes.shape).to(dtype)
+        return (values * self.scale[..., None]).reshape(self.codes.shape)
 
 
 def nvfp4(weight: Tensor, *, search: int = 0) -> Levels:

@@ -60,7 +60,6 @@ def randomized_svd(
     power_iterations: int = 16,
     tolerance: float = 3e-4,
     start: Tensor | None = None,
-    seed: int = 0,
 ) -> LowRank:
     """Truncated SVD of `matrix` (N, K), any float dtype, by at most `power_iterations` QR-stabilised power steps.
 
@@ -73,7 +72,7 @@ def randomized_svd(
     Raises UsageError for a rank outside 1 to min(N, K) and for values that are not finite.
     """
     matrix, total = _checked(matrix, rank)
-    inputs = _starting_subspace(matrix, min(rank + oversample, *matrix.shape), start, seed)
+    inputs = _starting_subspace(matrix, min(rank + oversample, *matrix.shape), start)
     captured = shift = 0.0
     for step in range(power_iterations + 1):
         outputs = matrix @ inputs
@@ -99,7 +98,6 @@ def nearest_branch(
     gram: Gram | None = None,
     damping: float = 0.01,
     start: Tensor | None = None,
-    seed: int = 0,
 ) -> LowRank:
     """The L of rank `rank` that takes most of `matrix` (N, K) off a layer's outputs: least ‖(matrix − L) D‖.
 
@@ -108,7 +106,7 @@ def nearest_branch(
     """
     matrix, _ = _checked(matrix, rank)
     root = _root(gram, matrix, damping)
-    fit = randomized_svd(root.times(matrix), rank, start=start, seed=seed)
+    fit = randomized_svd(root.times(matrix), rank, start=start)
     return _balanced(fit, root.undo(fit.down))
 
 
@@ -121,7 +119,6 @@ def decompose(
     damping: float = 0.01,
     iterations: int = 20,
     patience: int = 3,
-    seed: int = 0,
 ) -> Decomposition:
     """`weight` (N, K) as a low-rank branch plus a quantized residual, with least error of the layer's outputs.
 
@@ -139,7 +136,7 @@ def decompose(
     Raises UsageError for a rank outside 1 to min(N, K), values that are not finite, a Gram matrix of other shape.
     """
     weight, _ = _checked(weight, rank)
-    rounds = _rounds(weight, rank, quantize, _root(gram, weight, damping), seed)
+    rounds = _rounds(weight, rank, quantize, _root(gram, weight, damping))
     best = next(rounds)
     errors, stale = [best.error], 0
     while len(errors) < iterations and stale < patience:
@@ -151,16 +148,16 @@ def decompose(
 
 
 def _rounds(
-    weight: Tensor, rank: int, quantize: Callable[[Tensor], Tensor], root: _Root, seed: int
+    weight: Tensor, rank: int, quantize: Callable[[Tensor], Tensor], root: _Root
 ) -> Iterator[Decomposition]:
     norm = math.sqrt(_energy(root.times(weight)))
-    branch = randomized_svd(weight, rank, seed=seed)
+    branch = randomized_svd(weight, rank)
     start: Tensor | None = None
     while True:
         target = weight - branch.dense()
         residual = quantize(target).to(torch.float32)
         weighted = root.times(weight - residual)
-        fit = randomized_svd(weighted, rank, start=start, seed=seed)
+        fit = randomized_svd(weighted, rank, start=start)
         error = math.sqrt(_energy(weighted - fit.dense())) / norm if norm else 0.0
         branch, start = _balanced(fit, root.undo(fit.down)), fit.subspace
         yield Decomposition(branch, residual, target, error)
@@ -224,9 +221,9 @@ def _block_root(block: Tensor, damping: float) -> Tensor:
     return factor(block + damping * torch.eye(len(block), device=block.device))
 
 
-def _starting_subspace(matrix: Tensor, width: int, start: Tensor | None, seed: int) -> Tensor:
+def _starting_subspace(matrix: Tensor, width: int, start: Tensor | None) -> Tensor:
     columns = matrix.shape[1]
-    random = torch.randn(columns, width, generator=torch.Generator().manual_seed(seed)).to(matrix.device)
+    random = torch.randn(columns, width, generator=torch.Generator().manual_seed(0)).to(matrix.device)
     if start is not None and start.shape[0] != columns:
         raise UsageError(f"a starting subspace of {start.shape[0]} rows for a matrix of {columns} columns")
     warm = random[:, :0] if start is None else start[:, :width].to(matrix)

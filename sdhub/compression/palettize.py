@@ -56,12 +56,12 @@ class Palette:
         table = self.lut.float()
         return table if self.scale is None else table * self.scale[:, None, None]
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that the palette stands for, in the weight's shape."""
+    def dequantize(self) -> Tensor:
+        """The weight that the palette stands for, in the weight's shape, float32."""
         rows, rest = self.indices.shape[0], self.indices.shape[1:]
         flat = self.indices.reshape(rows, rest.numel()).long()
         group = torch.arange(rows) * self.cluster_dim // max(self.group_size, 1)
-        vectors = self.table.to(dtype)[group[:, None], flat]
+        vectors = self.table[group[:, None], flat]
         return vectors.movedim(-1, 1).reshape(rows * self.cluster_dim, *rest)
 
 
