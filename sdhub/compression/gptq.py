@@ -27,7 +27,7 @@ Codebook = TypeVar("Codebook", Palette, Grid, Levels)
 Order = Literal["natural", "energy"]
 
 BLOCK = 128  # the paper's
-# For speed alone: half and four times as many take as long (docs/compression.md).
+# For speed alone, measured in docs/compression.md.
 SPAN = 256  # columns whose energy is taken at once
 FEW = 16  # columns whose errors are handed on one by one
 

@@ -31,10 +31,11 @@ from sdhub.errors import UsageError
 
 Rounded = Callable[[Tensor], Tensor]
 
+# Measured in docs/compression.md and, all together, in benchmarks/RESULTS.md (svdquant).
 BLOCK = 1280  # the widest diagonal block of the Gram matrix
 DAMPING = 0.003
 FLOOR = 1e-6  # of the mean input energy, the least that a channel counts in a metric
-POINTS, FINALISTS = 10, 2
+POINTS, FINALISTS = 10, 2  # grid points of an exponent, as in DeepCompressor's fast profile; candidates scored
 JUDGED = 256  # outputs that smoothing is chosen by, or a few more
 SEARCH = 4  # smaller scales that are tried for a group of the residual
 REACH = 2.0**14  # the greatest smoothed input, so that 16 bits hold it
@@ -131,10 +132,10 @@ def split(
     if smoothing:
         found = _search(weight, rank, precision, observed, dtype, rounded)
         smooth = _stored(found.factors, observed.absmax, dtype)
-    scene = _scene(weight * smooth, observed, smooth, precision, dtype, rounded)
-    first = scene.outliers(rank)
-    residual = scene.residual(weight * smooth - first, use_gptq=use_gptq)
-    branch = _branch(scene.rest(residual.dequantize(), rank), smooth, dtype)
+    layer = _smoothed(weight * smooth, observed, smooth, precision, dtype, rounded)
+    first = layer.outliers(rank)
+    residual = layer.residual(weight * smooth - first, use_gptq=use_gptq)
+    branch = _branch(layer.rest(residual.dequantize(), rank), smooth, dtype)
     made = Split(residual, smooth, branch.up, branch.down, 0.0)
     tokens = inputs.tokens.float()
     wanted = tokens @ weight.T
@@ -146,7 +147,7 @@ def split(
     return Split(residual, smooth, branch.up, branch.down, off / norm if norm else 0.0)
 
 
-class _Scene:
+class _Smoothed:
     """The matrices of one layer with its smoothing; lists of diagonal blocks."""
 
     def __init__(
@@ -167,12 +168,12 @@ class _Scene:
         self.gram = [damped(block, DAMPING) for block in gram]
         # Channels so quiet that they are always rounded to 0 have no gain and no noise: the floor keeps A regular.
         self.noise = [
-            hiss + FLOOR * block.diagonal().mean()
-            for block, hiss in zip(self.gram, self._parts(noise), strict=True)
+            variance + FLOOR * block.diagonal().mean()
+            for block, variance in zip(self.gram, self._parts(noise), strict=True)
         ]
         self.given = [
-            block * part[:, None] * part + torch.diag(hiss)
-            for block, part, hiss in zip(self.gram, self._parts(gain), self.noise, strict=True)
+            block * part[:, None] * part + torch.diag(variance)
+            for block, part, variance in zip(self.gram, self._parts(gain), self.noise, strict=True)
         ]
         # C A⁻¹, which gives the best residual of what is left.
         self.filters = [
@@ -221,11 +222,11 @@ class _Scene:
         return parts
 
 
-def _scene(
+def _smoothed(
     smoothed: Tensor, inputs: Inputs, factors: Tensor, precision: Precision, dtype: torch.dtype, rounded: Rounded
-) -> _Scene:
+) -> _Smoothed:
     tokens = inputs.tokens.float() / factors
-    return _Scene(smoothed, tokens, rounded(tokens), _scaled(inputs, factors), precision, dtype)
+    return _Smoothed(smoothed, tokens, rounded(tokens), _scaled(inputs, factors), precision, dtype)
 
 
 def _search(
@@ -234,10 +235,10 @@ def _search(
     """The smoothing with least error of some outputs, each candidate with its own low-rank part."""
 
     def build(smoothed: Tensor, factors: Tensor) -> tuple[Tensor, Tensor | None]:
-        scene = _scene(smoothed, inputs, factors, precision, dtype, rounded)
-        first = scene.outliers(rank)
-        residual = scene.residual(smoothed - first, use_gptq=False, search=0).dequantize()
-        rest = scene.rest(residual, rank)
+        layer = _smoothed(smoothed, inputs, factors, precision, dtype, rounded)
+        first = layer.outliers(rank)
+        residual = layer.residual(smoothed - first, use_gptq=False, search=0).dequantize()
+        rest = layer.rest(residual, rank)
         return residual, None if rest is None else rest.dense()
 
     return search_smoothing(
