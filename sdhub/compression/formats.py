@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdhub.compression.affine import check_finite
 from sdhub.errors import UsageError
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
@@ -102,7 +103,5 @@ def _groups(weight: Tensor, size: int) -> Tensor:
 def _flat(weight: Tensor) -> Tensor:
     if not weight.is_floating_point() or weight.ndim < 2:
         raise UsageError(f"a weight of type {weight.dtype} and shape {tuple(weight.shape)} is no matrix")
-    wrong = weight.numel() - int(torch.isfinite(weight).sum())
-    if wrong:
-        raise UsageError(f"a weight of shape {tuple(weight.shape)} has {wrong} infinite or NaN values")
+    check_finite(weight)
     return weight.detach().cpu().float().flatten(1)

@@ -24,7 +24,7 @@ from sdhub.compression.palettize import Palette
 from sdhub.errors import UsageError
 
 Codebook = TypeVar("Codebook", Palette, Grid, Levels)
-Order = Literal["natural", "energy"]
+ColumnOrder = Literal["natural", "energy"]
 
 BLOCK = 128  # the paper's
 # For speed alone, measured in docs/compression.md.
@@ -38,7 +38,7 @@ def gptq(
     gram: Gram,
     *,
     damping: float = 0.01,
-    order: Order = "energy",
+    order: ColumnOrder = "energy",
     passes: int = 0,
     block: int = BLOCK,
 ) -> Codebook:
@@ -91,7 +91,7 @@ class _Block:
         first: int,
         matrix: Tensor,
         damping: float,
-        order: Order,
+        order: ColumnOrder,
         block: int,
     ) -> None:
         # Columns are taken from the last to the first.

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdhub.compression.affine import check_finite
 from sdhub.compression.histogram import Floats, assign, histogram
 from sdhub.compression.kmeans import batch_size, kmeans, sketches
 from sdhub.compression.vectors import cluster_vectors, nearest_vectors
@@ -94,7 +95,7 @@ def palettize(
     if cluster_dim == 1:
         table = _scalar_tables(weight, 1 << bits, size, importance)
     else:
-        _finite(weight)
+        check_finite(weight)
         table = _vector_tables(weight, 1 << bits, size, cluster_dim, importance, seed)
     lut, scale = _stored(table, lut_dtype)
     bare = Palette(torch.empty(0, dtype=torch.uint8), lut, size, scale)
@@ -213,12 +214,6 @@ def _spread(importance: Tensor | None, weight: Tensor) -> Tensor | None:
     if mass.numel() and not (bool(torch.isfinite(mass).all()) and bool((mass >= 0).all())):
         raise UsageError("importance has negative, infinite or NaN values")
     return mass
-
-
-def _finite(weight: Tensor) -> None:
-    wrong = weight.numel() - int(torch.isfinite(weight).sum())
-    if wrong:
-        raise UsageError(f"a weight of shape {tuple(weight.shape)} has {wrong} infinite or NaN values")
 
 
 def _check(weight: Tensor, bits: int, group_size: int | None, dim: int, dtype: torch.dtype) -> int:
