@@ -100,7 +100,7 @@ def fidelity(*, quick: bool) -> list[dict[str, Any]]:
     ):
         noise = [float((predicted(model, calls) - wanted).norm()) for model in models]
         where = f"{label}, {prompts}: less noise-prediction error"
-        rows.append(gain(where, decibels(noise[0], noise[1]), 4.5 if models is some else None))
+        rows.append(gain(where, decibels(noise[0], noise[1]), 4.5))
         rows.append(gain(f"{where}, Gram matrices in 4 diagonal blocks", decibels(noise[0], noise[2]), None))
     return rows
 
