@@ -31,7 +31,7 @@ from sdhub.errors import UsageError
 
 Rounded = Callable[[Tensor], Tensor]
 
-# Measured in docs/compression.md and, all together, in benchmarks/RESULTS.md (svdquant).
+# Measured in docs/compression.md one by one, and together in benchmarks/RESULTS.md (svdquant).
 BLOCK = 1280  # the widest diagonal block of the Gram matrix
 DAMPING = 0.003
 FLOOR = 1e-6  # of the mean input energy, the least that a channel counts in a metric
