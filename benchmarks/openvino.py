@@ -384,7 +384,7 @@ class Bench:
             f"emoji-sd {name:34} {found.psnr_db:6.2f} dB  SSIM {found.ssim:.4f}"
             f"  latents {found.latent_psnr_db:6.2f} dB  {kept.kept} of {len(drawn)} subjects kept"
             f"  {size / 2**20:5.1f} MiB  {timed.ratio:.2f} times torch"
-            f"  {dict(graph.weight_types(unet))}, {len(graph.integer_products(unet))} in integers"
+            f"  {dict(graph.weight_types(unet))}"
         )
         self.figures.add(f"emoji-sd, {name}: image PSNR", found.psnr_db, "dB")
         self.figures.add(f"emoji-sd, {name}: SSIM", found.ssim)

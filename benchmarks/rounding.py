@@ -1,9 +1,8 @@
-"""Compensated rounding beside plain k-means: fidelity on the built-in checkpoint, time on the SD 1.5 shape.
+"""GPTQ beside plain k-means: fidelity on the built-in checkpoint, time on the SD 1.5 shape.
 
 Fidelity: 4-bit palettes per tensor of every Linear and Conv2d of the denoiser, calibrated once; judged on prompts,
 seeds and a step count that calibration did not see, by the output error of each layer (mean of the layers' dB) and
-by the error of the predicted noise. In the latter, layers of at most 8,192 weights (the first and the last
-convolution) are rounded jointly with what follows them.
+by the error of the predicted noise, with all layers rounded and with those that a recipe rounds by default.
 
 Time: one layer of each shape that occurs, with a Gram matrix of random, correlated inputs, multiplied by how often
 the shape occurs. `--quick` measures the shapes up to 2,880 inputs and extrapolates the others by their arithmetic
@@ -27,10 +26,10 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.calibration import collect, spread, trajectories
-from sdhub.compression.gradients import output_grams
-from sdhub.compression.gram import Gram, blocks_of, divided
+from sdhub.compression.gptq import gptq
+from sdhub.compression.gram import Gram, divided
 from sdhub.compression.palettize import Palette, palettize
-from sdhub.compression.rounding import JOINT, compensate, compensate_jointly
+from sdhub.recipes.weights import LEAST
 
 BITS = 4
 QUICK_WIDTH = 2880
@@ -72,35 +71,37 @@ def fidelity(*, quick: bool) -> list[dict[str, Any]]:
     pipe = StableDiffusionPipeline.from_pretrained(emoji_sd(), torch_dtype=torch.float32)
     unet = pipe.unet
     grams = calibrated(pipe, quick=quick)
-    small = [name for name in grams if unet.get_submodule(name).weight.numel() <= JOINT]
-    behind = output_grams(unet, judged(pipe, SEEN[:6])[0], small)
+    large = {name for name in grams if unet.get_submodule(name).weight.numel() >= LEAST}
     calls, tokens = judged(pipe, UNSEEN[:6] if quick else UNSEEN)
-    plain, full, blocks = copy.deepcopy(unet), copy.deepcopy(unet), copy.deepcopy(unet)
+    every, some = ([copy.deepcopy(unet) for _ in range(3)] for _ in range(2))
     gains: dict[str, list[tuple[float, float]]] = {"Linear": [], "Conv2d": []}
     for name, gram in grams.items():
         layer = unet.get_submodule(name)
         weight = layer.weight.detach()
         palette = palettize(weight.half(), BITS)
         quarter = divided(gram, max(weight[0].numel() // 4, 128))
-        found = [palette, compensate(weight, palette, gram, passes=2), compensate(weight, palette, quarter)]
+        found = [palette, gptq(weight, palette, gram, passes=2), gptq(weight, palette, quarter)]
         errors = [output_error(weight, each, tokens[name]) for each in found]
         kind = "Linear" if weight.ndim == 2 else "Conv2d"
         gains[kind].append((decibels(errors[0], errors[1]), decibels(errors[0], errors[2])))
-        if weight.numel() <= JOINT:
-            found[1] = compensate_jointly(weight, palette, one_block(gram), behind[name])
-        for model, each in zip((plain, full, blocks), found, strict=True):
-            model.get_submodule(name).weight.data.copy_(each.dequantize())
+        for models in (every, some) if name in large else (every,):
+            for model, each in zip(models, found, strict=True):
+                model.get_submodule(name).weight.data.copy_(each.dequantize())
     wanted = predicted(unet, calls)
-    noise = [float((predicted(model, calls) - wanted).norm()) for model in (plain, full, blocks)]
     prompts = f"{len(UNSEEN[:6] if quick else UNSEEN)} unseen prompts"
     rows = []
     for kind, target in (("Linear", 7.5), ("Conv2d", 5.0)):
         whole, part = (sum(each) / len(each) for each in zip(*gains[kind], strict=True))
         where = f"4-bit {kind}, {len(gains[kind])} layers, {prompts}: less output error than k-means"
         rows += [gain(where, whole, target), gain(f"{where}, Gram matrix in 4 diagonal blocks", part, None)]
-    for label, value, target in (("", noise[1], 4.5), (", Gram matrices in 4 diagonal blocks", noise[2], None)):
-        where = f"all {len(grams)} layers at 4 bit, {prompts}: less noise-prediction error{label}"
-        rows.append(gain(where, decibels(noise[0], value), target))
+    for label, models in (
+        (f"all {len(grams)} layers at 4 bit", every),
+        (f"the {len(large)} that recipes round at 4 bit", some),
+    ):
+        noise = [float((predicted(model, calls) - wanted).norm()) for model in models]
+        where = f"{label}, {prompts}: less noise-prediction error"
+        rows.append(gain(where, decibels(noise[0], noise[1]), 4.5))
+        rows.append(gain(f"{where}, Gram matrices in 4 diagonal blocks", decibels(noise[0], noise[2]), None))
     return rows
 
 
@@ -110,12 +111,6 @@ def calibrated(pipe: Any, *, quick: bool) -> dict[str, Gram]:
     drive = trajectories(pipe, SEEN[:count], range(100, 100 + count), steps=20, guidance=4.0, keep=spread(20, 10))
     found = collect(pipe.unet, drive, gram=True, gram_rows=rows, block=8192, tokens=0)
     return {name: layer.gram for name, layer in found.items() if layer.gram}
-
-
-def one_block(gram: Gram) -> Tensor:
-    """The one block of a narrow layer."""
-    (block,) = blocks_of(gram, sum(len(each) for each in gram))
-    return block
 
 
 def judged(pipe: Any, prompts: tuple[str, ...]) -> tuple[list[tuple[Any, Any]], dict[str, Tensor]]:
@@ -180,7 +175,7 @@ def duration(height: int, columns: int, width: int | None) -> float:
     palette = palettize(weight.half(), BITS)
     gram = tuple(blocks(columns, width or columns, generator))
     start = time.perf_counter()
-    compensate(weight, palette, gram)
+    gptq(weight, palette, gram)
     return time.perf_counter() - start
 
 
@@ -195,7 +190,7 @@ def blocks(columns: int, width: int, generator: torch.Generator) -> Iterator[Ten
 
 
 def work(height: int, columns: int, width: int | None) -> float:
-    """Multiplications, as `compensate` states them."""
+    """Multiplications, as `gptq` states them."""
     size = min(width or columns, columns)
     return columns / size * (height * size**2 + size**3 / 6)
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from sdhub.errors import UsageError
 
+# Measured in docs/compression.md.
 SMALLEST = 0.4  # of the range, the most that the search clips to
-REFITS = 2
-CHUNK = 2**16  # weights
+REFITS = 2  # of each scale that is tried
+CHUNK = 2**16  # weights at once: what fits a core's cache
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,14 @@ class Grid:
     bits: int
     group_size: int
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that the grid stands for."""
+    def dequantize(self) -> Tensor:
+        """The weight that the grid stands for, float32."""
         if self.codes.numel() == 0:
-            return self.codes.to(dtype)
+            return self.codes.float()
         grouped = _grouped(self.codes.float(), self.group_size)
         if self.zero_point is not None:
             grouped.sub_(self.zero_point[..., None])
-        return grouped.mul_(self.scale[..., None]).view(self.codes.shape).to(dtype)
+        return grouped.mul_(self.scale[..., None]).view(self.codes.shape)
 
 
 def quantize(
@@ -57,7 +58,7 @@ def quantize(
     search: int = 0,
     importance: Tensor | None = None,
 ) -> Grid:
-    """Round to the nearest point of integer grids.
+    """Round-to-nearest on integer grids.
 
     `weight`: (N, ...), floating point. `bits`: 2 to 8. `per`: what has a scale of its own; with `group_size` each
     run of so many flattened inputs of each channel, a divisor of K. `symmetric`: the scale is the absmax over

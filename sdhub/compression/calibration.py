@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from sdhub.compression.recorder import LayerStatistics, Recorder, block_widths
+from sdhub.compression.observers import LayerStatistics, Observer, block_widths
 from sdhub.compression.trajectories import Drive, spread, trajectories
 from sdhub.errors import UsageError
 
@@ -21,7 +21,7 @@ __all__ = ["LayerStatistics", "collect", "fitting_block", "spread", "trajectorie
 
 Layers: TypeAlias = "Collection[str] | Callable[[str, nn.Module], bool] | None"
 
-BLOCKS = tuple(2**power for power in range(15, 5, -1))
+BLOCKS = tuple(2**power for power in range(15, 5, -1))  # beyond the widest layer known, down to a group of weights
 
 
 def collect(
@@ -39,7 +39,7 @@ def collect(
     """Statistics of the inputs of `denoiser`'s layers while `drive` runs it, by module path.
 
     `layers`: names, a predicate, or None for every Linear and Conv2d. `drive` (see `trajectories`) calls the
-    denoiser as often as it likes; it is given a switch that turns recording off and on (it begins on), and while
+    denoiser as often as it likes; it is given a switch that turns observation off and on (it begins on), and while
     that is off no hook is in place. `gram`: for which layers. Of the rows (tokens, patches) that a call brings,
     at most `gram_rows`, drawn at random, enter the Gram matrix; None takes all. `block`: the widest diagonal
     block, so a layer of K columns takes at most 4 · K · block bytes (see `fitting_block`). `tokens`: rows of the
@@ -49,8 +49,8 @@ def collect(
     layer that does not exist or is neither Linear nor Conv2d, BuildError for inputs that are not finite.
     """
     wanted = gram if callable(gram) else lambda *_: gram
-    recorders = [
-        Recorder(
+    observers = [
+        Observer(
             name,
             layer,
             block=block if wanted(name, layer) else 0,
@@ -63,19 +63,19 @@ def collect(
     ]
     handles: list[Any] = []
 
-    def record(on: bool) -> None:
+    def observe(on: bool) -> None:
         while handles:
             handles.pop().remove()
         if on:
-            handles.extend(_hook(recorder) for recorder in recorders)
+            handles.extend(_hook(observer) for observer in observers)
 
     try:
-        record(True)
+        observe(True)
         with torch.no_grad():
-            drive(record)
+            drive(observe)
     finally:
-        record(False)
-    return {recorder.name: recorder.statistics() for recorder in recorders if recorder.vectors}
+        observe(False)
+    return {observer.name: observer.statistics() for observer in observers if observer.vectors}
 
 
 def fitting_block(denoiser: nn.Module, budget: int, layers: Layers = None) -> int:
@@ -90,11 +90,11 @@ def fitting_block(denoiser: nn.Module, budget: int, layers: Layers = None) -> in
     raise UsageError(f"Gram matrices of {len(chosen)} layers exceed {budget} bytes", hint="take fewer layers")
 
 
-def _hook(recorder: Recorder) -> Any:
+def _hook(observer: Observer) -> Any:
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recorder.update(args[0] if args else kwargs["input"])
+        observer.update(args[0] if args else kwargs["input"])
 
-    return recorder.layer.register_forward_pre_hook(before, with_kwargs=True)
+    return observer.layer.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def _chosen(denoiser: nn.Module, layers: Layers) -> dict[str, nn.Linear | nn.Conv2d]:

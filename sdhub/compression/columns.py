@@ -1,4 +1,4 @@
-"""The nearest points of a palette or grid, one column of a weight at a time, for compensated rounding.
+"""The nearest points of a palette or grid, one column of a weight at a time, for GPTQ.
 
 NumPy, on purpose: a column is a few thousand values, for which starting threads costs more than the work.
 """

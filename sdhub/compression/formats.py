@@ -1,63 +1,31 @@
-"""Small floating-point formats: fp8-e4m3 (OCP 8-bit floating point, 2023), NVFP4, and NF4.
+"""NVFP4 (NVIDIA): e2m1 values in groups of 16 inputs, each with an e4m3 scale, under one float32 scale per tensor.
 
-NVFP4 (NVIDIA): e2m1 values in groups of 16 inputs, each with an e4m3 scale, under one float32 scale per tensor.
-NF4 (QLoRA, Dettmers et al. 2023): 16 quantiles of the normal distribution, one absmax per group.
+e2m1: OCP Microscaling formats 1.0 (2023); e4m3: OCP 8-bit floating point 1.0 (2023).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sdhub.compression.affine import check_finite
 from sdhub.errors import UsageError
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-NF4 = (
-    -1.0,
-    -0.6961928009986877,
-    -0.5250730514526367,
-    -0.39491748809814453,
-    -0.28444138169288635,
-    -0.18477343022823334,
-    -0.09105003625154495,
-    0.0,
-    0.07958029955625534,
-    0.16093020141124725,
-    0.24611230194568634,
-    0.33791524171829224,
-    0.44070982933044434,
-    0.5626170039176941,
-    0.7229568362236023,
-    1.0,
-)
-E4M3_MAX, E2M1_MAX = 448.0, 6.0
+E4M3_MAX, E2M1_MAX = 448.0, 6.0  # the greatest finite ones
 E4M3_LEAST = 2.0**-9  # the smallest positive one
-NVFP4_GROUP = 16
-
-
-@dataclass(frozen=True)
-class Fp8:
-    """`values`: float8_e4m3fn, the weight's shape; `scale`: float32 (N, 1), or (1, 1) per tensor."""
-
-    values: Tensor
-    scale: Tensor
-
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that it stands for."""
-        flat = self.values.float().reshape(self.values.shape[0], -1) * self.scale
-        return flat.view(self.values.shape).to(dtype)
+NVFP4_GROUP = 16  # inputs under a scale, NVIDIA's
 
 
 @dataclass(frozen=True)
 class Levels:
     """Codes of fixed levels, scaled group by group.
 
-    `codes`: uint8, the weight's shape, a code below 16 each. `levels`: float32 (16,), what the codes mean (NVFP4:
-    `E2M1`, NF4: `NF4`). `block_scale`: (N, K / `group_size`), float8_e4m3fn for NVFP4, float32 for NF4.
-    `tensor_scale`: float32 scalar, 1 for NF4. The weight is level · block_scale · tensor_scale.
+    `codes`: uint8, the weight's shape, a code below 16 each. `levels`: float32 (16,), what the codes mean: `E2M1`.
+    `block_scale`: float8_e4m3fn (N, K / `group_size`). `tensor_scale`: float32 scalar. The weight is
+    level · block_scale · tensor_scale.
     """
 
     codes: Tensor
@@ -71,21 +39,10 @@ class Levels:
         """Both scales in one: float32 (N, K / `group_size`)."""
         return self.block_scale.float() * self.tensor_scale
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that it stands for."""
+    def dequantize(self) -> Tensor:
+        """The weight that it stands for, float32."""
         values = self.levels[self.codes.long()].reshape(*self.scale.shape, self.group_size)
-        return (values * self.scale[..., None]).reshape(self.codes.shape).to(dtype)
-
-
-def fp8_e4m3(weight: Tensor, *, per: Literal["tensor", "channel"] = "channel") -> Fp8:
-    """`weight` (N, ...) with its absmax scaled to 448, ties to even. Raises UsageError if it is not finite."""
-    flat = _flat(weight)
-    peak = flat.abs().amax(dim=1, keepdim=True) if flat.numel() else flat.new_zeros(flat.shape[0], 1)
-    if per == "tensor":
-        peak = peak.amax().view(1, 1) if peak.numel() else peak.new_zeros(1, 1)
-    scale = _positive(peak / E4M3_MAX)
-    values = (flat / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
-    return Fp8(values.view(weight.shape), scale)
+        return (values * self.scale[..., None]).reshape(self.codes.shape)
 
 
 def nvfp4(weight: Tensor, *, search: int = 0) -> Levels:
@@ -106,15 +63,6 @@ def nvfp4(weight: Tensor, *, search: int = 0) -> Levels:
         error = torch.minimum(trial_error, error)
     codes = nearest_levels(groups / (scale * tensor_scale)[..., None], levels)
     return Levels(codes.view(weight.shape), levels, scale.to(torch.float8_e4m3fn), tensor_scale, NVFP4_GROUP)
-
-
-def nf4(weight: Tensor, *, group_size: int = 64) -> Levels:
-    """`weight` (N, ...) as NF4. Raises UsageError if `group_size` does not divide K, or if it is not finite."""
-    groups = _groups(weight, group_size)
-    scale = _positive(_peak(groups))
-    levels = torch.tensor(NF4)
-    codes = nearest_levels(groups / scale[..., None], levels)
-    return Levels(codes.view(weight.shape), levels, scale, torch.tensor(1.0), group_size)
 
 
 def nearest_levels(values: Tensor, levels: Tensor) -> Tensor:
@@ -155,7 +103,5 @@ def _groups(weight: Tensor, size: int) -> Tensor:
 def _flat(weight: Tensor) -> Tensor:
     if not weight.is_floating_point() or weight.ndim < 2:
         raise UsageError(f"a weight of type {weight.dtype} and shape {tuple(weight.shape)} is no matrix")
-    wrong = weight.numel() - int(torch.isfinite(weight).sum())
-    if wrong:
-        raise UsageError(f"a weight of shape {tuple(weight.shape)} has {wrong} infinite or NaN values")
+    check_finite(weight)
     return weight.detach().cpu().float().flatten(1)

@@ -16,13 +16,7 @@ from sdhub.errors import UsageError
 
 Gram: TypeAlias = "Tensor | Sequence[Tensor]"
 
-RAISES = 4  # times that a damping too small is raised tenfold
-
-
-def gram_of(rows: Tensor, block: int | None = None) -> tuple[Tensor, ...]:
-    """Blocks, at most `block` wide (None: one), of the Gram matrix of `rows` (T, K), float32."""
-    columns = rows.float().split(block or max(rows.shape[1], 1), dim=1)
-    return tuple(part.T @ part for part in columns)
+RAISES = 4  # times that the diagonal is raised, tenfold each, from about float32's precision on
 
 
 def blocks_of(gram: Gram, columns: int) -> tuple[Tensor, ...]:

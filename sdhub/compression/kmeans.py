@@ -20,11 +20,12 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 
+# Error and time with these are in benchmarks/RESULTS.md (compression): within 1.001 of the optimum.
 EXACT_WORK = 1 << 22  # k n² up to which the quadratic programme is quick enough
 BATCH = 1 << 16  # gains at once: what fits a core's cache
 TINY = 1e-200  # in place of the weight of an empty cluster
 GROWING = 1e-2  # a level on the way ends when a round gains less than this share of the error
-ROUNDS = 40
+ROUNDS = 40  # at most
 DENSE = 2048  # values up to which bands of all places are tried
 DENSE_GAINS = 1 << 20  # gains of such a band
 GRID = 128  # places of the first programme
@@ -132,12 +133,6 @@ def exact_kmeans(values: Floats, weights: Floats, clusters: int) -> Floats:
 def _is_quick(count: int, clusters: int) -> bool:
     """Whether so many distinct values are solved exactly."""
     return count <= clusters or clusters * count**2 <= EXACT_WORK
-
-
-def squared_error(values: Floats, weights: Floats, centroids: Floats) -> float:
-    """Weighted squared error of `values` (n,) against the nearest of ascending `centroids` (k,)."""
-    nearest = centroids[np.searchsorted((centroids[1:] + centroids[:-1]) / 2, values)]
-    return float(np.sum(weights * (values - nearest) ** 2))
 
 
 def distinct(values: Floats, weights: Floats) -> tuple[Floats, Floats]:

@@ -60,7 +60,6 @@ def randomized_svd(
     power_iterations: int = 16,
     tolerance: float = 3e-4,
     start: Tensor | None = None,
-    seed: int = 0,
 ) -> LowRank:
     """Truncated SVD of `matrix` (N, K), any float dtype, by at most `power_iterations` QR-stabilised power steps.
 
@@ -73,7 +72,7 @@ def randomized_svd(
     Raises UsageError for a rank outside 1 to min(N, K) and for values that are not finite.
     """
     matrix, total = _checked(matrix, rank)
-    inputs = _starting_subspace(matrix, min(rank + oversample, *matrix.shape), start, seed)
+    inputs = _starting_subspace(matrix, min(rank + oversample, *matrix.shape), start)
     captured = shift = 0.0
     for step in range(power_iterations + 1):
         outputs = matrix @ inputs
@@ -92,20 +91,6 @@ def randomized_svd(
     return LowRank(up, down, values[:rank].float(), inputs)
 
 
-def error_against_exact(matrix: Tensor, approximation: LowRank) -> float:
-    """Frobenius error of `approximation` over that of the exact truncated SVD of the same rank, in float64.
-
-    1 is the optimum (Eckart and Young, 1936). Both errors are raised by 1e-6 of the norm of `matrix` (N, K), so
-    that the ratio stays 1 for a matrix that has the rank. Costs a full SVD.
-    """
-    exact = matrix.to(torch.float64)
-    rank = approximation.singular_values.numel()
-    floor = 1e-6 * math.sqrt(_energy(exact))
-    tail = math.sqrt(_energy(torch.linalg.svdvals(exact)[rank:]))
-    error = math.sqrt(_energy(exact - approximation.up.double() @ approximation.down.double()))
-    return 1.0 if floor == 0 else (error + floor) / (tail + floor)
-
-
 def nearest_branch(
     matrix: Tensor,
     rank: int,
@@ -113,7 +98,6 @@ def nearest_branch(
     gram: Gram | None = None,
     damping: float = 0.01,
     start: Tensor | None = None,
-    seed: int = 0,
 ) -> LowRank:
     """The L of rank `rank` that takes most of `matrix` (N, K) off a layer's outputs: least ‖(matrix − L) D‖.
 
@@ -122,7 +106,7 @@ def nearest_branch(
     """
     matrix, _ = _checked(matrix, rank)
     root = _root(gram, matrix, damping)
-    fit = randomized_svd(root.times(matrix), rank, start=start, seed=seed)
+    fit = randomized_svd(root.times(matrix), rank, start=start)
     return _balanced(fit, root.undo(fit.down))
 
 
@@ -135,7 +119,6 @@ def decompose(
     damping: float = 0.01,
     iterations: int = 20,
     patience: int = 3,
-    seed: int = 0,
 ) -> Decomposition:
     """`weight` (N, K) as a low-rank branch plus a quantized residual, with least error of the layer's outputs.
 
@@ -147,12 +130,13 @@ def decompose(
 
     The first round starts from the plain SVD of W, so the result is never worse than that with its residual
     rounded. Each round is one product (N, K) by (K, K), one quantization and a warm-started SVD. Stops after
-    `patience` rounds without a better one, and at `iterations`.
+    `patience` rounds without a better one, and at `iterations`; what that reaches is in benchmarks/RESULTS.md
+    (lowrank).
 
     Raises UsageError for a rank outside 1 to min(N, K), values that are not finite, a Gram matrix of other shape.
     """
     weight, _ = _checked(weight, rank)
-    rounds = _rounds(weight, rank, quantize, _root(gram, weight, damping), seed)
+    rounds = _rounds(weight, rank, quantize, _root(gram, weight, damping))
     best = next(rounds)
     errors, stale = [best.error], 0
     while len(errors) < iterations and stale < patience:
@@ -164,17 +148,17 @@ def decompose(
 
 
 def _rounds(
-    weight: Tensor, rank: int, quantize: Callable[[Tensor], Tensor], root: _Root, seed: int
+    weight: Tensor, rank: int, quantize: Callable[[Tensor], Tensor], root: _Root
 ) -> Iterator[Decomposition]:
     norm = math.sqrt(_energy(root.times(weight)))
-    branch = randomized_svd(weight, rank, seed=seed)
+    branch = randomized_svd(weight, rank)
     start: Tensor | None = None
     while True:
         target = weight - branch.dense()
         residual = quantize(target).to(torch.float32)
-        seen = root.times(weight - residual)
-        fit = randomized_svd(seen, rank, start=start, seed=seed)
-        error = math.sqrt(_energy(seen - fit.dense())) / norm if norm else 0.0
+        weighted = root.times(weight - residual)
+        fit = randomized_svd(weighted, rank, start=start)
+        error = math.sqrt(_energy(weighted - fit.dense())) / norm if norm else 0.0
         branch, start = _balanced(fit, root.undo(fit.down)), fit.subspace
         yield Decomposition(branch, residual, target, error)
 
@@ -237,9 +221,9 @@ def _block_root(block: Tensor, damping: float) -> Tensor:
     return factor(block + damping * torch.eye(len(block), device=block.device))
 
 
-def _starting_subspace(matrix: Tensor, width: int, start: Tensor | None, seed: int) -> Tensor:
+def _starting_subspace(matrix: Tensor, width: int, start: Tensor | None) -> Tensor:
     columns = matrix.shape[1]
-    random = torch.randn(columns, width, generator=torch.Generator().manual_seed(seed)).to(matrix.device)
+    random = torch.randn(columns, width, generator=torch.Generator().manual_seed(0)).to(matrix.device)
     if start is not None and start.shape[0] != columns:
         raise UsageError(f"a starting subspace of {start.shape[0]} rows for a matrix of {columns} columns")
     warm = random[:, :0] if start is None else start[:, :width].to(matrix)

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdhub.compression.affine import check_finite
 from sdhub.compression.histogram import Floats, assign, histogram
 from sdhub.compression.kmeans import batch_size, kmeans, sketches
 from sdhub.compression.vectors import cluster_vectors, nearest_vectors
 from sdhub.errors import UsageError
 
-BITS = (1, 2, 3, 4, 6, 8)
-THREADS = 4  # at most, and no more than torch's: each takes up to 150 MB
+BITS = (1, 2, 3, 4, 6, 8)  # the widths of Core ML's indices
+THREADS = 4  # at most, and no more than torch's: each takes up to 150 MB (peak in benchmarks/RESULTS.md)
 TABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int8)
 
 
@@ -56,12 +57,12 @@ class Palette:
         table = self.lut.float()
         return table if self.scale is None else table * self.scale[:, None, None]
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that the palette stands for, in the weight's shape."""
+    def dequantize(self) -> Tensor:
+        """The weight that the palette stands for, in the weight's shape, float32."""
         rows, rest = self.indices.shape[0], self.indices.shape[1:]
         flat = self.indices.reshape(rows, rest.numel()).long()
         group = torch.arange(rows) * self.cluster_dim // max(self.group_size, 1)
-        vectors = self.table.to(dtype)[group[:, None], flat]
+        vectors = self.table[group[:, None], flat]
         return vectors.movedim(-1, 1).reshape(rows * self.cluster_dim, *rest)
 
 
@@ -94,7 +95,7 @@ def palettize(
     if cluster_dim == 1:
         table = _scalar_tables(weight, 1 << bits, size, importance)
     else:
-        _finite(weight)
+        check_finite(weight)
         table = _vector_tables(weight, 1 << bits, size, cluster_dim, importance, seed)
     lut, scale = _stored(table, lut_dtype)
     bare = Palette(torch.empty(0, dtype=torch.uint8), lut, size, scale)
@@ -213,12 +214,6 @@ def _spread(importance: Tensor | None, weight: Tensor) -> Tensor | None:
     if mass.numel() and not (bool(torch.isfinite(mass).all()) and bool((mass >= 0).all())):
         raise UsageError("importance has negative, infinite or NaN values")
     return mass
-
-
-def _finite(weight: Tensor) -> None:
-    wrong = weight.numel() - int(torch.isfinite(weight).sum())
-    if wrong:
-        raise UsageError(f"a weight of shape {tuple(weight.shape)} has {wrong} infinite or NaN values")
 
 
 def _check(weight: Tensor, bits: int, group_size: int | None, dim: int, dtype: torch.dtype) -> int:

@@ -6,7 +6,7 @@ variance v. With H = E[xᵀx], C = E[xᵀa] = H diag(c) and A = E[aᵀa] = diag(
 
 - the part of W that goes through 4 bits loses at least tr T (H − C A⁻¹ Cᵀ) Tᵀ, T = W − L, whatever Q is: L is the
   SVD of W in that metric, which is what takes the outliers in;
-- the best Q is T C A⁻¹, rounded so that errors make up for each other in the metric A;
+- the best Q is T C A⁻¹, rounded by GPTQ in the metric A;
 - given Q, the best L is the SVD of W − Q Cᵀ H⁻¹ in the metric H.
 
 Source of the layer: Li et al., "SVDQuant", arXiv 2411.05007, who alternate plain SVD and rounding instead.
@@ -22,19 +22,20 @@ from torch import Tensor
 
 from sdhub.compression.affine import Grid
 from sdhub.compression.formats import Levels
+from sdhub.compression.gptq import gptq
 from sdhub.compression.gram import damped, divided, factor
 from sdhub.compression.lowrank import LowRank, nearest_branch, randomized_svd
-from sdhub.compression.rounding import compensate
-from sdhub.compression.smoothing import Smoothing, search_smoothing
+from sdhub.compression.smoothquant import Smoothing, search_smoothing
 from sdhub.compression.w4a4 import SHIFT, Precision, linear, rounded_inputs, rounded_weight
 from sdhub.errors import UsageError
 
 Rounded = Callable[[Tensor], Tensor]
 
+# Measured in docs/compression.md one by one, and together in benchmarks/RESULTS.md (svdquant).
 BLOCK = 1280  # the widest diagonal block of the Gram matrix
 DAMPING = 0.003
 FLOOR = 1e-6  # of the mean input energy, the least that a channel counts in a metric
-POINTS, FINALISTS = 10, 2
+POINTS, FINALISTS = 10, 2  # grid points of an exponent, as in DeepCompressor's fast profile; candidates scored
 JUDGED = 256  # outputs that smoothing is chosen by, or a few more
 SEARCH = 4  # smaller scales that are tried for a group of the residual
 REACH = 2.0**14  # the greatest smoothed input, so that 16 bits hold it
@@ -42,7 +43,7 @@ REACH = 2.0**14  # the greatest smoothed input, so that 16 bits hold it
 
 @dataclass(frozen=True)
 class Inputs:
-    """What calibration saw of a layer: `gram`, diagonal blocks of the sum of xxᵀ over `rows` inputs of K channels,
+    """Statistics of a layer's inputs: `gram`, diagonal blocks of the sum of xxᵀ over `rows` inputs of K channels,
     `tokens` (T, K) of them, and `absmax` (K,) over all; `total` (K,) is the sum of x over the rows."""
 
     gram: Sequence[Tensor]
@@ -104,12 +105,12 @@ def split(
     *,
     dtype: torch.dtype = torch.float16,
     smoothing: bool = True,
-    compensated: bool = True,
+    use_gptq: bool = True,
     shifted: bool = False,
 ) -> Split:
     """`weight` (N, K) taken apart; `dtype`: what scales, factors and smoothing are stored in.
 
-    Without `inputs` the residual of the SVD is rounded to the nearest, and nothing is smoothed. `shifted`:
+    Without `inputs` the residual of the SVD is rounded to nearest, and nothing is smoothed. `shifted`:
     inputs (GELU's) are shifted and their int4 codes have no sign; `inputs` are what they are before that. Raises
     UsageError for values that are not finite, a rank above min(N, K) and inputs that do not fit.
     """
@@ -122,19 +123,19 @@ def split(
         off = residual.dequantize() + branch.dense() - weight
         error = float(torch.linalg.vector_norm(off)) / norm if norm else 0.0
         return Split(residual, torch.ones(columns), branch.up, branch.down, error)
-    seen = inputs.shifted() if shifted else inputs
+    observed = inputs.shifted() if shifted else inputs
 
     def rounded(values: Tensor) -> Tensor:
         return rounded_inputs(values, precision, dtype, unsigned=shifted)
 
     smooth = torch.ones(columns)
     if smoothing:
-        found = _search(weight, rank, precision, seen, dtype, rounded)
-        smooth = _stored(found.factors, seen.absmax, dtype)
-    scene = _scene(weight * smooth, seen, smooth, precision, dtype, rounded)
-    first = scene.outliers(rank)
-    residual = scene.residual(weight * smooth - first, compensated=compensated)
-    branch = _branch(scene.rest(residual.dequantize(), rank), smooth, dtype)
+        found = _search(weight, rank, precision, observed, dtype, rounded)
+        smooth = _stored(found.factors, observed.absmax, dtype)
+    layer = _smoothed(weight * smooth, observed, smooth, precision, dtype, rounded)
+    first = layer.outliers(rank)
+    residual = layer.residual(weight * smooth - first, use_gptq=use_gptq)
+    branch = _branch(layer.rest(residual.dequantize(), rank), smooth, dtype)
     made = Split(residual, smooth, branch.up, branch.down, 0.0)
     tokens = inputs.tokens.float()
     wanted = tokens @ weight.T
@@ -146,7 +147,7 @@ def split(
     return Split(residual, smooth, branch.up, branch.down, off / norm if norm else 0.0)
 
 
-class _Scene:
+class _Smoothed:
     """The matrices of one layer with its smoothing; lists of diagonal blocks."""
 
     def __init__(
@@ -164,20 +165,20 @@ class _Scene:
         gain = torch.where(energy > 0, (rounded * tokens).mean(dim=0) / energy, 1.0)
         noise = (rounded - gain * tokens).square().mean(dim=0)
         self.gain = gain
-        self.seen = [damped(block, DAMPING) for block in gram]
+        self.gram = [damped(block, DAMPING) for block in gram]
         # Channels so quiet that they are always rounded to 0 have no gain and no noise: the floor keeps A regular.
         self.noise = [
-            hiss + FLOOR * block.diagonal().mean()
-            for block, hiss in zip(self.seen, self._parts(noise), strict=True)
+            variance + FLOOR * block.diagonal().mean()
+            for block, variance in zip(self.gram, self._parts(noise), strict=True)
         ]
         self.given = [
-            block * part[:, None] * part + torch.diag(hiss)
-            for block, part, hiss in zip(self.seen, self._parts(gain), self.noise, strict=True)
+            block * part[:, None] * part + torch.diag(variance)
+            for block, part, variance in zip(self.gram, self._parts(gain), self.noise, strict=True)
         ]
         # C A⁻¹, which gives the best residual of what is left.
         self.filters = [
             torch.cholesky_solve((block * part).T, factor(given)).T
-            for block, part, given in zip(self.seen, self._parts(gain), self.given, strict=True)
+            for block, part, given in zip(self.gram, self._parts(gain), self.given, strict=True)
         ]
 
     def outliers(self, rank: int) -> Tensor:
@@ -185,47 +186,47 @@ class _Scene:
         if not rank:
             return torch.zeros_like(self.weight)
         lost = []
-        for seen, gain, noise in zip(self.seen, self._parts(self.gain), self.noise, strict=True):
+        for gram, gain, noise in zip(self.gram, self._parts(self.gain), self.noise, strict=True):
             # H - C A⁻¹ Cᵀ by Woodbury's identity: R (1 + Rᵀ diag(c² / v) R)⁻¹ Rᵀ of H = R Rᵀ, in which nothing
             # cancels.
-            root = factor(seen)
+            root = factor(gram)
             inner = root.T @ (root * (gain.square() / noise)[:, None])
             inner.diagonal().add_(1.0)
             half = torch.linalg.solve_triangular(factor(inner), root.T, upper=False)
             rest = half.T @ half
-            rest.diagonal().add_(FLOOR * float(seen.diagonal().mean()))
+            rest.diagonal().add_(FLOOR * float(gram.diagonal().mean()))
             lost.append(rest)
         return nearest_branch(self.weight, rank, gram=lost, damping=0.0).dense()
 
-    def residual(self, target: Tensor, *, compensated: bool, search: int = SEARCH) -> Grid | Levels:
+    def residual(self, target: Tensor, *, use_gptq: bool, search: int = SEARCH) -> Grid | Levels:
         """Q of what is left, (N, K)."""
         parts = zip(target.split(self.widths, dim=1), self.filters, strict=True)
         wanted = torch.cat([part @ filtered for part, filtered in parts], dim=1)
         energy = torch.cat([block.diagonal() for block in self.given])
         importance = energy / energy.mean().clamp_min(1e-30)
         found = rounded_weight(wanted, self.precision, self.dtype, search=search, importance=importance)
-        if not compensated:
+        if not use_gptq:
             return found
-        if isinstance(found, Grid):  # for the type checker: `compensate` gives back what it is given
-            return compensate(wanted, found, self.given, damping=1e-4)
-        return compensate(wanted, found, self.given, damping=1e-4)
+        if isinstance(found, Grid):  # for the type checker: `gptq` gives back what it is given
+            return gptq(wanted, found, self.given, damping=1e-4)
+        return gptq(wanted, found, self.given, damping=1e-4)
 
     def rest(self, residual: Tensor, rank: int) -> LowRank | None:
         """The L of rank `rank` that makes up for `residual` best."""
         if not rank:
             return None
-        return nearest_branch(self.weight - residual * self.gain, rank, gram=self.seen, damping=0.0)
+        return nearest_branch(self.weight - residual * self.gain, rank, gram=self.gram, damping=0.0)
 
     def _parts(self, values: Tensor) -> tuple[Tensor, ...]:
         parts: tuple[Tensor, ...] = values.split(self.widths)
         return parts
 
 
-def _scene(
+def _smoothed(
     smoothed: Tensor, inputs: Inputs, factors: Tensor, precision: Precision, dtype: torch.dtype, rounded: Rounded
-) -> _Scene:
+) -> _Smoothed:
     tokens = inputs.tokens.float() / factors
-    return _Scene(smoothed, tokens, rounded(tokens), _scaled(inputs, factors), precision, dtype)
+    return _Smoothed(smoothed, tokens, rounded(tokens), _scaled(inputs, factors), precision, dtype)
 
 
 def _search(
@@ -234,10 +235,10 @@ def _search(
     """The smoothing with least error of some outputs, each candidate with its own low-rank part."""
 
     def build(smoothed: Tensor, factors: Tensor) -> tuple[Tensor, Tensor | None]:
-        scene = _scene(smoothed, inputs, factors, precision, dtype, rounded)
-        first = scene.outliers(rank)
-        residual = scene.residual(smoothed - first, compensated=False, search=0).dequantize()
-        rest = scene.rest(residual, rank)
+        layer = _smoothed(smoothed, inputs, factors, precision, dtype, rounded)
+        first = layer.outliers(rank)
+        residual = layer.residual(smoothed - first, use_gptq=False, search=0).dequantize()
+        rest = layer.rest(residual, rank)
         return residual, None if rest is None else rest.dense()
 
     return search_smoothing(

@@ -25,7 +25,7 @@ def trajectories(
     given: Mapping[str, Any] = MappingProxyType({}),
     on_step: Callable[[int, int], None] | None = None,
 ) -> Drive:
-    """A drive for `collect`: each prompt with its seed, sampled by a diffusers pipeline, recorded at `keep`.
+    """A drive for `collect`: each prompt with its seed, sampled by a diffusers pipeline, observed at `keep`.
 
     `keep`: step indices from 0 (see `spread`), None for all; a trajectory ends with the last of them, and nothing
     is decoded. `given`: further arguments of the pipeline, such as `width` and `height`. Initial latents come from
@@ -38,20 +38,20 @@ def trajectories(
         raise UsageError(f"{len(prompts)} prompts and {len(seeds)} seeds")
     length = max(kept) + 1
 
-    def drive(record: Switch) -> None:
+    def drive(observe: Switch) -> None:
         pipe.set_progress_bar_config(disable=True)
         for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
 
             def after(
                 running: Any, step: int, _: Any, tensors: dict[str, Any], done: int = number * length
             ) -> Any:
-                record(step + 1 in kept)
+                observe(step + 1 in kept)
                 running._interrupt = step + 1 >= length
                 if on_step:
                     on_step(done + step + 1, len(prompts) * length)
                 return tensors
 
-            record(0 in kept)
+            observe(0 in kept)
             pipe(
                 prompt,
                 guidance_scale=guidance,
@@ -60,7 +60,7 @@ def trajectories(
                 callback_on_step_end=after,
                 **{"num_inference_steps": steps, **given},
             )
-            record(False)
+            observe(False)
 
     return drive
 

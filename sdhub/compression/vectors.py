@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# As many as Faiss takes (Johnson et al., arXiv 1702.08734).
 SAMPLE = 256  # vectors per cluster that the centroids are found on
 ROUNDS = 25
-CHUNK = 1 << 16
+CHUNK = 1 << 16  # vectors at once: what fits a core's cache
 
 
 def cluster_vectors(vectors: Tensor, masses: Tensor, clusters: int, seed: int) -> Tensor:

@@ -23,10 +23,10 @@ from sdhub.compression.formats import E2M1, E2M1_MAX, E4M3_LEAST, E4M3_MAX, Leve
 
 Precision: TypeAlias = Literal["int4", "nvfp4"]
 
-GROUP = {"int4": 64, "nvfp4": 16}
+GROUP = {"int4": 64, "nvfp4": 16}  # inputs under a scale, the kernels'
 INT4_MAX, UNSIGNED_MAX = 7.0, 15.0
-SHIFT = 0.171875  # GELU is nowhere below -0.17
-SEARCH = 8
+SHIFT = 0.171875  # Nunchaku's: GELU is nowhere below -0.17
+SEARCH = 8  # measured in docs/compression.md
 
 
 def rounded_inputs(
@@ -81,7 +81,7 @@ def rounded_weight(
     search: int = SEARCH,
     importance: Tensor | None = None,
 ) -> Grid | Levels:
-    """`weight` (N, K) rounded to the nearest, with scales that `dtype` (int4) or fp8 under a power of two (nvfp4)
+    """`weight` (N, K) rounded to nearest, with scales that `dtype` (int4) or fp8 under a power of two (nvfp4)
     hold exactly. `search` and `importance` as in `affine.quantize`."""
     weight = weight.float()
     if precision == "int4":

@@ -10,7 +10,7 @@ steadier estimate of that than ⟨g, E⟩² is. It fails where a layer's inputs 
 timestep's embedding are; so it is scaled, layer by layer, by how much the one exceeds the other over all
 treatments and traces.
 
-Compensated rounding (see `sdhub.compression.rounding`) leaves errors E = R diag(L) L⁻¹ with independent R, L the
+Compensated rounding (see `sdhub.compression.gptq`) leaves errors E = R diag(L) L⁻¹ with independent R, L the
 Cholesky factor of the inputs' Gram matrix: ‖δ‖² is Σ (g L⁻ᵀ diag(L))² R², which no layer has to be rounded for.
 """
 

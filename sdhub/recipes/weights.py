@@ -70,8 +70,8 @@ def codes_of(weight: torch.Tensor, treatment: Treatment, gram: tuple[torch.Tenso
     import torch
 
     from sdhub.compression.affine import quantize
+    from sdhub.compression.gptq import gptq
     from sdhub.compression.palettize import palettize
-    from sdhub.compression.rounding import compensate
 
     if isinstance(treatment, Palette):
         palette = palettize(
@@ -79,12 +79,12 @@ def codes_of(weight: torch.Tensor, treatment: Treatment, gram: tuple[torch.Tenso
         )
         if treatment.rounding == "nearest" or gram is None:
             return palette
-        return compensate(weight, palette, gram, passes=_passes(weight))
+        return gptq(weight, palette, gram, passes=_passes(weight))
     assert isinstance(treatment, Affine)
     grid = quantize(weight, treatment.bits, symmetric=treatment.symmetric, group_size=treatment.group_size or None)
     if treatment.rounding == "nearest" or gram is None:
         return grid
-    return compensate(weight, grid, gram, passes=_passes(weight))
+    return gptq(weight, grid, gram, passes=_passes(weight))
 
 
 def _passes(weight: torch.Tensor) -> int:

@@ -23,6 +23,7 @@ from sdhub.progress import SILENT
 from sdhub.recipes.recipe import Affine, Component, Float, Palette, Recipe
 from sdhub.sources import resolve
 from tests.backends.flux import flux_folder
+from tests.backends.openvino_graphs import integer_products
 from tests.exact import EXACT
 
 DRAWN = Sampling((Prompt("red heart", 3), Prompt("pizza", 1)), steps=20, guidance=4.0, width=64, height=64)
@@ -137,7 +138,7 @@ def full(backend, checkpoint, full_recipe, tmp_path_factory):
 
 def test_all_but_the_spared_layers_compute_in_integers(full):
     unet = graph.read(full / "unet")
-    integers = set(graph.integer_products(unet))
+    integers = integer_products(unet)
     spared = set(graph.layers(unet)) - integers
     assert graph.weight_types(unet) == {"i8": len(integers), "u8": len(spared)}
     assert len(integers) + len(spared) == LAYERS

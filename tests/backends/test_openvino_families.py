@@ -14,6 +14,7 @@ from sdhub.evidence.sampling import Prompt, Sampling
 from sdhub.progress import SILENT
 from sdhub.sources import resolve
 from tests.backends.flux import flux_folder
+from tests.backends.openvino_graphs import integer_products
 from tests.checkpoint.test_load import inpainting, lcm, refiner, sd2, sdxl
 
 FAMILIES = {"sd2": sd2, "sdxl": sdxl, "refiner": refiner, "lcm": lcm, "inpainting": inpainting}
@@ -54,7 +55,7 @@ def test_all_layers_are_found_and_compute_in_integers_but_for_the_spared(name, t
     out.mkdir()
     backend.build(checkpoint, pipeline, recipe, out, SILENT)
     model = graph.read(out / checkpoint.family.denoiser)
-    integers = set(graph.integer_products(model))
+    integers = integer_products(model)
     assert set(graph.layers(model)) == weighted
     assert 0 < len(weighted - integers) < 0.5 * len(weighted)
     assert graph.weight_types(model) == {"i8": len(integers), "u8": len(weighted - integers)}

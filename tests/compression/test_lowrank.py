@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdhub.compression.lowrank import decompose, error_against_exact, randomized_svd
+from sdhub.compression.lowrank import decompose, randomized_svd
 from sdhub.errors import UsageError
 
 
@@ -23,6 +23,12 @@ def decaying(rows, columns):
     left = torch.linalg.qr(gaussian(rows, columns, seed=1)).Q
     right = torch.linalg.qr(gaussian(columns, columns, seed=2)).Q
     return left * torch.arange(1, columns + 1) ** -0.5 @ right.T
+
+
+def times_the_optimum(matrix, approximation):
+    """Frobenius error over that of the exact truncation (Eckart and Young, 1936)."""
+    tail = torch.linalg.svdvals(matrix.double())[len(approximation.singular_values) :]
+    return float((matrix - approximation.dense()).double().norm() / tail.norm())
 
 
 def round_to(bits):
@@ -49,11 +55,8 @@ def correlated_gram(columns, seed=3):
 )
 def test_error_is_within_a_thousandth_of_the_exact_truncation(matrix):
     approximation = randomized_svd(matrix, 16)
-    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
-    exact = (left[:, :16] * values[:16]) @ right[:16]
-    ratio = (matrix - approximation.dense()).double().norm() / (matrix - exact).norm()
-    assert 1 - 1e-6 <= ratio <= 1.001
-    assert error_against_exact(matrix, approximation) == pytest.approx(float(ratio), abs=1e-5)
+    assert 1 - 1e-6 <= times_the_optimum(matrix, approximation) <= 1.001
+    values = torch.linalg.svdvals(matrix.double())
     assert torch.allclose(approximation.singular_values.double(), values[:16], rtol=0.02)
 
 
@@ -61,7 +64,6 @@ def test_a_matrix_of_the_rank_comes_back():
     matrix = gaussian(60, 8) @ gaussian(8, 90, seed=1)
     approximation = randomized_svd(matrix, 8)
     assert torch.allclose(approximation.dense(), matrix, atol=1e-4)
-    assert error_against_exact(matrix, approximation) == pytest.approx(1, abs=0.5)
 
 
 def test_full_rank_and_zero_matrices():
@@ -69,7 +71,6 @@ def test_full_rank_and_zero_matrices():
     assert torch.allclose(randomized_svd(square, 12).dense(), square, atol=1e-5)
     zero = randomized_svd(torch.zeros(9, 7), 3)
     assert zero.dense().abs().max() == 0
-    assert error_against_exact(torch.zeros(9, 7), zero) == 1
 
 
 def test_factors_share_the_singular_values_evenly():
@@ -82,8 +83,8 @@ def test_a_warm_start_needs_no_power_iterations():
     matrix = gaussian(300, 300)
     near = matrix + 0.02 * gaussian(300, 300, seed=5)
     start = randomized_svd(matrix, 16).subspace
-    warm = error_against_exact(near, randomized_svd(near, 16, power_iterations=0, start=start))
-    cold = error_against_exact(near, randomized_svd(near, 16, power_iterations=0))
+    warm = times_the_optimum(near, randomized_svd(near, 16, power_iterations=0, start=start))
+    cold = times_the_optimum(near, randomized_svd(near, 16, power_iterations=0))
     assert warm < 1.001 < cold
 
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from sdhub.compression.calibration import LayerStatistics
+from sdhub.compression.gptq import gptq
 from sdhub.compression.palettize import palettize
-from sdhub.compression.rounding import compensate
 from sdhub.demo import emoji_sd
 from sdhub.recipes.recipe import Affine, Calibration, Float, LowRank, Palette, Treatment
 from sdhub.recipes.sensitivity import Trace, candidates, errors, factors, sample, scales, trace
@@ -91,7 +91,7 @@ def test_rounding_to_the_nearest_is_foretold(treatment: Treatment) -> None:
 def test_compensated_rounding_is_foretold_without_being_done(bits: int) -> None:
     weight, inputs = layer()
     gram = inputs.T @ inputs
-    rounded = compensate(weight, palettize(weight.half(), bits), gram).dequantize()
+    rounded = gptq(weight, palettize(weight.half(), bits), gram).dequantize()
     truth = float(((rounded - weight) @ inputs.T).square().sum())
     nearest = float(((palettize(weight.half(), bits).dequantize() - weight) @ inputs.T).square().sum())
     peaks = inputs.abs().amax(0)

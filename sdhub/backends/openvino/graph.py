@@ -63,21 +63,8 @@ def weight_types(model: Any) -> Counter[str]:
     )
 
 
-def integer_products(model: Any) -> list[str]:
-    """Layers that are computed in integers: those whose inputs are rounded."""
-    return [layer for layer, operation in layers(model).items() if _source(operation) == "FakeQuantize"]
-
-
 def moves(node: Any) -> bool:
     """Whether an operation only moves or repeats values."""
     if node.get_type_name() == "Interpolate":
         return bool(node.get_attributes()["mode"] == "nearest")
     return node.get_type_name() in ("Reshape", "Transpose")
-
-
-def _source(operation: Any) -> str:
-    """The type of what an operation's input comes from, moves aside."""
-    node = operation.input_value(0).get_node()
-    while moves(node):
-        node = node.input_value(0).get_node()
-    return str(node.get_type_name())

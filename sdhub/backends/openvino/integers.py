@@ -2,7 +2,7 @@
 
 The nodes are those that NNCF writes and that OpenVINO's plugins turn into integer arithmetic: FakeQuantize before
 a layer, and a weight of integers times a scale for each output channel. Inputs are smoothed by SmoothQuant (see
-`sdhub.compression.smoothing`).
+`sdhub.compression.smoothquant`).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def factors_of(seen: LayerStatistics, weights: Sequence[torch.Tensor], alpha: fl
     """SmoothQuant's factors (K,) of one input of several weights (N, K); their inverses are float16's."""
     import torch
 
-    from sdhub.compression.smoothing import smoothing_factors
+    from sdhub.compression.smoothquant import smoothing_factors
 
     columns = torch.stack([each.float().abs().amax(dim=0) for each in weights]).amax(dim=0)
     factors = smoothing_factors(seen.absmax, columns, alpha, 1 - alpha)

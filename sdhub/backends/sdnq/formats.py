@@ -105,9 +105,9 @@ def quantize_layer(
     import torch
 
     from sdhub.compression.affine import check_finite
+    from sdhub.compression.gptq import output_error
     from sdhub.compression.gram import divided
     from sdhub.compression.lowrank import decompose, nearest_branch
-    from sdhub.compression.rounding import output_error
 
     weight = weight.detach().float()
     check_finite(weight)
@@ -164,21 +164,6 @@ def dequantize_layer(tensors: Mapping[str, torch.Tensor], layout: Format, shape:
     return result
 
 
-def stored_bytes(shape: tuple[int, ...], layout: Format) -> int:
-    """Bytes that a weight of `shape` takes."""
-    layout = layout.fitting(shape)
-    outputs, channels, *kernel = shape
-    places = 1
-    for side in kernel:
-        places *= side
-    scales = outputs * (channels // layout.width(channels)) * places * (1 if layout.symmetric else 2)
-    return (
-        outputs * channels * places * layout.bits // 8
-        + 2 * scales
-        + 2 * layout.rank * (outputs + channels * places)
-    )
-
-
 @dataclass(frozen=True)
 class _Groups:
     """`codes` (N, G, width, ...), `scale` and `zero_point` (N, G, 1, ...), all float32; None where symmetric."""
@@ -233,14 +218,14 @@ class _Groups:
         import torch
 
         from sdhub.compression.affine import Grid
-        from sdhub.compression.rounding import compensate
+        from sdhub.compression.gptq import gptq
 
         def spread(values: torch.Tensor) -> torch.Tensor:
             return values.expand(self.codes.shape).reshape(weight.shape[0], -1)
 
         codes = self.codes.reshape(weight.shape[0], -1).to(torch.int8 if self.layout.symmetric else torch.uint8)
         zero = None if self.zero_point is None else spread(-self.zero_point / self.scale)
-        grid = compensate(weight.flatten(1), Grid(codes, spread(self.scale), zero, self.layout.bits, 1), gram)
+        grid = gptq(weight.flatten(1), Grid(codes, spread(self.scale), zero, self.layout.bits, 1), gram)
         return replace(self, codes=grid.codes.float().view(self.codes.shape))
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -125,7 +125,7 @@ def split_layer(
         inputs,
         dtype=dtype,
         smoothing=layout.smoothing,
-        compensated=layout.compensated,
+        use_gptq=layout.compensated,
         shifted=shifted,
     )
 

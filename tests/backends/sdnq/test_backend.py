@@ -16,6 +16,7 @@ from sdhub.errors import BuildError, RecipeError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank
 from sdhub.sources import resolve
 from tests.backends.built import build, hashes, noise_predictions, recipe_for
+from tests.backends.sdnq.sizes import stored_bytes
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 CONVOLUTION = "up_blocks.1.resnets.1.conv_shortcut"
@@ -114,7 +115,6 @@ def test_small_text_encoders_stay_and_large_ones_do_not(checkpoint):
 def test_the_forecast_is_near_the_truth(checkpoint):
     from diffusers import UNet2DConditionModel
 
-    from sdhub.backends.sdnq.formats import stored_bytes
     from sdhub.demo import emoji_sd
 
     unet = UNet2DConditionModel.from_pretrained(emoji_sd() / "unet")

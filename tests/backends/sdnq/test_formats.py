@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from sdhub.backends.sdnq.formats import Format, dequantize_layer, format_of, quantize_layer, stored_bytes
+from sdhub.backends.sdnq.formats import Format, dequantize_layer, format_of, quantize_layer
 from sdhub.errors import BuildError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Float, LowRank, Palette
+from tests.backends.sdnq.sizes import stored_bytes
 
 SHAPES = [(48, 64), (40, 96, 3, 3), (64, 128, 1, 1), (33, 50)]
 

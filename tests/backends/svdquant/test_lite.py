@@ -14,7 +14,7 @@ from sdhub.backends.svdquant.lite import (
     quantization_config,
 )
 from sdhub.backends.svdquant.targets import layers_of, share, unet_linears
-from sdhub.compression.recorder import LayerStatistics
+from sdhub.compression.observers import LayerStatistics
 from sdhub.compression.svdquant import Inputs, split
 from sdhub.errors import BuildError, RecipeError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette
@@ -57,7 +57,7 @@ def test_tensors_are_the_formats_and_come_back(treatment, bias):
         layout.precision,
         Inputs(seen.gram, 400, seen.tokens, seen.absmax),
         smoothing=layout.smoothing,
-        compensated=layout.compensated,
+        use_gptq=layout.compensated,
     )
     expected = made.outputs(inputs.reshape(-1, 256), layout.precision)
     expected = expected if not bias else expected + layer.bias.half().float()

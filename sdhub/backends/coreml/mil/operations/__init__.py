@@ -6,16 +6,13 @@ Source: documentation of the operations in `coremltools/converters/mil/mil/ops/d
 from sdhub.backends.coreml.mil.operations import (
     activation,
     convolution,
-    creation,
     elementwise,
     indexing,
     normalization,
     padding,
-    pooling,
     product,
     quantization,
     reduction,
-    resizing,
     shaping,
 )
 from sdhub.backends.coreml.mil.operations.registry import OPERATIONS, TUPLES, Definition
@@ -26,15 +23,12 @@ __all__ = [
     "Definition",
     "activation",
     "convolution",
-    "creation",
     "elementwise",
     "indexing",
     "normalization",
     "padding",
-    "pooling",
     "product",
     "quantization",
     "reduction",
-    "resizing",
     "shaping",
 ]

@@ -1,4 +1,4 @@
-"""Elementwise operations: arithmetic, comparison, logic, rounding, casts, choice."""
+"""Elementwise operations: arithmetic, comparison, casts, choice."""
 
 from __future__ import annotations
 
@@ -34,47 +34,26 @@ register(
         "sub": torch.sub,
         "mul": torch.mul,
         "real_div": torch.true_divide,
-        "floor_div": torch.floor_divide,
-        "mod": torch.remainder,
         "pow": torch.pow,
         "maximum": torch.maximum,
-        "minimum": torch.minimum,
         "equal": torch.eq,
         "not_equal": torch.ne,
         "greater": torch.gt,
         "greater_equal": torch.ge,
         "less": torch.lt,
         "less_equal": torch.le,
-        "logical_and": torch.logical_and,
-        "logical_or": torch.logical_or,
-        "logical_xor": torch.logical_xor,
     },
     "x",
     "y",
 )
 register(
     {
-        "abs": torch.abs,
-        "acos": torch.acos,
-        "asin": torch.asin,
-        "atan": torch.atan,
-        "atanh": torch.atanh,
-        "ceil": torch.ceil,
         "cos": torch.cos,
-        "cosh": torch.cosh,
-        "erf": torch.erf,
-        "exp": torch.exp,
         "exp2": torch.exp2,
-        "floor": torch.floor,
         "identity": torch.clone,
-        "logical_not": torch.logical_not,
-        "round": torch.round,
-        "sign": torch.sign,
         "sin": torch.sin,
-        "sinh": torch.sinh,
         "sqrt": torch.sqrt,
         "square": torch.square,
-        "tan": torch.tan,
         "tanh": torch.tanh,
     },
     "x",
@@ -95,18 +74,8 @@ def clip(x: Tensor, *, alpha: float, beta: float) -> Tensor:
 
 
 @operation
-def threshold(x: Tensor, *, alpha: float) -> Tensor:
-    return x.clamp(min=alpha)
-
-
-@operation
 def inverse(x: Tensor, *, epsilon: float = 1e-4) -> Tensor:
     return torch.reciprocal(x + epsilon)
-
-
-@operation
-def log(x: Tensor, *, epsilon: float = 1e-45) -> Tensor:
-    return torch.log(x + epsilon)
 
 
 @operation

@@ -1,4 +1,4 @@
-"""Slices, gathering, sorting."""
+"""Slices and gathering."""
 
 from __future__ import annotations
 
@@ -27,26 +27,6 @@ def slice_by_index(
     for axis, (start, count, step) in enumerate(slices):
         x = _slice(x, axis, start, count, step)
     return x.squeeze(squeezed) if squeezed else x
-
-
-@operation
-def slice_update(
-    x: Tensor,
-    update: Tensor,
-    begin: Tensor,
-    end: Tensor,
-    *,
-    stride: Sequence[int] | None = None,
-    begin_mask: Sequence[bool] | None = None,
-    end_mask: Sequence[bool] | None = None,
-    squeeze_mask: Sequence[bool] | None = None,
-) -> Tensor:
-    """`x` with the slice that `slice_by_index` would take replaced by `update`."""
-    slices, _ = _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
-    places = [torch.arange(count) * step + start for start, count, step in slices]
-    result = x.clone()
-    result[torch.meshgrid(*places, indexing="ij")] = update.reshape([len(place) for place in places])
-    return result
 
 
 def _slices(
@@ -85,14 +65,6 @@ def _slice(x: Tensor, axis: int, start: int, count: int, step: int) -> Tensor:
 
 
 @operation
-def slice_by_size(x: Tensor, begin: Tensor, size: Tensor) -> Tensor:
-    for axis, (start, count) in enumerate(zip(begin.tolist(), size.tolist(), strict=True)):
-        first = start + x.shape[axis] if start < 0 else start
-        x = x.narrow(axis, first, x.shape[axis] - first if count == -1 else count)
-    return x
-
-
-@operation
 def gather(
     x: Tensor, indices: Tensor, *, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False
 ) -> Tensor:
@@ -114,11 +86,6 @@ def gather(
 
 
 @operation
-def gather_along_axis(x: Tensor, indices: Tensor, *, axis: int = 0, validate_indices: bool = False) -> Tensor:
-    return torch.take_along_dim(x, _nonnegative(indices, x.shape[axis]), axis)
-
-
-@operation
 def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     """`x` at the coordinates along the last axis of `indices`."""
     depth = indices.shape[-1]
@@ -134,48 +101,3 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0, validate_indic
 def _nonnegative(indices: Tensor, length: int) -> Tensor:
     wide = indices.long()
     return torch.where(wide < 0, wide + length, wide)
-
-
-@operation
-def non_zero(x: Tensor) -> Tensor:
-    return torch.nonzero(x)
-
-
-@operation
-def one_hot(
-    indices: Tensor,
-    one_hot_vector_size: Tensor,
-    *,
-    axis: int = -1,
-    on_value: float = 1,
-    off_value: float = 0,
-) -> Tensor:
-    """`on_value` where an index points along a new `axis`, `off_value` elsewhere."""
-    size = int(one_hot_vector_size)
-    place = axis % (indices.dim() + 1)
-    bounded([*indices.shape, size])
-    places = torch.arange(size).reshape([-1] + [1] * (indices.dim() - place))
-    hot = indices.unsqueeze(place) == places
-    return torch.where(hot, torch.tensor(on_value), torch.tensor(off_value))
-
-
-@operation
-def argsort(x: Tensor, *, axis: int = -1, ascending: bool = False) -> Tensor:
-    return torch.argsort(x, dim=axis, descending=not ascending, stable=True)
-
-
-@operation
-def topk(
-    x: Tensor,
-    *,
-    k: int = 1,
-    axis: int = -1,
-    ascending: bool = False,
-    sort: bool = True,
-    return_indices: bool = True,
-    output_indices_dtype: str = "int32",
-) -> tuple[Tensor, ...]:
-    """The `k` greatest (least, where `ascending`) values, sorted, and where they are; ties in their order."""
-    values, places = torch.sort(x, dim=axis, descending=not ascending, stable=True)
-    chosen = values.narrow(axis, 0, k)
-    return (chosen, places.narrow(axis, 0, k)) if return_indices else (chosen,)

@@ -25,15 +25,6 @@ def batch_norm(
 
 
 @operation
-def instance_norm(
-    x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, *, epsilon: float = 1e-5
-) -> Tensor:
-    place = [1, -1] + [1] * (x.dim() - 2)
-    normal = _normalized(x, list(range(2, x.dim())), epsilon)
-    return _affine(normal, gamma, beta, place)
-
-
-@operation
 def layer_norm(
     x: Tensor,
     gamma: Tensor | None = None,
@@ -48,12 +39,6 @@ def layer_norm(
         return F.layer_norm(x, x.shape[rank - len(chosen) :], gamma, beta, epsilon)
     place = [length if axis in chosen else 1 for axis, length in enumerate(x.shape)]
     return _affine(_normalized(x, chosen, epsilon), gamma, beta, place)
-
-
-@operation
-def l2_norm(x: Tensor, *, epsilon: float = 1e-6) -> Tensor:
-    """`x` over the length of its last three axes."""
-    return x * torch.rsqrt(x.square().sum((-3, -2, -1), keepdim=True) + epsilon)
 
 
 def _normalized(x: Tensor, axes: list[int], epsilon: float) -> Tensor:

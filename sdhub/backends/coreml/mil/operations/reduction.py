@@ -20,22 +20,10 @@ def _over_axes(name: str, reduce: Reduction) -> None:
     operation(function)
 
 
-def _product(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
-    for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
-        x = torch.prod(x, axis, keepdim=keep)
-    return x
-
-
-_over_axes("reduce_l1_norm", lambda x, axes, keep: x.abs().sum(axes, keepdim=keep))
 _over_axes("reduce_l2_norm", lambda x, axes, keep: x.square().sum(axes, keepdim=keep).sqrt())
-_over_axes("reduce_log_sum", lambda x, axes, keep: x.sum(axes, keepdim=keep).log())
-_over_axes("reduce_log_sum_exp", lambda x, axes, keep: torch.logsumexp(x, axes, keepdim=keep))
 _over_axes("reduce_max", lambda x, axes, keep: torch.amax(x, axes, keepdim=keep))
 _over_axes("reduce_mean", lambda x, axes, keep: torch.mean(_floating(x), axes, keepdim=keep))
-_over_axes("reduce_min", lambda x, axes, keep: torch.amin(x, axes, keepdim=keep))
-_over_axes("reduce_prod", _product)
 _over_axes("reduce_sum", lambda x, axes, keep: x.sum(axes, keepdim=keep))
-_over_axes("reduce_sum_square", lambda x, axes, keep: x.square().sum(axes, keepdim=keep))
 
 
 def _floating(x: Tensor) -> Tensor:
@@ -46,9 +34,3 @@ def _floating(x: Tensor) -> Tensor:
 def reduce_argmax(x: Tensor, *, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
     """The first index of the greatest value."""
     return torch.argmax(x, axis, keepdim=keep_dims)
-
-
-@operation
-def reduce_argmin(x: Tensor, *, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> Tensor:
-    """The first index of the least value."""
-    return torch.argmin(x, axis, keepdim=keep_dims)

@@ -1,12 +1,12 @@
-"""Shapes: reshape, transpose, join, split, repeat."""
+"""Shapes: reshape, transpose, join, split, repeat, enlarge."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sdhub.backends.coreml.mil.operations.registry import operation
 from sdhub.backends.coreml.mil.operations.size import bounded
@@ -28,21 +28,6 @@ def _counted_from_end(x: Tensor, lengths: Sequence[int], place: int) -> int:
 
 
 @operation
-def reshape_like(
-    x: Tensor,
-    ref_tensors: Sequence[Tensor],
-    *,
-    begins: Sequence[int],
-    ends: Sequence[int],
-    end_masks: Sequence[bool],
-) -> Tensor:
-    shape: list[int] = []
-    for reference, begin, end, open_end in zip(ref_tensors, begins, ends, end_masks, strict=True):
-        shape += reference.shape[begin:] if open_end else reference.shape[begin:end]
-    return x.reshape(shape)
-
-
-@operation
 def transpose(x: Tensor, *, perm: Sequence[int]) -> Tensor:
     return x.permute(*perm)
 
@@ -59,11 +44,6 @@ def expand_dims(x: Tensor, *, axes: Sequence[int]) -> Tensor:
 def squeeze(x: Tensor, *, axes: Sequence[int] | None = None) -> Tensor:
     """Axes that are longer than 1 stay."""
     return x.squeeze() if axes is None else x.squeeze(tuple(axes))
-
-
-@operation
-def reverse(x: Tensor, *, axes: Sequence[int] | None = None) -> Tensor:
-    return x.flip(tuple(range(x.dim()) if axes is None else axes))
 
 
 @operation
@@ -100,18 +80,19 @@ def tile(x: Tensor, reps: Tensor) -> Tensor:
 
 
 @operation
-def flatten2d(x: Tensor, *, axis: int = 1) -> Tensor:
-    rows = 1
-    for length in x.shape[:axis]:
-        rows *= length
-    return x.reshape(rows, -1)
+def upsample_nearest_neighbor(
+    x: Tensor, *, scale_factor_height: float = 1, scale_factor_width: float = 1
+) -> Tensor:
+    """The last two axes, to the whole part of their lengths times the factors."""
+    lengths = [math.floor(x.shape[-2] * scale_factor_height), math.floor(x.shape[-1] * scale_factor_width)]
+    bounded([*x.shape[:-2], *lengths])
+    for axis, length in zip((-2, -1), lengths, strict=True):
+        x = _nearest(x, axis, length)
+    return x
 
 
-@operation
-def pixel_shuffle(x: Tensor, *, upscale_factor: int) -> Tensor:
-    return F.pixel_shuffle(x, upscale_factor)
-
-
-@operation
-def pixel_unshuffle(x: Tensor, *, downscale_factor: int) -> Tensor:
-    return F.pixel_unshuffle(x, downscale_factor)
+def _nearest(x: Tensor, axis: int, length: int) -> Tensor:
+    times, rest = divmod(length, x.shape[axis])
+    if not rest:
+        return x.repeat_interleave(times, axis)
+    return x.index_select(axis, torch.arange(length) * x.shape[axis] // length)

@@ -1,9 +1,9 @@
-"""Smoothing factors against their closed form, and a search that never loses to s = 1."""
+"""SmoothQuant: factors against their closed form, and a search that never loses to s = 1."""
 
 import pytest
 import torch
 
-from sdhub.compression.smoothing import exponents, search_smoothing, smoothing_factors
+from sdhub.compression.smoothquant import exponents, search_smoothing, smoothing_factors
 from sdhub.errors import UsageError
 
 

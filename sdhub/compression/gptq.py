@@ -1,10 +1,10 @@
-"""Error-compensated rounding to any palette or grid (GPTQ, Frantar et al. 2022).
+"""GPTQ (Frantar et al., arXiv 2210.17323) for any palette or grid: rounding that makes up for its own errors.
 
 The weights of a row are chosen so that the layer's outputs change least, ‖X(Ŵ − W)ᵀ‖² = tr E H Eᵀ with E = W − Ŵ
 and the Gram matrix H = XᵀX: column after column, each on the target that makes up for errors made before.
 With H = L Lᵀ the target of column i is w_i + Σ_j>i (L_ji / L_ii) e_j when columns are taken from the last to the
-first. That is GPTQ as Babai's nearest plane (Chen et al. 2025): it needs one Cholesky factor and no inverse.
-Afterwards single weights may be chosen anew, given all others (coordinate descent).
+first. That is GPTQ as Babai's nearest plane (Chen et al., arXiv 2507.18553): it needs one Cholesky factor and no
+inverse. Afterwards single weights may be chosen anew, given all others (coordinate descent).
 """
 
 from __future__ import annotations
@@ -24,35 +24,36 @@ from sdhub.compression.palettize import Palette
 from sdhub.errors import UsageError
 
 Codebook = TypeVar("Codebook", Palette, Grid, Levels)
-Order = Literal["natural", "energy"]
+ColumnOrder = Literal["natural", "energy"]
 
-BLOCK = 128
-JOINT = 8192  # weights rounded together: a Gram matrix of 256 MiB
+BLOCK = 128  # the paper's
+# For speed alone, measured in docs/compression.md.
 SPAN = 256  # columns whose energy is taken at once
 FEW = 16  # columns whose errors are handed on one by one
 
 
-def compensate(
+def gptq(
     weight: Tensor,
     codebook: Codebook,
     gram: Gram,
     *,
     damping: float = 0.01,
-    order: Order = "energy",
+    order: ColumnOrder = "energy",
     passes: int = 0,
     block: int = BLOCK,
 ) -> Codebook:
     """`codebook` with the codes that change the layer's outputs least; tables, scales and size stay.
 
     `weight`: (N, K) of a Linear or (N, C, kh, kw) of a Conv2d, whose inputs are unfolded patches. `codebook`: what
-    `palettize`, `affine.quantize`, `formats.nvfp4` or `formats.nf4` made of it. `gram`: of the layer's inputs, one
-    matrix or diagonal blocks (see `gram`). `damping`: share of its mean diagonal that is added. `order`: which
-    columns come first, "energy" those with the largest inputs. `passes` of coordinate descent follow. `block`:
-    columns between two updates of the rest; it changes the speed only.
+    `palettize`, `affine.quantize` or `formats.nvfp4` made of it. `gram`: of the layer's inputs, one matrix or
+    diagonal blocks (see `gram`). `damping`: share of its mean diagonal that is added, by default the paper's.
+    `order`: which columns come first, "energy" those with the largest inputs. `passes` of coordinate descent
+    follow. `block`: columns between two updates of the rest; it changes the speed only.
 
-    In the damped Gram matrix no row's error is greater than that of its codes in `codebook`. The work is about
-    N K² + K³ / 6 multiplications, and N K² more for each pass; memory, three times a block of the Gram matrix with
-    that itself. Deterministic. Raises UsageError where shapes do not fit or something is not finite.
+    In the damped Gram matrix no row's error is greater than that of its codes in `codebook`, those of
+    round-to-nearest. The work is about N K² + K³ / 6 multiplications, and N K² more for each pass; memory, three
+    times a block of the Gram matrix with that itself. Deterministic. Raises UsageError where shapes do not fit or
+    something is not finite.
     """
     flat = _check(weight, codebook)
     pick = picker(codebook)
@@ -65,36 +66,6 @@ def compensate(
         part.solve(codes[:, span], passes)
         first = span.stop
     return _with_codes(codebook, codes.view(_codes(codebook).shape))
-
-
-def compensate_jointly(
-    weight: Tensor, palette: Palette, gram: Tensor, outputs: Tensor, *, damping: float = 0.01, passes: int = 4
-) -> Palette:
-    """As `compensate`, where errors of different outputs may also make up for each other; for small layers.
-
-    `outputs`: (N, N), the Gram matrix of gradients at the layer's outputs (`gradients.output_grams`). What is
-    least is tr G E H Eᵀ, the change of the whole network's result: all weights are one row of N · K, whose Gram
-    matrix is G ⊗ H. Where a network is narrow behind a layer, as behind its first convolution, this leaves a
-    tenth of the error.
-
-    Raises UsageError for more than 8,192 weights, and for a palette that has several tables, or vectors.
-    """
-    if weight.numel() > JOINT:
-        raise UsageError(f"{weight.numel()} weights to round jointly", hint=f"at most {JOINT}: use compensate")
-    if len(palette.lut) != 1 or palette.cluster_dim != 1:
-        raise UsageError("joint rounding to several tables or to vectors", hint="one table of scalars")
-    (inputs,) = blocks_of(gram, weight[0].numel())
-    (behind,) = blocks_of(outputs, weight.shape[0])
-    whole = torch.kron(_normal(behind), _normal(inputs))
-    row = replace(palette, indices=palette.indices.reshape(1, -1), group_size=1)
-    found = compensate(weight.reshape(1, -1), row, whole, damping=damping, passes=passes)
-    return replace(palette, indices=found.indices.view(palette.indices.shape))
-
-
-def _normal(matrix: Tensor) -> Tensor:
-    """With a mean diagonal of 1."""
-    scale = float(matrix.diagonal().double().mean())
-    return matrix.float() / scale if scale > 0 else torch.eye(len(matrix))
 
 
 def output_error(weight: Tensor, approximation: Tensor, gram: Gram) -> float:
@@ -120,7 +91,7 @@ class _Block:
         first: int,
         matrix: Tensor,
         damping: float,
-        order: Order,
+        order: ColumnOrder,
         block: int,
     ) -> None:
         # Columns are taken from the last to the first.
@@ -150,7 +121,7 @@ class _Block:
         codes[:, self.order] = torch.where(better[:, None], chosen.T, places)
 
     def _descend(self, ratio: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Errors (K, N) and codes (K, N / d), each column compensating those before it, and eᵀ H e of each row."""
+        """Errors (K, N) and codes (K, N / d), each column making up for earlier ones, and eᵀ H e of each row."""
         error = torch.zeros_like(self.target)
         energy = torch.zeros(error.shape[1])
         chosen = torch.empty(len(error), self.pick.codes, dtype=self.pick.dtype)

@@ -1,4 +1,4 @@
-"""What calibration keeps of one layer's inputs, updated call by call in bounded memory."""
+"""Observers of layers' inputs: the statistics that calibration keeps, updated call by call in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sdhub.compression.rows import Rows, layer_rows
 from sdhub.errors import BuildError
 
-CHUNK = 4096  # rows of a Gram update at once
+CHUNK = 4096  # rows of a Gram update at once, for bounded memory
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LayerStatistics:
         return torch.maximum(self.high, -self.low)
 
 
-class Recorder:
+class Observer:
     """Gathers `LayerStatistics` of one layer from its inputs.
 
     `block`: the widest diagonal block of the Gram matrix, 0 for none; `gram_rows`: the most rows of a call that
@@ -73,7 +73,7 @@ class Recorder:
         self._sample: Tensor | None = None
         self._keys = torch.empty(0, dtype=torch.float64)
         self._tokens, self._dtype = tokens, dtype
-        # A stream per layer, so that a layer's sample does not depend on which others are recorded.
+        # A stream per layer, so that a layer's sample does not depend on which others are observed.
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
         self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 

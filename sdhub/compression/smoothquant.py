@@ -1,4 +1,4 @@
-"""Smoothing: moving the range of activations into the weights, channel by channel, before both are quantized.
+"""SmoothQuant: the range of activations moved into the weights, channel by channel, before both are quantized.
 
 A linear layer computes (x / s) (W s)ᵀ for any positive s (K,). Xiao et al., "SmoothQuant", arXiv 2211.10438, take
 s = absmax(x)^α / absmax(W)^(1−α); Li et al., "SVDQuant", arXiv 2411.05007, search α and β of

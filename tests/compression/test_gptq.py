@@ -1,4 +1,4 @@
-"""Compensated rounding against brute force, Frantar's own recursion, and plain rounding."""
+"""GPTQ against brute force, Frantar's own recursion, and round-to-nearest."""
 
 from itertools import product
 
@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdhub.compression.affine import quantize
-from sdhub.compression.formats import nf4, nvfp4
-from sdhub.compression.gram import damped, divided, factor, gram_of
+from sdhub.compression.formats import nvfp4
+from sdhub.compression.gptq import gptq, output_error
+from sdhub.compression.gram import damped, divided, factor
 from sdhub.compression.palettize import palettize
-from sdhub.compression.rounding import compensate, compensate_jointly, output_error
 from sdhub.errors import UsageError
 
 CODEBOOKS = {
@@ -23,7 +23,6 @@ CODEBOOKS = {
     "grid per tensor": lambda w: quantize(w, 4, per="tensor", symmetric=True),
     "grouped grid": lambda w: quantize(w, 3, symmetric=True, group_size=16),
     "nvfp4": nvfp4,
-    "nf4": lambda w: nf4(w, group_size=16),
 }
 
 
@@ -33,6 +32,11 @@ def inputs(tokens, columns, seed=0):
     mix = torch.randn(columns, columns, generator=generator) / columns**0.5
     rows = torch.randn(tokens, columns, generator=generator) @ (mix + 0.3 * torch.eye(columns))
     return rows * torch.exp(0.7 * torch.randn(columns, generator=generator)) + 0.2
+
+
+def gram_of(rows, block=None):
+    """Diagonal blocks, in order, of the sum of xxᵀ."""
+    return tuple(part.T @ part for part in rows.split(block or rows.shape[1], dim=1))
 
 
 def weight_of(rows, columns, seed=1):
@@ -63,7 +67,7 @@ def gptq_as_published(weight, table, matrix):
 def test_no_row_is_worse_than_plain_and_the_whole_is_better(name, passes, order):
     weight, gram = weight_of(20, 48), gram_of(inputs(400, 48))[0]
     plain = CODEBOOKS[name](weight)
-    better = compensate(weight, plain, gram, passes=passes, order=order, block=16)
+    better = gptq(weight, plain, gram, passes=passes, order=order, block=16)
     matrix = damped(gram, 0.01)
     before, after = energies(weight, plain, matrix), energies(weight, better, matrix)
     size = 2 if name == "vector palette" else 1
@@ -77,7 +81,7 @@ def test_natural_order_is_gptq_as_published(block):
     weight, gram = weight_of(6, 24), gram_of(inputs(200, 24))[0]
     palette = palettize(weight, 3)
     table = palette.table.view(-1).double()
-    ours = compensate(weight, palette, gram, order="natural", block=block).dequantize().double()
+    ours = gptq(weight, palette, gram, order="natural", block=block).dequantize().double()
     theirs = gptq_as_published(weight, table, damped(gram, 0.01))
     # Ours keeps a row's plain codes where they are better, which these rows do not need.
     assert torch.allclose(ours, theirs, atol=1e-6)
@@ -87,7 +91,7 @@ def test_descent_ends_where_no_single_change_helps():
     weight, gram = weight_of(4, 10), gram_of(inputs(100, 10))[0]
     palette = palettize(weight, 2)
     table, matrix = palette.table.view(-1), damped(gram, 0.01)
-    found = compensate(weight, palette, gram, passes=30)
+    found = gptq(weight, palette, gram, passes=30)
     best = energies(weight, found, matrix)
     for column, entry in product(range(10), range(4)):
         changed = found.indices.clone()
@@ -103,7 +107,7 @@ def test_close_to_the_best_of_all_assignments():
     every = table[torch.cartesian_prod(*[torch.arange(4)] * 6)]
     best = torch.stack([(((every - row) @ matrix) * (every - row)).sum(1).min() for row in weight.double()])
     plain = energies(weight, palette, matrix)
-    ours = energies(weight, compensate(weight, palette, gram, passes=5), matrix)
+    ours = energies(weight, gptq(weight, palette, gram, passes=5), matrix)
     assert float((ours - best).sum()) < 0.35 * float((plain - best).sum())
 
 
@@ -113,7 +117,7 @@ def test_never_worse_and_deterministic(seed, name, tokens):
     weight = weight_of(8, 16, seed)
     gram = gram_of(inputs(tokens, 16, seed))[0]
     plain = CODEBOOKS[name](weight)
-    first, second = (compensate(weight, plain, gram) for _ in range(2))
+    first, second = (gptq(weight, plain, gram) for _ in range(2))
     assert torch.equal(first.dequantize(), second.dequantize())
     matrix = damped(gram, 0.01)
     assert float(energies(weight, first, matrix).sum()) <= float(energies(weight, plain, matrix).sum()) * 1.0001
@@ -126,7 +130,7 @@ def test_convolutions_take_the_gram_matrix_of_unfolded_patches():
     patches = torch.nn.functional.unfold(images, 3, padding=1).movedim(1, -1).reshape(-1, 36)
     weight = conv.weight.detach()
     plain = palettize(weight, 2)
-    better = compensate(weight, plain, gram_of(patches))
+    better = gptq(weight, plain, gram_of(patches))
 
     def off(palette):
         restored = torch.nn.functional.conv2d(images, palette.dequantize() - weight, padding=1)
@@ -144,10 +148,10 @@ def test_diagonal_blocks_are_solved_by_themselves():
     palette = palettize(weight, 3)
     blocks = gram_of(rows, 24)
     assert [block.shape[0] for block in blocks] == [24, 16]
-    whole = compensate(weight, palette, blocks)
+    whole = gptq(weight, palette, blocks)
     for span, block in ((slice(0, 24), blocks[0]), (slice(24, 40), blocks[1])):
         part = type(palette)(palette.indices[:, span].contiguous(), palette.lut, palette.group_size)
-        assert torch.equal(compensate(weight[:, span], part, block).indices, whole.indices[:, span])
+        assert torch.equal(gptq(weight[:, span], part, block).indices, whole.indices[:, span])
     divided_up = divided(gram_of(rows)[0], 24)
     assert all(torch.allclose(one, two) for one, two in zip(divided_up, blocks, strict=True))
 
@@ -157,7 +161,7 @@ def test_inputs_that_say_nothing_do_no_harm(gram):
     weight = weight_of(8, 16)
     palette = palettize(weight, 3)
     matrix = damped(gram, 0.01)
-    assert float(energies(weight, compensate(weight, palette, gram), matrix).sum()) <= (
+    assert float(energies(weight, gptq(weight, palette, gram), matrix).sum()) <= (
         float(energies(weight, palette, matrix).sum()) * 1.0001
     )
 
@@ -184,75 +188,16 @@ def test_factor_falls_back_to_float64_and_refuses_what_is_indefinite():
 )
 def test_wrong_gram_matrices_are_refused(weight, gram, said):
     with pytest.raises(UsageError, match=said):
-        compensate(weight, palettize(weight, 2), gram)
+        gptq(weight, palettize(weight, 2), gram)
 
 
 def test_codes_of_another_weight_are_refused():
     with pytest.raises(UsageError, match="codes of shape"):
-        compensate(weight_of(4, 8), palettize(weight_of(4, 9), 2), torch.eye(8))
+        gptq(weight_of(4, 8), palettize(weight_of(4, 9), 2), torch.eye(8))
     broken = weight_of(4, 8)
     palette = palettize(broken, 2)
     broken[0, 0] = float("nan")
     with pytest.raises(UsageError, match="infinite or NaN"):
-        compensate(broken, palette, torch.eye(8))
+        gptq(broken, palette, torch.eye(8))
     with pytest.raises(UsageError, match="no inputs"):
-        compensate(torch.ones(4), palettize(torch.ones(4), 2), torch.eye(4))
-
-
-def joint_error(off, gram, behind):
-    """tr G E H Eᵀ."""
-    return float(((behind @ off @ gram) * off).sum())
-
-
-def narrow(rows, width, seed):
-    """The Gram matrix of gradients where `width` numbers follow `rows`."""
-    behind = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
-    return behind @ behind.T
-
-
-def test_joint_rounding_is_mostly_the_brute_force_optimum_and_never_worse_than_the_nearest():
-    ratios = []
-    for seed in range(12):
-        weight = weight_of(2, 3, seed)
-        gram, behind = gram_of(inputs(64, 3, seed))[0], narrow(2, 2, seed)
-        palette = palettize(weight, 1)
-        table = palette.table.view(-1)
-        best = min(
-            joint_error(table[torch.tensor(codes)].view(2, 3) - weight, gram, behind)
-            for codes in product((0, 1), repeat=6)
-        )
-        plain = joint_error(palette.dequantize() - weight, gram, behind)
-        found = compensate_jointly(weight, palette, gram, behind, damping=1e-6)
-        error = joint_error(found.dequantize() - weight, gram, behind)
-        assert error <= plain * (1 + 1e-4)
-        ratios.append(error / best)
-    assert sorted(ratios)[len(ratios) // 2] < 1.2
-
-
-def test_joint_rounding_uses_what_a_network_does_not_see():
-    weight = weight_of(32, 24)
-    gram, behind = gram_of(inputs(512, 24))[0], narrow(32, 4, 1)
-    palette = palettize(weight, 4)
-    alone = compensate(weight, palette, gram, passes=4)
-    jointly = compensate_jointly(weight, palette, gram, behind)
-    before, after = (
-        joint_error(each.dequantize().flatten(1) - weight.flatten(1), gram, behind) for each in (alone, jointly)
-    )
-    assert after < 0.2 * before
-    assert torch.equal(jointly.lut, palette.lut)
-    assert jointly.indices.shape == palette.indices.shape
-
-
-@pytest.mark.parametrize(
-    "make", [lambda w: palettize(w, 3, group_size=16), lambda w: palettize(w, 4, cluster_dim=2)]
-)
-def test_joint_rounding_wants_one_table_of_scalars(make):
-    weight = weight_of(32, 24)
-    with pytest.raises(UsageError, match="several tables"):
-        compensate_jointly(weight, make(weight), torch.eye(24), torch.eye(32))
-
-
-def test_joint_rounding_is_for_small_layers():
-    weight = torch.zeros(128, 65)
-    with pytest.raises(UsageError, match="weights to round jointly"):
-        compensate_jointly(weight, palettize(weight, 1), torch.eye(65), torch.eye(128))
+        gptq(torch.ones(4), palettize(torch.ones(4), 2), torch.eye(4))
