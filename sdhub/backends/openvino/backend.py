@@ -62,7 +62,7 @@ class OpenVINO(Backend):
     library = "diffusers"  # the Hub knows no library openvino: that is a tag
     repository = "{model}-openvino-{treatment}"
     install = 'pip install "optimum-intel[openvino]" diffusers'
-    revision = 4
+    revision = 5
 
     def knows(self, variant: str) -> bool:
         return _merging(variant)[0] in self.variants

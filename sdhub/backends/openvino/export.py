@@ -86,8 +86,6 @@ def convert(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, pr
         for part in parts:
             _convert(checkpoint, part, models.pop(part), out)
             gc.collect()
-            if part == checkpoint.family.denoiser:
-                restore_frequencies(out / part)
             if recipe.sizes:
                 shapes.fix(out / part, _extent(checkpoint, pipeline, recipe))
             task.advance()
@@ -134,11 +132,11 @@ def plain_denoiser(checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Pat
     return True
 
 
-def restore_frequencies(folder: Path) -> None:
-    """Undo what 16 bits do to the timesteps of a converted denoiser."""
+def _keep_times(folder: Path) -> None:
+    """Let a converted denoiser be told the time exactly: fractions of timesteps, and waves that 16 bits rounded."""
     with quiet():
         model = graph.read(folder)
-        if frequencies.restore(model):
+        if graph.take_fractions(model, "timestep") + frequencies.restore(model):
             graph.save(model, folder)
 
 
@@ -240,6 +238,8 @@ def _convert(checkpoint: Checkpoint, name: str, part: tuple[Any, Any], out: Path
                 f"optimum-intel could not export {name} of {checkpoint.id}: {_one_line(error)}",
                 hint=_tail(said.getvalue()),
             ) from error
+    if name == checkpoint.family.denoiser:
+        _keep_times(out / name)
 
 
 def _trace_whole(config: Any) -> None:
