@@ -136,7 +136,8 @@ class Checkpoint:
     side in pixels that the denoiser was made for (its `sample_size` times the VAE's scale). `prompts`, `steps` and
     `guidance` are what the author's card shows the model with (`widget` texts, `inference.parameters`), where it
     does. `config` is where the configs of a single file come from: an absolute path or `org/name[@revision]`.
-    `gate` is what the author's card asks of those who want access (`extra_gated_prompt` and its like).
+    `gate` is what the author's card asks of those who want access (`extra_gated_prompt` and its like). `notes` say
+    where the checkpoint is taken for something else than it calls itself, a plain sentence each.
     """
 
     source: Source
@@ -161,6 +162,7 @@ class Checkpoint:
     companions: tuple[Companion, ...] = ()
     config: str | None = None
     gate: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def component(self, name: str) -> Component | None:
         """The component called `name`, or None."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sdhub.checkpoint.checkpoint import Component
 from sdhub.checkpoint.documents import shown
-from sdhub.checkpoint.families import FAMILIES, Family
+from sdhub.checkpoint.families import FAMILIES, INPAINTING, Family
 from sdhub.checkpoint.headers import Header, Tensor
 from sdhub.checkpoint.kinds import refuse_part
 from sdhub.checkpoint.weights import measure
@@ -68,10 +68,6 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
 }
 SD2_BASE = "stabilityai/stable-diffusion-2-1-base"
-INPAINTING_PIPELINES = {
-    "StableDiffusionPipeline": "StableDiffusionInpaintPipeline",
-    "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
-}
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def recognize(header: Header, name: str) -> SingleFile:
         config = SD2_BASE
     if channels == 9:
         traits.add("inpainting")
-        pipeline, config = INPAINTING_PIPELINES.get(pipeline, pipeline), layout.inpainting or config
+        pipeline, config = INPAINTING.get(pipeline, pipeline), layout.inpainting or config
     if not any(key.startswith(f"{UNET}middle_block.") for key in header.tensors):
         traits.add("student")
     if re.search(r"(?:sd|sd_?xl)_turbo", name.lower().replace("-", "_")):

@@ -133,7 +133,7 @@ def plain_denoiser(checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Pat
 
 
 def _keep_times(folder: Path) -> None:
-    """Let a converted denoiser be told the time exactly: fractions of timesteps, and waves that 16 bits rounded."""
+    """Let a converted denoiser be told the time exactly: fractions of timesteps, waves unrounded."""
     with quiet():
         model = graph.read(folder)
         if graph.take_fractions(model, "timestep") + frequencies.restore(model):
