@@ -54,6 +54,7 @@ def test_all_layers_are_found_and_compute_in_integers_but_for_the_spared(name, t
     out.mkdir()
     backend.build(checkpoint, pipeline, recipe, out, SILENT)
     model = graph.read(out / checkpoint.family.denoiser)
+    assert {each.get_any_name(): each.element_type.get_type_name() for each in model.inputs}["timestep"] == "f32"
     integers = set(graph.integer_products(model))
     assert set(graph.layers(model)) == weighted
     assert 0 < len(weighted - integers) < 0.5 * len(weighted)

@@ -74,6 +74,19 @@ def vae() -> Any:
     return randomize(tiny_vae())
 
 
+def tiny_autoencoder() -> Any:
+    from diffusers import AutoencoderTiny
+
+    widths, blocks = (8, 8), (1, 1)
+    made = AutoencoderTiny(
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks,
+    )
+    return randomize(made)
+
+
 def checker() -> Any:
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig
@@ -146,6 +159,15 @@ def run_decoder(model: Any, given: Inputs) -> list[Tensor]:
 
 def run_encoder(model: Any, given: Inputs) -> list[Tensor]:
     return [model.encode(given["x"]).latent_dist.parameters]
+
+
+def run_tiny_decoder(model: Any, given: Inputs) -> list[Tensor]:
+    return [model.decode(given["z"] * 0.5).sample]
+
+
+def run_tiny_encoder(model: Any, given: Inputs) -> list[Tensor]:
+    latents = model.encode(given["x"]).latents / 0.5
+    return [torch.cat([latents, torch.full_like(latents, -30)], dim=1)]
 
 
 def run_checker(model: Any, given: Inputs) -> list[Tensor]:

@@ -164,6 +164,22 @@ CASES = {
         {"latent": (FULL, (1, 8, 32, 32))},
         shape=Shape(64, 64, scale=2),
     ),
+    "tiny VAE, decoder": Case(
+        models.tiny_autoencoder,
+        specs.vae_decoder(scaled=0.5),
+        models.run_tiny_decoder,
+        {"z": (HALF, (1, 4, 32, 32))},
+        {"image": (FULL, (1, 3, 64, 64))},
+        shape=Shape(64, 64, scale=2),
+    ),
+    "tiny VAE, encoder": Case(
+        models.tiny_autoencoder,
+        specs.vae_encoder(scaled=0.5),
+        models.run_tiny_encoder,
+        {"x": (HALF, (1, 3, 64, 64))},
+        {"latent": (FULL, (1, 8, 32, 32))},
+        shape=Shape(64, 64, scale=2),
+    ),
     "safety checker": Case(
         models.checker,
         specs.safety_checker(),
