@@ -74,7 +74,8 @@ def detect(pipeline: str, components: Mapping[str, Component], where: str) -> De
     scheduler = components.get("scheduler")
     if scheduler is None:
         raise SourceError(f"{where} has no scheduler", hint="is it a whole checkpoint, not a part?")
-    traits, notes = _traits(pipeline, family, components, scheduler), ()
+    traits = _traits(pipeline, family, components, scheduler)
+    notes: tuple[str, ...] = ()
     if "inpainting" in traits and pipeline in INPAINTING:
         notes = (f"It calls itself {pipeline}, and its nine latent channels are those of {INPAINTING[pipeline]}.",)
         pipeline = INPAINTING[pipeline]

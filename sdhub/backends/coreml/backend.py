@@ -80,11 +80,11 @@ class CoreML(Backend):
             made = made.model_copy(update={"name": variant, "components": components})
         calibrated = made.nearest() != made
         side = checkpoint.size or checkpoint.family.size
-        whole = -(-side // STEP) * STEP
+        fitting = -(-side // STEP) * STEP
         return made.model_copy(
             update={
                 "attention": ATTENTION,
-                "sizes": () if whole == side else ((whole, whole),),
+                "sizes": () if fitting == side else ((fitting, fitting),),
                 "calibration": calibration_for(checkpoint) if calibrated else None,
             }
         )
