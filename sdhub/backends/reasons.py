@@ -28,11 +28,12 @@ PARTS: Mapping[str, Mapping[str, Collection[str]]] = {
     "sana": {"text_encoder": ("Gemma2Model",), "vae": ("AutoencoderDC",)},
 }
 OPTIONAL = frozenset({"text_encoder_3"})
-# Settings of a UNet whose inputs diffusers' pipelines of Stable Diffusion do not give.
-UNGIVEN: Mapping[str, Collection[Any]] = {
+# Settings of a UNet that diffusers' pipelines of Stable Diffusion draw with: they give no other inputs.
+DRAWN: Mapping[str, Collection[Any]] = {
     "class_embed_type": (None,),
     "num_class_embeds": (None,),
     "encoder_hid_dim_type": (None, "text_proj"),
+    "dual_cross_attention": (None, False),
 }
 
 
@@ -67,8 +68,13 @@ def _denoiser(checkpoint: Checkpoint) -> str | None:
     part = checkpoint.component(checkpoint.family.denoiser)
     if part is None or part.name != "unet":
         return None
-    found = unusual(part.config, UNGIVEN)
-    return f"the {found} of its unet asks for inputs that {checkpoint.pipeline} does not give" if found else None
+    found = unusual(part.config, DRAWN)
+    if found is not None:
+        return f"{found} in the config of its unet, which {checkpoint.pipeline} does not draw with"
+    widths = part.config.get("cross_attention_dim")
+    if isinstance(widths, list) and len(set(map(str, widths))) > 1:
+        return "the blocks of its unet attend to states of different widths"
+    return None
 
 
 def _scheduler(checkpoint: Checkpoint) -> str | None:

@@ -201,8 +201,6 @@ def _unet(checkpoint: Checkpoint) -> str | None:
     other = next((each for each in blocks if each not in BLOCKS), None)
     if other is not None:
         return f"its unet has blocks of type {shown(str(other), 60)}, which Core ML packages do not compute"
-    if len(set(map(str, _listed(config.get("cross_attention_dim"))))) > 1:
-        return "the blocks of its unet attend to states of different widths"
     return None
 
 

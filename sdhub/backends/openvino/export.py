@@ -56,6 +56,7 @@ def prepare(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, progress: Pro
     if "safety_checker" in pipeline.components:
         pipeline.register_modules(safety_checker=None)
         pipeline.register_to_config(requires_safety_checker=False)
+    _say_one_width(pipeline)
     denoiser = recipe.components[checkpoint.family.denoiser]
     if recipe.sizes:
         latent = shapes.set_size(pipeline, recipe.sizes[0])
@@ -120,6 +121,7 @@ def plain_denoiser(checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Pat
     document = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     if set(graph.weight_types(graph.read(folder / denoiser))) == {"f16"} and document.get("dynamic_shapes", True):
         return False
+    _say_one_width(pipeline)
     with quiet():
         models = get_diffusion_models_for_export_ext(pipeline, exporter="openvino")[1]
     for path in folder.iterdir():
@@ -200,6 +202,14 @@ def _calibrated(
         few = calls.some(JUDGED)
         costs = sensitivities(module, few, judged, statistics, seed=calibration.seed, progress=progress)
     return Known(statistics, costs)
+
+
+def _say_one_width(pipeline: Any) -> None:
+    """Where a UNet's config has the width of the text's states for every stage: optimum-intel reads no list."""
+    unet = getattr(pipeline, "unet", None)
+    widths = unet.config.cross_attention_dim if unet is not None else 0
+    if unet is not None and not isinstance(widths, int) and len(set(widths)) == 1:
+        unet.register_to_config(cross_attention_dim=widths[0])
 
 
 def vet_layers(pipeline: Any, recipe: Recipe) -> None:
