@@ -199,7 +199,7 @@ class Run:
             contact_sheet=made.evidence / "contact_sheet.png",
             pictures=pictures,
             source_endpoint=endpoint(None).url,
-            notes=tuple(backend.notes(base.checkpoint, planned.recipe)),
+            notes=(*base.checkpoint.notes, *backend.notes(base.checkpoint, planned.recipe)),
             checks=backend.checks,
             branch=_branch(planned),
             siblings=self.siblings,

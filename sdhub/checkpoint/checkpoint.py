@@ -150,7 +150,8 @@ class Checkpoint:
     `guidance` are what the author's card shows the model with (`widget` texts, `inference.parameters`), where it
     does. `config` is where the configs of a single file come from: an absolute path or `org/name[@revision]`.
     `gate` is what the author's card asks of those who want access (`extra_gated_prompt` and its like). `said` is
-    what a single file says of its sampling.
+    what a single file says of its sampling. `notes` say where the
+    checkpoint is taken for something else than it calls itself, a plain sentence each.
     """
 
     source: Source
@@ -176,6 +177,7 @@ class Checkpoint:
     config: str | None = None
     gate: Mapping[str, str] = field(default_factory=dict)
     said: Said = NOTHING
+    notes: tuple[str, ...] = ()
 
     def component(self, name: str) -> Component | None:
         """The component called `name`, or None."""

@@ -6,18 +6,20 @@ what is built alike (SD 1.x and 2.x).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Component
 from sdhub.checkpoint.documents import shown
-from sdhub.checkpoint.families import FAMILIES, PIPELINES, Family
+from sdhub.checkpoint.families import FAMILIES, INPAINTING, PIPELINES, Family
 from sdhub.errors import SourceError, UnsupportedError
 
 SD2_WIDTH = 1024
 SD1_WIDTH = 768
-MAX_SIDE = 4096
+MAX_SIDE, SIDE_STEP = 4096, 8  # pixels; pipelines draw multiples of the step
+LATENT_CHANNELS = 4  # of denoisers and autoencoders that do not say
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_prediction")
 TRANSFORMERS = {
     "sd3": ("SD3Transformer2DModel",),
@@ -26,16 +28,19 @@ TRANSFORMERS = {
     "sana": ("SanaTransformer2DModel",),
     "qwen-image": ("QwenImageTransformer2DModel",),
 }
+TURBO = re.compile(r"turbo(?![a-z])", re.IGNORECASE)
 TURBO_SCHEDULERS = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 
 @dataclass(frozen=True)
 class Detected:
-    """What a checkpoint is."""
+    """What a checkpoint is; `pipeline` draws with it, and `notes` say where it calls itself another."""
 
+    pipeline: str
     family: Family
     traits: frozenset[str]
     prediction_type: str
+    notes: tuple[str, ...] = ()
 
 
 def require_known(pipeline: str, where: str) -> None:
@@ -64,10 +69,17 @@ def detect(pipeline: str, components: Mapping[str, Component], where: str) -> De
             hint="correct _class_name in model_index.json, or get the checkpoint again",
         )
     family = FAMILIES[name]
+    if denoiser.name == "unet":
+        _require_channels(components, where)
     scheduler = components.get("scheduler")
     if scheduler is None:
         raise SourceError(f"{where} has no scheduler", hint="is it a whole checkpoint, not a part?")
-    return Detected(family, _traits(pipeline, family, components, scheduler), _prediction(scheduler, where))
+    traits = _traits(pipeline, family, components, scheduler)
+    notes: tuple[str, ...] = ()
+    if "inpainting" in traits and pipeline in INPAINTING:
+        notes = (f"It calls itself {pipeline}, and its nine latent channels are those of {INPAINTING[pipeline]}.",)
+        pipeline = INPAINTING[pipeline]
+    return Detected(pipeline, family, traits, _prediction(scheduler, where), notes)
 
 
 def _unet_family(unet: Component, components: Mapping[str, Component]) -> str | None:
@@ -110,14 +122,25 @@ def _prediction(scheduler: Component, where: str) -> str:
     return str(given)
 
 
+def _require_channels(components: Mapping[str, Component], where: str) -> None:
+    """Raises UnsupportedError for a UNet that takes something beside latents, or a mask and masked latents."""
+    vae = components.get("vae")
+    channels = components["unet"].config.get("in_channels", LATENT_CHANNELS)
+    latent = (vae.config if vae else {}).get("latent_channels", LATENT_CHANNELS)
+    if channels not in (latent, 2 * latent + 1):
+        raise UnsupportedError(
+            f"the unet of {where} takes {shown(channels, 20)} channels, its VAE makes {shown(latent, 20)}",
+            hint="text-to-image takes as many as the VAE makes, inpainting twice as many and a mask",
+        )
+
+
 def _traits(
     pipeline: str, family: Family, components: Mapping[str, Component], scheduler: Component
 ) -> frozenset[str]:
     config = components[family.denoiser].config
     found = {
-        "inpainting": config.get("in_channels") == 9,
+        "inpainting": family.denoiser == "unet" and config.get("in_channels", 4) == 9,
         "student": family.denoiser == "unet" and _is_student(config),
-        "turbo": family.denoiser == "unet" and _is_turbo(scheduler),
         "lcm": pipeline.startswith("LatentConsistency")
         or scheduler.class_name == "LCMScheduler"
         or config.get("time_cond_proj_dim") is not None,
@@ -142,8 +165,15 @@ def _is_student(unet: Mapping[str, Any]) -> bool:
     return widths[1:3] == [2 * widths[0], 4 * widths[0]]
 
 
-def _is_turbo(scheduler: Component) -> bool:
-    """SD-Turbo and SDXL-Turbo (Sauer et al. 2023): Euler steps with trailing timesteps, predicting noise."""
+def is_turbo(components: Mapping[str, Component], names: Iterable[str]) -> bool:
+    """SD-Turbo, SDXL-Turbo (Sauer et al. 2023) and what was made of them.
+
+    They are sampled by Euler's method with trailing timesteps, and predict noise; but so are others (Lin et al.
+    2024, arXiv 2305.08891). One of `names`, its own and its bases', has to say it; of ids the last part counts.
+    """
+    unet, scheduler = components.get("unet"), components.get("scheduler")
+    if unet is None or scheduler is None or not any(TURBO.search(name.rpartition("/")[2]) for name in names):
+        return False
     config = scheduler.config
     return (
         scheduler.class_name in TURBO_SCHEDULERS
@@ -154,12 +184,18 @@ def _is_turbo(scheduler: Component) -> bool:
 
 
 def side_of(components: Mapping[str, Component]) -> int | None:
-    """The side in pixels that a UNet was made for: its `sample_size` times the VAE's scale; None where unsaid."""
+    """The side in pixels that a UNet was made for: its `sample_size` times the VAE's scale; None where unsaid, or
+    where pipelines do not draw it."""
     unet, vae = components.get("unet"), components.get("vae")
     if unet is None or vae is None:
         return None
-    latent, widths = unet.config.get("sample_size"), vae.config.get("block_out_channels")
+    latent, widths = unet.config.get("sample_size"), _widths(vae)
     if not isinstance(latent, int) or not isinstance(widths, list) or not 1 <= len(widths) <= 8:
         return None
     side = int(latent * 2 ** (len(widths) - 1))
-    return side if 8 <= side <= MAX_SIDE else None
+    return side if SIDE_STEP <= side <= MAX_SIDE and side % SIDE_STEP == 0 else None
+
+
+def _widths(vae: Component) -> Any:
+    """Of an autoencoder's stages; the tiny one has them of each half."""
+    return vae.config.get("block_out_channels") or vae.config.get("decoder_block_out_channels")

@@ -106,6 +106,14 @@ FAMILIES: Mapping[str, Family] = {
     )
 }
 
+# The class that draws with nine latent channels, in the place of one that does not.
+INPAINTING: Mapping[str, str] = {
+    "StableDiffusionPipeline": "StableDiffusionInpaintPipeline",
+    "StableDiffusionImg2ImgPipeline": "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLInpaintPipeline",
+}
+
 # The families that a pipeline class can hold; where there are several, the structure decides.
 PIPELINES: Mapping[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": ("sd1", "sd2"),

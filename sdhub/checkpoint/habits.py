@@ -1,4 +1,4 @@
-"""How a card's author draws with the model: the Hub's `widget` prompts and `inference.parameters`."""
+"""What a card's author tells of the model: the Hub's `widget` prompts, `inference.parameters`, `base_model`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MAX_PROMPTS, MAX_TEXT = 16, 300
+MAX_PROMPTS, MAX_TEXT, MAX_BASES = 16, 300, 16
 
 
 @dataclass(frozen=True)
 class Habits:
-    """What a card shows; None or empty where it does not."""
+    """What a card shows; None or empty where it does not. `bases`: the models that it was made of."""
 
     prompts: tuple[str, ...] = ()
     steps: int | None = None
     guidance: float | None = None
+    bases: tuple[str, ...] = ()
 
 
 def habits_of(card: Mapping[str, Any]) -> Habits:
@@ -30,7 +31,13 @@ def habits_of(card: Mapping[str, Any]) -> Habits:
         prompts=_prompts(card.get("widget")),
         steps=int(steps) if steps else None,
         guidance=_number(parameters.get("guidance_scale"), 0, 50),
+        bases=_bases(card.get("base_model")),
     )
+
+
+def _bases(given: Any) -> tuple[str, ...]:
+    entries = given if isinstance(given, list) else [given]
+    return tuple(entry for entry in entries if isinstance(entry, str))[:MAX_BASES]
 
 
 def _prompts(widget: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdhub.checkpoint import companions, licenses, lora, scales, single_file
 from sdhub.checkpoint.checkpoint import Checkpoint, Component, PinnedLora, Source
-from sdhub.checkpoint.detect import Detected, detect, require_known, side_of
+from sdhub.checkpoint.detect import Detected, detect, is_turbo, require_known, side_of
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.elsewhere import files_of, instead, only_file, refuse_variant
 from sdhub.checkpoint.habits import habits_of
@@ -116,19 +116,20 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
     notices = licenses.notices(tree)
     paths = sorted({*parts.files, *files, *notices, *([license_file] if license_file else [])})
     identity = source.ref if remote else _folder_name(Path(source.ref))
+    turbo = is_turbo(parts.components, [identity, *habits.bases])
     return Checkpoint(
         source=source,
         id=identity,
         name=_name(identity),
         sha=remote.sha if remote else None,
         family=parts.detected.family,
-        pipeline=parts.index.pipeline,
+        pipeline=parts.detected.pipeline,
         components=components,
         prediction_type=parts.detected.prediction_type,
         license=licenses.license_of(card, license_file, notices),
         gated=remote.gated if remote else False,
         private=remote.private if remote else False,
-        traits=parts.detected.traits,
+        traits=parts.detected.traits | ({"turbo"} if turbo else frozenset()),
         files=tuple(paths),
         size=side_of(parts.components),
         prompts=habits.prompts,
@@ -137,6 +138,7 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
         sizes={path: tree.sizes[path] for path in paths},
         loras=loras,
         gate=licenses.gate_of(card) if remote and remote.gated else {},
+        notes=parts.detected.notes,
     )
 
 
@@ -208,10 +210,10 @@ def _of_header(source: Source, header: Header, path: str, hub: Hub) -> Checkpoin
         parts = parts_of(config_tree(config, hub))
         _require_same(found, parts, name)
         components = _with_configs(found, parts)
-        pipeline = parts.index.pipeline
-        detected = detect(pipeline, {part.name: part for part in components}, name)
-        prediction = detected.prediction_type
-        traits = detected.traits | (traits & {"turbo", "ema"}) | {"no-safety-checker"}
+        detected = detect(parts.index.pipeline, {part.name: part for part in components}, name)
+        pipeline, prediction = detected.pipeline, detected.prediction_type
+        turbo = {"turbo"} if is_turbo(parts.components, [config]) else traits & {"turbo"}
+        traits = detected.traits | turbo | (traits & {"ema"}) | {"no-safety-checker"}
         side = side_of(parts.components)
     require_prediction(found.said, prediction, name)
     return Checkpoint(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sdhub.checkpoint.accounting import EMA, account, is_weight, plain_names
 from sdhub.checkpoint.checkpoint import Component
 from sdhub.checkpoint.documents import shown
-from sdhub.checkpoint.families import FAMILIES, Family
+from sdhub.checkpoint.families import FAMILIES, INPAINTING, Family
 from sdhub.checkpoint.headers import Header, Tensor
 from sdhub.checkpoint.kinds import refuse_part
 from sdhub.checkpoint.said import Said, said_by
@@ -81,10 +81,6 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
 }
 SD2_BASE = "stabilityai/stable-diffusion-2-1-base"
-INPAINTING_PIPELINES = {
-    "StableDiffusionPipeline": "StableDiffusionInpaintPipeline",
-    "StableDiffusionXLPipeline": "StableDiffusionXLInpaintPipeline",
-}
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def recognize(header: Header, name: str) -> SingleFile:
     if family.name == "sd2" and prediction == "epsilon":
         config = SD2_BASE
     if channels == 9:
-        pipeline, config = INPAINTING_PIPELINES.get(pipeline, pipeline), layout.inpainting or config
+        pipeline, config = INPAINTING.get(pipeline, pipeline), layout.inpainting or config
     if said.edm:
         _require_xl(family, said, name)
         config = PLAYGROUND if said.edm == "playground" else config

@@ -89,7 +89,7 @@ class LowRank(_Strict):
 
 Treatment = Annotated[Float | Affine | Palette | LowRank, Field(discriminator="scheme")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}$")]
-Side = Annotated[int, Field(ge=64, le=4096, multiple_of=8)]
+Side = Annotated[int, Field(ge=8, le=4096, multiple_of=8)]
 
 
 class Component(_Strict):

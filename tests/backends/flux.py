@@ -12,17 +12,17 @@ def flux_folder(root: Path) -> Path:
     """Write it as diffusers does; `root` has to be new."""
     import torch
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-    from transformers import CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-    from sdhub.demo import emoji_sd
+    from tests.checkpoint.tiny import tiny_text_encoder, tokenizer
 
     torch.manual_seed(0)
-    text_encoder = CLIPTextModel.from_pretrained(emoji_sd() / "text_encoder")
+    text_encoder = tiny_text_encoder(hidden_size=24, intermediate_size=96, num_attention_heads=3)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
     transformer = FluxTransformer2DModel(
         num_layers=1,
-        num_single_layers=1,
+        num_single_layers=2,
         attention_head_dim=WIDTH // 2,
         num_attention_heads=2,
         joint_attention_dim=TEXT,
@@ -35,7 +35,7 @@ def flux_folder(root: Path) -> Path:
         if each.ndim > 1:
             torch.nn.init.normal_(each, std=each.shape[1] ** -0.5)
     encoder = T5EncoderModel(
-        T5Config(vocab_size=32, d_model=TEXT, d_kv=32, d_ff=256, num_layers=2, num_heads=2, is_gated_act=True)
+        T5Config(vocab_size=32, d_model=TEXT, d_kv=16, d_ff=256, num_layers=3, num_heads=4, is_gated_act=True)
     )
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
@@ -48,7 +48,7 @@ def flux_folder(root: Path) -> Path:
             scaling_factor=0.4,
         ),
         text_encoder=text_encoder,
-        tokenizer=CLIPTokenizer.from_pretrained(emoji_sd() / "tokenizer"),
+        tokenizer=tokenizer(),
         text_encoder_2=encoder,
         tokenizer_2=T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=64),
         transformer=transformer,

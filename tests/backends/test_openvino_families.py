@@ -30,6 +30,7 @@ def shortly(recipe):
 @pytest.mark.parametrize("name", [*FAMILIES, "flux"])
 def test_all_layers_are_found_and_compute_in_integers_but_for_the_spared(name, tmp_path):
     import torch
+    from optimum.intel import OVDiffusionPipeline
 
     folder = tmp_path / "source"
     if name == "flux":
@@ -55,8 +56,11 @@ def test_all_layers_are_found_and_compute_in_integers_but_for_the_spared(name, t
     out.mkdir()
     backend.build(checkpoint, pipeline, recipe, out, SILENT)
     model = graph.read(out / checkpoint.family.denoiser)
+    assert {each.get_any_name(): each.element_type.get_type_name() for each in model.inputs}["timestep"] == "f32"
     integers = integer_products(model)
     assert set(graph.layers(model)) == weighted
     assert 0 < len(weighted - integers) < 0.5 * len(weighted)
     assert graph.weight_types(model) == {"i8": len(integers), "u8": len(weighted - integers)}
-    assert compare(base, measure.draw_all(backend.open(out), sampling, SILENT), sampling).psnr_db > 30
+    # Weights of random numbers make more of bfloat16's error, where a machine computes in it, than of rounding.
+    opened = OVDiffusionPipeline.from_pretrained(out, ov_config={"INFERENCE_PRECISION_HINT": "f32"})
+    assert compare(base, measure.draw_all(opened, sampling, SILENT), sampling).psnr_db > 30

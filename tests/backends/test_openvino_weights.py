@@ -239,6 +239,24 @@ def test_timesteps_are_embedded_as_32_bits_would(tmp_path, shift):
     np.testing.assert_allclose(drawn(tmp_path, times), expected, atol=1e-3)
 
 
+def test_fractions_of_timesteps_come_through(tmp_path):
+    from diffusers.models.embeddings import Timesteps
+
+    embedding = Timesteps(64, flip_sin_to_cos=True, downscale_freq_shift=0)
+    model = openvino.convert_model(embedding, example_input=torch.tensor([1]))
+    model.inputs[0].get_tensor().set_names({"timestep"})
+    openvino.save_model(model, tmp_path / graph.MODEL, compress_to_fp16=False)
+    for times in (torch.tensor([617.43, 0.37]), torch.tensor([617, 3])):
+        expected = embedding(times).numpy()
+        model = graph.read(tmp_path)
+        if times.is_floating_point():
+            assert np.abs(drawn(tmp_path, times) - expected).max() > 0.3
+        assert graph.take_fractions(model, "timestep")
+        assert not graph.take_fractions(model, "timestep")
+        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        np.testing.assert_allclose(compiled([times])[0], expected, atol=2e-4)
+
+
 def test_activations_are_not_rounded_without_calibration(folder):
     with pytest.raises(BuildError, match="calibration"):
         compress(folder, Component(default=Affine(bits=8, activations="int8")))

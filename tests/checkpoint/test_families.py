@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from sdhub.checkpoint.families import FAMILIES, PIPELINES, TRAITS
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.known import CLASSES, SCHEDULERS
 from sdhub.checkpoint.source import parse_source
-from tests.checkpoint.tiny import UNET, skeleton
+from sdhub.plan import sampling_for
+from tests.checkpoint.tiny import UNET, skeleton, write
 
 TEXT = ["transformers", "CLIPTextModel"]
 TEXT_2 = ["transformers", "CLIPTextModelWithProjection"]
@@ -220,6 +222,30 @@ def test_families(name: str, tmp_path: Path) -> None:
     assert found.prediction_type == prediction
     assert found.traits - {"no-safety-checker"} == traits
     assert found.component(found.family.denoiser).parameters == 11
+
+
+@pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"])
+@pytest.mark.parametrize(
+    ("folder", "base", "turbo"),
+    [
+        ("sdxl-turbo", None, True),
+        ("Dream_Turbo_v2", None, True),
+        ("mine", ["stabilityai/sd-turbo"], True),
+        ("mine", "org/usual", False),
+        ("trailing", None, False),
+        ("turbocharged", None, False),
+    ],
+)
+def test_turbo_is_who_is_called_so(
+    kind: str, folder: str, base: str | list[str] | None, turbo: bool, tmp_path: Path
+) -> None:
+    configs = {"scheduler": {"timestep_spacing": "trailing"}}
+    root = skeleton(tmp_path / folder, "StableDiffusionPipeline", {"scheduler": ["diffusers", kind]}, configs)
+    write(root / "README.md", f"---\nbase_model: {json.dumps(base)}\n---\n")
+    found = inspect(Source("folder", str(root)))
+    assert ("turbo" in found.traits) == turbo
+    sampling = sampling_for(found)
+    assert (sampling.steps, sampling.guidance) == ((4, 0.0) if turbo else (25, 7.5))
 
 
 def test_every_family_and_trait_has_an_example() -> None:

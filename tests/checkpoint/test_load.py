@@ -16,7 +16,19 @@ from sdhub.checkpoint.source import parse_source
 from sdhub.demo import emoji_sd
 from sdhub.errors import SourceError, UnsupportedError, UsageError
 from tests.checkpoint.ldm import write_ldm
-from tests.checkpoint.tiny import copy_demo, skeleton, tiny_text_encoder, tiny_unet, tiny_vae, tokenizer, write
+from tests.checkpoint.tiny import (
+    WIDTH,
+    WIDTH_2,
+    copy_demo,
+    skeleton,
+    tiny_text_encoder,
+    tiny_text_encoder_2,
+    tiny_unet,
+    tiny_unet_xl,
+    tiny_vae,
+    tokenizer,
+    write,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -139,23 +151,14 @@ def lcm() -> Any:
     )
 
 
-def added(time_ids: int, **more: Any) -> Any:
-    return tiny_unet(
-        addition_embed_type="text_time",
-        addition_time_embed_dim=4,
-        projection_class_embeddings_input_dim=16 + 4 * time_ids,
-        **more,
-    )
-
-
 def sdxl() -> Any:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
     return StableDiffusionXLPipeline(
-        unet=added(6, cross_attention_dim=32),
+        unet=tiny_unet_xl(6, WIDTH + WIDTH_2),
         vae=tiny_vae(),
         text_encoder=tiny_text_encoder(),
-        text_encoder_2=tiny_text_encoder(projection=True, hidden_act="gelu"),
+        text_encoder_2=tiny_text_encoder_2(),
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
         scheduler=EulerDiscreteScheduler(timestep_spacing="leading"),
@@ -166,10 +169,10 @@ def refiner() -> Any:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline
 
     return StableDiffusionXLImg2ImgPipeline(
-        unet=added(5),
+        unet=tiny_unet_xl(5, WIDTH_2),
         vae=tiny_vae(),
         text_encoder=None,
-        text_encoder_2=tiny_text_encoder(projection=True, hidden_act="gelu"),
+        text_encoder_2=tiny_text_encoder_2(),
         tokenizer=None,
         tokenizer_2=tokenizer(),
         scheduler=EulerDiscreteScheduler(),

@@ -1,4 +1,8 @@
-"""Checkpoints made in tests: skeletons of JSON and headers alone, and tiny ones of the true architectures."""
+"""Checkpoints made in tests: skeletons of JSON and headers alone, and tiny ones of the true architectures.
+
+What differs in the true ones differs in the tiny ones too (`test_tiny.py`): widths that are alike by chance hide
+that one was taken for the other.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any
 from sdhub.demo import emoji_sd
 
 Entry = tuple[str, Sequence[int]]
+WIDTH, WIDTH_2, PROJECTION_2 = 16, 24, 20  # of the text encoders, and of what the second one's state becomes
 SIZES = {"I8": 1, "U8": 1, "F16": 2, "BF16": 2, "F32": 4, "I64": 8}
 
 
@@ -99,38 +104,79 @@ def tiny_unet(**changes: Any) -> Any:
 
     settings = {
         "sample_size": 8,
-        "block_out_channels": (8, 16),
+        "block_out_channels": (8, 24),
         "layers_per_block": 1,
         "norm_num_groups": 4,
         "attention_head_dim": 4,
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "cross_attention_dim": 16,
+        "cross_attention_dim": WIDTH,
     }
     return UNet2DConditionModel(**{**settings, **changes})
 
 
+def tiny_unet_xl(time_ids: int, context: int, **changes: Any) -> Any:
+    """A UNet of Stable Diffusion XL: three stages, each deeper than the one before, the first without attention.
+
+    `time_ids`: 6, or 5 of the refiner; `context`: the width of the text encoders' states together.
+    """
+    settings = {
+        "block_out_channels": (12, 36, 72),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "transformer_layers_per_block": (1, 2, 3),
+        "attention_head_dim": (1, 2, 4),  # which diffusers takes for the number of heads
+        "use_linear_projection": True,
+        "cross_attention_dim": context,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": PROJECTION_2 + 4 * time_ids,
+    }
+    return tiny_unet(**{**settings, **changes})
+
+
 def tiny_vae() -> Any:
+    """Half as many pixels a side; four channels."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1)
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
 
 
 def tiny_text_encoder(*, projection: bool = False, **changes: Any) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     settings = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
         "num_attention_heads": 2,
         "num_hidden_layers": 2,
         "vocab_size": 2222,
-        "projection_dim": 16,
+        "projection_dim": WIDTH,
         "bos_token_id": 2220,
         "eos_token_id": 2221,
     }
     config = CLIPTextConfig(**{**settings, **changes})
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config)
+
+
+def tiny_text_encoder_2(**changes: Any) -> Any:
+    """The second text encoder of Stable Diffusion XL: wider, deeper, and with a projection."""
+    settings = {
+        "hidden_act": "gelu",
+        "hidden_size": WIDTH_2,
+        "intermediate_size": 4 * WIDTH_2,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 3,
+        "projection_dim": PROJECTION_2,
+    }
+    return tiny_text_encoder(projection=True, **{**settings, **changes})
 
 
 def tokenizer() -> Any:

@@ -9,7 +9,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.coreml.specs import BLOCKS, STEP, USUAL, USUAL_UNET
+from sdhub.backends.reasons import reason, unusual
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
+from sdhub.checkpoint.documents import shown
+from sdhub.checkpoint.schedulers import fractional
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.progress import Progress
 from sdhub.recipes.calibration import calibration_for
@@ -52,9 +56,9 @@ class CoreML(Backend):
         return "usage" if platform.system() == "Darwin" else "sdhub"
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if not checkpoint.family.buildable or checkpoint.family.denoiser != "unet":
-            return f"{checkpoint.family.title} can be inspected but not built yet"
-        return None
+        if checkpoint.family.denoiser != "unet":
+            return reason(checkpoint) or f"{checkpoint.family.title} has no Core ML packages yet"
+        return reason(checkpoint) or _unet(checkpoint)
 
     def knows(self, variant: str) -> bool:
         return variant in self.variants or _mixed(variant) is not None
@@ -75,9 +79,12 @@ class CoreML(Backend):
             components = {**made.components, checkpoint.family.denoiser: whole}
             made = made.model_copy(update={"name": variant, "components": components})
         calibrated = made.nearest() != made
+        side = checkpoint.size or checkpoint.family.size
+        fitting = -(-side // STEP) * STEP
         return made.model_copy(
             update={
                 "attention": ATTENTION,
+                "sizes": () if fitting == side else ((fitting, fitting),),
                 "calibration": calibration_for(checkpoint) if calibrated else None,
             }
         )
@@ -97,8 +104,8 @@ class CoreML(Backend):
         if recipe.batch:
             raise UnsupportedError(f"{recipe.name}: Core ML packages draw one picture at a time anyway")
         for width, height in recipe.sizes:
-            if width % 64 or height % 64:
-                raise RecipeError(f"{recipe.name}: {width} x {height} are not multiples of 64")
+            if width % STEP or height % STEP:
+                raise RecipeError(f"{recipe.name}: {width} x {height} are not multiples of {STEP}")
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
         size, parameters = 0, 0
@@ -154,6 +161,12 @@ class CoreML(Backend):
             found.append(
                 "The UNet is there in one piece, and in two halves for devices that cannot load the whole."
             )
+        scheduler = checkpoint.component("scheduler")
+        if scheduler is not None and fractional(scheduler):
+            found.append(
+                "The scheduler's timesteps have fractions: packages in Apple's layout take them in 16 bits, which "
+                "above 512 are halves, and Apple's own Swift schedulers give whole ones."
+            )
         if checkpoint.prediction_type == "v_prediction":
             found.append(
                 "The model predicts v: apps whose scheduler assumes epsilon, Apple's Swift pipeline among them, "
@@ -175,6 +188,24 @@ def _parts(checkpoint: Checkpoint) -> list[Component]:
         *found,
         *([Component("controlnet", "diffusers", "ControlNetModel", parameters=sum(nets))] if nets else []),
     ]
+
+
+def _unet(checkpoint: Checkpoint) -> str | None:
+    """What of its UNet the packages do not compute."""
+    part = checkpoint.component(checkpoint.family.denoiser)
+    config = part.config if part else {}
+    found = unusual(config, {**USUAL, **USUAL_UNET})
+    if found is not None:
+        return f"{found} in the config of its unet, which Core ML packages do not compute"
+    blocks = [*_listed(config.get("down_block_types")), *_listed(config.get("up_block_types"))]
+    other = next((each for each in blocks if each not in BLOCKS), None)
+    if other is not None:
+        return f"its unet has blocks of type {shown(str(other), 60)}, which Core ML packages do not compute"
+    return None
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _mixed(variant: str) -> float | None:

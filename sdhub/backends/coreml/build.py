@@ -20,7 +20,9 @@ from sdhub.backends.coreml.specs import (
     Shape,
     controlnet,
     halves,
+    is_tiny,
     package_name,
+    scaling,
     specs_of,
     time_ids,
 )
@@ -51,6 +53,8 @@ def build(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, prog
     side = checkpoint.size or checkpoint.family.size
     sizes = [Shape(width, height, scale=scale) for width, height in recipe.sizes or ((side, side),)]
     models = _models(checkpoint, pipeline, recipe, progress)
+    if is_tiny(pipeline.vae):  # its packages take and give latents as the apps scale them
+        pipeline.vae.register_to_config(scaling_factor=scaling(checkpoint.family.name))
     places: list[Path] = []
     for attention in recipe.attention:
         place = out / attention / "packages"

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
     from sdhub.backends.coreml.pipeline import Model
 
+SUFFIXES = {  # components, and how the names of their packages end
+    "text_encoder": "text_encoder",
+    "text_encoder_2": "text_encoder_2",
+    "unet": "unet",
+    "vae": "vae_decoder",
+}
 ATTENTIONS = ("split_einsum", "split_einsum_v2", "original")
 
 
@@ -32,21 +38,26 @@ def open_folder(folder: Path) -> Any:
     from sdhub.backends.coreml import pipeline
 
     place = packages(folder)
+    index = pipeline.document(folder / "model_index.json")
     models: dict[str, Model] = {}
-    for part, suffix, kind in (
-        ("text_encoder", "text_encoder", pipeline.TextEncoder),
-        ("text_encoder_2", "text_encoder_2", pipeline.TextEncoder),
-        ("unet", "unet", pipeline.Denoiser),
-        ("vae", "vae_decoder", pipeline.Autoencoder),
-    ):
+    for part, suffix in SUFFIXES.items():
         path = _package(place, suffix)
         if path is not None:
+            kind = _kind(part, index)
             shapes, run = _runner(path)
             models[part] = kind(path.name, pipeline.document(folder / part / "config.json"), shapes, run)
     vae, encoder = models.get("vae"), _package(place, "vae_encoder")
     if isinstance(vae, pipeline.Autoencoder) and encoder is not None:
         vae.encoder = pipeline.Model(encoder.name, vae.config, *_runner(encoder))
     return pipeline.assemble(folder, models)
+
+
+def _kind(part: str, index: Mapping[str, Any]) -> type[Model]:
+    """What stands for a component."""
+    from sdhub.backends.coreml import pipeline
+
+    fixed: dict[str, type[Model]] = {"unet": pipeline.Denoiser, "vae": pipeline.Autoencoder}
+    return fixed[part] if part in fixed else pipeline.text_encoder_class(index, part)
 
 
 def _package(place: Path, suffix: str) -> Path | None:

@@ -84,25 +84,41 @@ class Model(nn.Module):
 
 
 class TextEncoder(Model):
-    """`hidden_states` is as long as the pipelines look: the last but one is what Stable Diffusion XL takes."""
+    """A CLIPTextModel: its first output are the states (B, 77, C).
+
+    `hidden_states` is as long as the pipelines look: the last but one is what Stable Diffusion XL takes.
+    """
+
+    projects = False
 
     def forward(self, input_ids: Tensor, *_: Any, **__: Any) -> Any:
         """Token ids (B, 77), padded by the tokenizer."""
         found = self.predict({"input_ids": input_ids.float()})
-        hidden = found.get("hidden_embeds", found.get("last_hidden_state"))
-        pooled = found["pooled_outputs"]
-        return _Output(hidden=hidden, pooled=pooled, projected="hidden_embeds" in found)
+        hidden = found["hidden_embeds"] if "hidden_embeds" in found else found["last_hidden_state"]
+        return _Output(hidden=hidden, pooled=found["pooled_outputs"], projected=self.projects)
+
+
+class ProjectedTextEncoder(TextEncoder):
+    """A CLIPTextModelWithProjection: its first output is the end token's projected state (B, P).
+
+    By its two dimensions Stable Diffusion XL's pipelines know the encoder whose pooled state they take.
+    """
+
+    projects = True
+
+
+TEXT_ENCODERS = {"CLIPTextModel": TextEncoder, "CLIPTextModelWithProjection": ProjectedTextEncoder}
 
 
 class _Output:
     """What transformers' CLIP text models return, as far as diffusers reads it."""
 
-    def __init__(self, *, hidden: Tensor | None, pooled: Tensor, projected: bool) -> None:
+    def __init__(self, *, hidden: Tensor, pooled: Tensor, projected: bool) -> None:
         self.hidden_states = (hidden, hidden)
         self.pooler_output = pooled
         self._first = pooled if projected else hidden
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> Tensor:
         return (self._first, self.pooler_output)[index]
 
 
@@ -185,6 +201,11 @@ def assemble(folder: Path, models: Mapping[str, Model]) -> Any:
     return kind(**{**parts, **models})
 
 
+def text_encoder_class(index: Mapping[str, Any], name: str) -> type[TextEncoder]:
+    """What stands for the text encoder that `index`, a model_index.json, calls `name`. Raises BuildError."""
+    return TEXT_ENCODERS[_known(_entry(index, name)[1], TEXT_ENCODERS)]
+
+
 def document(path: Path) -> dict[str, Any]:
     """A JSON object. Raises BuildError."""
     try:
@@ -200,14 +221,20 @@ def _loaded(folder: Path, name: str, index: Mapping[str, Any]) -> Any:
     import diffusers
     import transformers
 
-    entry = index[name]
+    entry = _entry(index, name)
     if entry == [None, None]:  # a refiner has no first tokenizer
         return None
-    if not isinstance(entry, list) or len(entry) != 2:
-        raise BuildError(f"{folder}: model_index.json has no class for {name}")
     classes = SCHEDULERS if name == "scheduler" else TOKENIZERS
     kind = getattr(diffusers if name == "scheduler" else transformers, _known(entry[1], classes))
     return kind.from_pretrained(folder / name, local_files_only=True)
+
+
+def _entry(index: Mapping[str, Any], name: str) -> list[Any]:
+    """Library and class."""
+    entry = index.get(name)
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise BuildError(f"model_index.json has no class for {name}")
+    return entry
 
 
 def _known(name: Any, classes: Collection[str]) -> str:

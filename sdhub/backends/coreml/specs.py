@@ -19,6 +19,8 @@ Scalar = Literal["float16", "float32"]
 TEXT = 77  # tokens
 STEP = 64  # pixels that sides are multiples of
 ATTENTION = ("original", "split_einsum", "split_einsum_v2")
+SCALING, SCALING_XL = 0.18215, 0.13025  # of latents, as Apple's apps have them; not asked of any model
+TINY = "AutoencoderTiny"
 GUIDANCE = 8.5  # what diffusers' LatentConsistencyModelPipeline guides with
 
 
@@ -74,6 +76,26 @@ class Feature:
 
 Features = Mapping[str, Feature]
 
+# Settings of a denoiser, and of a UNet alone, that the modules here compute.
+USUAL: Mapping[str, Collection[Any]] = {
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "addition_embed_type": (None, "text_time"),
+    "time_embedding_type": (None, "positional"),
+    "time_embedding_act_fn": (None,),
+    "timestep_post_act": (None,),
+    "attention_type": (None, "default"),
+    "dual_cross_attention": (None, False),
+    "cross_attention_norm": (None,),
+    "resnet_time_scale_shift": (None, "default"),
+    "resnet_skip_time_act": (None, False),
+    "mid_block_type": (None, "UNetMidBlock2DCrossAttn"),
+}
+USUAL_UNET: Mapping[str, Collection[Any]] = {"conv_in_kernel": (None, 3), "conv_out_kernel": (None, 3)}
+BLOCKS = tuple(f"{cross}{way}Block2D" for cross in ("", "CrossAttn") for way in ("Down", "Up"))
+
 
 @dataclass(frozen=True)
 class ComponentSpec:
@@ -118,8 +140,8 @@ def specs_of(
         text_encoder("text_encoder_2", "TextEncoder2", wide=wide),
         unet(ids),
         *([unet(ids, controlled=True)] if controlled else []),
-        vae_decoder(half),
-        vae_encoder(half),
+        vae_decoder(half, scaling(family)),
+        vae_encoder(half, scaling(family)),
         safety_checker(),
     ]
     return tuple(spec for spec in found if spec.part in parts)
@@ -130,9 +152,19 @@ def time_ids(family: str) -> int:
     return {"sdxl": 6, "sdxl-refiner": 5}.get(family, 0)
 
 
+def scaling(family: str) -> float:
+    """What Apple's apps multiply a VAE's latents by before the denoiser has them."""
+    return SCALING_XL if family.startswith("sdxl") else SCALING
+
+
 def halves(vae: Any) -> bool:
-    """Whether a loaded AutoencoderKL can compute in 16 bits: its config asks for nothing wider."""
+    """Whether a loaded autoencoder can compute in 16 bits: its config asks for nothing wider."""
     return not vae.config.get("force_upcast", True)
+
+
+def is_tiny(vae: Any) -> bool:
+    """Whether a loaded autoencoder is the tiny one."""
+    return type(vae).__name__ == TINY
 
 
 def text_encoder(name: str, bundle: str, *, wide: bool) -> ComponentSpec:
@@ -223,13 +255,16 @@ def controlnet(ids: int = 0) -> ComponentSpec:
     )
 
 
-def vae_decoder(half: bool = True) -> ComponentSpec:
-    """The half of the VAE that makes pictures; `half`: computes in 16 bits, else input and weights have 32."""
+def vae_decoder(half: bool = True, scaled: float = SCALING) -> ComponentSpec:
+    """The half of the VAE that makes pictures; `half`: computes in 16 bits, else input and weights have 32.
+
+    `scaled`: the apps' scaling factor, for an AutoencoderTiny, which has none of its own.
+    """
 
     def wrap(module: Any, _: Options) -> Any:
-        from sdhub.backends.coreml.vae import Decoder
+        from sdhub.backends.coreml.vae import Decoder, TinyDecoder
 
-        return Decoder(module)
+        return TinyDecoder(module, scaled) if is_tiny(module) else Decoder(module)
 
     def inputs(module: Any, shape: Shape) -> Features:
         size = (1, int(module.config.latent_channels), *shape.latent)
@@ -248,13 +283,13 @@ def vae_decoder(half: bool = True) -> ComponentSpec:
     )
 
 
-def vae_encoder(half: bool = True) -> ComponentSpec:
-    """The half of the VAE that reads pictures; `half` as in `vae_decoder`."""
+def vae_encoder(half: bool = True, scaled: float = SCALING) -> ComponentSpec:
+    """The half of the VAE that reads pictures; `half` and `scaled` as in `vae_decoder`."""
 
     def wrap(module: Any, _: Options) -> Any:
-        from sdhub.backends.coreml.vae import Encoder
+        from sdhub.backends.coreml.vae import Encoder, TinyEncoder
 
-        return Encoder(module)
+        return TinyEncoder(module, scaled) if is_tiny(module) else Encoder(module)
 
     def inputs(_: Any, shape: Shape) -> Features:
         return {"x": Feature((1, 3, shape.height, shape.width), scalar, "A picture in [-1, 1]")}

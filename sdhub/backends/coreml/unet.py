@@ -6,7 +6,7 @@ modules are left as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from sdhub.backends.coreml.attention import IMPLEMENTATIONS, Attend, Attention
 from sdhub.backends.coreml.layers import ChannelNorm, FeedForward, Pointwise, Sinusoids, pixels, static, tokens
-from sdhub.backends.coreml.specs import GUIDANCE
+from sdhub.backends.coreml.specs import GUIDANCE, USUAL, USUAL_UNET
+from sdhub.backends.reasons import unusual
 from sdhub.errors import UnsupportedError
 
 
@@ -169,7 +170,7 @@ class _Contracting(nn.Module):
 
     def __init__(self, model: Any, attention: str, guidance: float) -> None:
         super().__init__()
-        _check(model.config)
+        _check(model.config, USUAL)
         attend = IMPLEMENTATIONS[attention]
         self.conv_in = model.conv_in
         self.time_proj = Sinusoids(model.time_proj)
@@ -210,8 +211,7 @@ class UNet(_Contracting):
         self, model: Any, *, attention: str, guidance: float = GUIDANCE, controlled: bool = False
     ) -> None:
         super().__init__(model, attention, guidance)
-        if model.config.conv_in_kernel != 3 or model.config.conv_out_kernel != 3:
-            raise UnsupportedError("a UNet with unusual convolutions at its ends")
+        _check(model.config, USUAL_UNET)
         attend = IMPLEMENTATIONS[attention]
         self.controlled, self.centred = controlled, model.config.center_input_sample
         self.up_blocks = nn.ModuleList(Stage(block, attend) for block in model.up_blocks)
@@ -274,19 +274,8 @@ def _guided(model: Any, guidance: float) -> Tensor | None:
         return (waves @ projection.weight.detach().float().T).view(1, -1, 1, 1)
 
 
-def _check(config: Any) -> None:
+def _check(config: Any, usual: Mapping[str, Collection[Any]]) -> None:
     """Refuse what the module tree here does not compute."""
-    for name, usual in {
-        "class_embed_type": (None,),
-        "num_class_embeds": (None,),
-        "encoder_hid_dim_type": (None,),
-        "addition_embed_type": (None, "text_time"),
-        "time_embedding_type": (None, "positional"),
-        "time_embedding_act_fn": (None,),
-        "attention_type": (None, "default"),
-        "dual_cross_attention": (None, False),
-        "cross_attention_norm": (None,),
-    }.items():
-        value = config.get(name)
-        if value not in usual:
-            raise UnsupportedError(f"a denoiser whose {name} is {value}", hint="Stable Diffusion 1.x, 2.x or XL")
+    found = unusual(config, usual)
+    if found is not None:
+        raise UnsupportedError(f"a denoiser whose {found}", hint="Stable Diffusion 1.x, 2.x or XL")

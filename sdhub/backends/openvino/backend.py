@@ -12,6 +12,7 @@ from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.openvino import telemetry
 from sdhub.backends.openvino.calls import JUDGED
 from sdhub.backends.openvino.shapes import UNGUIDED
+from sdhub.backends.reasons import TINY, reason
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.progress import Progress
@@ -62,7 +63,7 @@ class OpenVINO(Backend):
     library = "diffusers"  # the Hub knows no library openvino: that is a tag
     repository = "{model}-openvino-{treatment}"
     install = 'pip install "optimum-intel[openvino]" diffusers'
-    revision = 4
+    revision = 5
 
     def knows(self, variant: str) -> bool:
         return _merging(variant)[0] in self.variants
@@ -89,8 +90,11 @@ class OpenVINO(Backend):
         return f"{said}; {ratio:.0%} of the tokens merged in the largest self-attention"
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if not checkpoint.family.buildable:
-            return f"{checkpoint.family.title} can be inspected but not built yet"
+        if (found := reason(checkpoint)) is not None:
+            return found
+        vae = checkpoint.component("vae")
+        if vae is not None and vae.class_name == TINY:
+            return f"optimum-intel loads no {TINY}: put the VAE that the model was trained with in its place"
         if _merging(variant)[1] and checkpoint.family.denoiser != "unet":
             return "token merging is for UNets"
         if checkpoint.pipeline not in PIPELINES:

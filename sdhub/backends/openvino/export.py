@@ -57,6 +57,7 @@ def prepare(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, progress: Pro
     if "safety_checker" in pipeline.components:
         pipeline.register_modules(safety_checker=None)
         pipeline.register_to_config(requires_safety_checker=False)
+    _say_one_width(pipeline)
     denoiser = recipe.components[checkpoint.family.denoiser]
     if recipe.sizes:
         latent = shapes.set_size(pipeline, recipe.sizes[0])
@@ -87,8 +88,6 @@ def convert(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, pr
         for part in parts:
             _convert(checkpoint, part, models.pop(part), out)
             gc.collect()
-            if part == checkpoint.family.denoiser:
-                restore_frequencies(out / part)
             if recipe.sizes:
                 shapes.fix(out / part, _extent(checkpoint, pipeline, recipe))
             task.advance()
@@ -123,6 +122,7 @@ def plain_denoiser(checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Pat
     document = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     if set(graph.weight_types(graph.read(folder / denoiser))) == {"f16"} and document.get("dynamic_shapes", True):
         return False
+    _say_one_width(pipeline)
     with quiet():
         models = get_diffusion_models_for_export_ext(pipeline, exporter="openvino")[1]
     for path in folder.iterdir():
@@ -135,11 +135,11 @@ def plain_denoiser(checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Pat
     return True
 
 
-def restore_frequencies(folder: Path) -> None:
-    """Undo what 16 bits do to the timesteps of a converted denoiser."""
+def _keep_times(folder: Path) -> None:
+    """Let a converted denoiser be told the time exactly: fractions of timesteps, waves unrounded."""
     with quiet():
         model = graph.read(folder)
-        if frequencies.restore(model):
+        if graph.take_fractions(model, "timestep") + frequencies.restore(model):
             graph.save(model, folder)
 
 
@@ -205,6 +205,14 @@ def _calibrated(
     return Known(statistics, costs)
 
 
+def _say_one_width(pipeline: Any) -> None:
+    """Where a UNet's config has the width of the text's states for every stage: optimum-intel reads no list."""
+    unet = getattr(pipeline, "unet", None)
+    widths = unet.config.cross_attention_dim if unet is not None else 0
+    if unet is not None and not isinstance(widths, int) and len(set(widths)) == 1:
+        unet.register_to_config(cross_attention_dim=widths[0])
+
+
 def vet_layers(pipeline: Any, recipe: Recipe) -> None:
     """Raises RecipeError for a layer that the checkpoint does not have."""
     for name, component in recipe.components.items():
@@ -244,6 +252,8 @@ def _convert(checkpoint: Checkpoint, name: str, part: tuple[Any, Any], out: Path
                 f"optimum-intel could not export {name} of {checkpoint.id}: {_one_line(error)}",
                 hint=_tail(said.getvalue()),
             ) from error
+    if name == checkpoint.family.denoiser:
+        _keep_times(out / name)
 
 
 def _trace_whole(config: Any) -> None:

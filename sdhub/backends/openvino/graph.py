@@ -36,6 +36,21 @@ def save(model: Any, folder: Path) -> None:
     fresh.replace(folder / MODEL)
 
 
+def take_fractions(model: Any, name: str) -> bool:
+    """Let the input `name` be float32 where it is an integer; whether it was one.
+
+    optimum-intel traces UNets with whole timesteps, and schedulers give others (Karras et al. 2022, arXiv
+    2206.00364); OpenVINO's Python API casts what it is given to an input's type.
+    """
+    import openvino
+
+    found = [each for each in model.inputs if name in each.names and each.element_type.is_integral()]
+    for each in found:
+        each.get_node().set_element_type(openvino.Type.f32)
+    model.validate_nodes_and_infer_types()
+    return bool(found)
+
+
 def layers(model: Any) -> dict[str, Any]:
     """Every Linear and Conv2d of the graph by its module path: the operation that multiplies with its weight."""
     found = {}

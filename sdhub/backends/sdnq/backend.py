@@ -10,6 +10,7 @@ from typing import Any
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.calibration import calibrated, peak_bytes
 from sdhub.backends.folder import recognizes
+from sdhub.backends.reasons import reason
 from sdhub.backends.sdnq.formats import format_of
 from sdhub.backends.streaming import streamable
 from sdhub.checkpoint.checkpoint import Checkpoint
@@ -51,7 +52,9 @@ class SDNQ(Backend):
         return found.summary if found else None
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if not checkpoint.family.buildable or checkpoint.family.name in ("sd3", "sana"):
+        if (found := reason(checkpoint)) is not None:
+            return found
+        if checkpoint.family.name in ("sd3", "sana"):
             return f"{checkpoint.family.title} becomes no SDNQ variant yet"
         if "inpainting" in checkpoint.traits:
             return "inpainting checkpoints become no SDNQ variants yet"

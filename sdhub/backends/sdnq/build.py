@@ -19,7 +19,7 @@ from sdhub.backends.sdnq.formats import (
 )
 from sdhub.backends.seen import seen_inputs
 from sdhub.backends.streaming import copy_rest, stream
-from sdhub.errors import MissingExtraError, RecipeError
+from sdhub.errors import BuildError, MissingExtraError, RecipeError
 from sdhub.nearly import meant
 from sdhub.progress import Progress
 from sdhub.recipes.recipe import Component, Float, Recipe
@@ -40,6 +40,12 @@ def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Pro
         name: layers_of(getattr(pipeline, name), component, where=f"{recipe.name}: {name}")
         for name, component in recipe.components.items()
     }
+
+    if not any(chosen.values()):
+        raise BuildError(
+            f"no layer is as large as {LEAST} weights of {CHANNELS} inputs",
+            hint="so small a model gains nothing by SDNQ: make an OpenVINO or a Core ML variant",
+        )
 
     def seen(name: str) -> Mapping[str, LayerStatistics]:
         wanted = [layer for layer, layout in chosen[name].items() if layout.compensated or layout.rank]

@@ -10,6 +10,7 @@ from typing import Any
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.calibration import calibrated, peak_bytes
 from sdhub.backends.folder import recognizes
+from sdhub.backends.reasons import reason
 from sdhub.backends.streaming import streamable
 from sdhub.backends.svdquant.lite import METHOD, format_of
 from sdhub.backends.svdquant.targets import flux_modulations, share
@@ -55,7 +56,9 @@ class SVDQuant(Backend):
         return found.summary if found else None
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if not checkpoint.family.buildable or checkpoint.family.name in ("sd3", "sana"):
+        if (found := reason(checkpoint)) is not None:
+            return found
+        if checkpoint.family.name in ("sd3", "sana"):
             return f"{checkpoint.family.title} becomes no SVDQuant variant yet"
         if "inpainting" in checkpoint.traits:
             return "inpainting checkpoints become no SVDQuant variants yet"

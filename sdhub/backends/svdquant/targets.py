@@ -48,20 +48,20 @@ def unet_linears(config: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
     """
     widths = [int(width) for width in config["block_out_channels"]]
     kinds, layers = config["down_block_types"], _each(config["layers_per_block"], len(widths))
-    depths = _each(config.get("transformer_layers_per_block", 1), len(widths))
+    depths = _depths(config.get("transformer_layers_per_block", 1), len(widths))
     context = config["cross_attention_dim"]
     cross = _each(context, len(widths))
     for width, kind, count, depth, inputs in zip(widths, kinds, layers, depths, cross, strict=True):
         if "CrossAttn" in kind:
-            yield from _block(width, inputs, count * depth)
+            yield from _block(width, inputs, _deep(depth, count))
     if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") == "UNetMidBlock2DCrossAttn":
-        yield from _block(widths[-1], cross[-1], depths[-1])
+        yield from _block(widths[-1], cross[-1], _deep(depths[-1], 1))
     upwards = zip(
         widths[::-1], config["up_block_types"], layers[::-1], _up_depths(config, depths), cross[::-1], strict=True
     )
     for width, kind, count, depth, inputs in upwards:
         if "CrossAttn" in kind:
-            yield from _block(width, inputs, (count + 1) * depth)
+            yield from _block(width, inputs, _deep(depth, count + 1))
 
 
 def flux_linears(config: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
@@ -132,6 +132,21 @@ def _each(value: Any, count: int) -> list[int]:
     return [int(each) for each in value] if isinstance(value, (list, tuple)) else [int(value)] * count
 
 
-def _up_depths(config: Mapping[str, Any], depths: list[int]) -> list[int]:
+def _depths(value: Any, count: int) -> list[Any]:
+    """Blocks in an attention of each stage, or in each attention of it (`[[0, 0], [2, 2], [4, 4]]`)."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] * count
+
+
+def _deep(depth: Any, count: int) -> int:
+    """Blocks in the first `count` attentions of a stage together. Raises ValueError where there are fewer."""
+    if not isinstance(depth, (list, tuple)):
+        return count * int(depth)
+    if len(depth) < count:
+        raise ValueError(f"{len(depth)} depths of {count} attentions")
+    return sum(int(each) for each in depth[:count])
+
+
+def _up_depths(config: Mapping[str, Any], depths: list[Any]) -> list[Any]:
+    """As diffusers builds them, which asks for the way up where the way down has a depth for each attention."""
     reverse = config.get("reverse_transformer_layers_per_block")
-    return depths[::-1] if reverse is None else _each(reverse, len(depths))
+    return depths[::-1] if reverse is None else _depths(reverse, len(depths))

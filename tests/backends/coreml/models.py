@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.checkpoint.tiny import tiny_text_encoder, tiny_unet, tiny_vae
+from tests.checkpoint.tiny import PROJECTION_2, tiny_text_encoder, tiny_text_encoder_2, tiny_unet, tiny_vae
 
 Inputs = Mapping[str, Tensor]
 WORDS = 49408
@@ -22,7 +22,7 @@ def unet(**changes: Any) -> Any:
         "attention_head_dim": 2,  # which diffusers takes for the number of heads
         "cross_attention_dim": 48,
     }
-    return _random(tiny_unet(**{**settings, **changes}))
+    return randomize(tiny_unet(**{**settings, **changes}))
 
 
 def shallow(**changes: Any) -> Any:
@@ -39,8 +39,9 @@ def unet_xl(ids: int, **changes: Any) -> Any:
     return unet(
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=16 + 8 * ids,
+        projection_class_embeddings_input_dim=PROJECTION_2 + 8 * ids,
         transformer_layers_per_block=(2, 1),
+        attention_head_dim=(2, 4),
         use_linear_projection=True,
         **changes,
     )
@@ -54,16 +55,36 @@ def student() -> Any:
 def control_net(model: Any) -> Any:
     from diffusers import ControlNetModel
 
-    return _random(ControlNetModel.from_unet(model, conditioning_embedding_out_channels=(8, 8, 16, 16)))
+    return randomize(ControlNetModel.from_unet(model, conditioning_embedding_out_channels=(8, 8, 16, 16)))
+
+
+IDS = {"vocab_size": WORDS, "bos_token_id": WORDS - 2, "eos_token_id": WORDS - 1}
 
 
 def text(**changes: Any) -> Any:
-    settings = {"vocab_size": WORDS, "bos_token_id": WORDS - 2, "eos_token_id": WORDS - 1, "num_hidden_layers": 3}
-    return _random(tiny_text_encoder(**{**settings, **changes}))
+    return randomize(tiny_text_encoder(**{**IDS, "num_hidden_layers": 3, **changes}))
+
+
+def text_2(**changes: Any) -> Any:
+    """The second text encoder of Stable Diffusion XL."""
+    return randomize(tiny_text_encoder_2(**{**IDS, **changes}))
 
 
 def vae() -> Any:
-    return _random(tiny_vae())
+    return randomize(tiny_vae())
+
+
+def tiny_autoencoder() -> Any:
+    from diffusers import AutoencoderTiny
+
+    widths, blocks = (8, 8), (1, 1)
+    made = AutoencoderTiny(
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks,
+    )
+    return randomize(made)
 
 
 def checker() -> Any:
@@ -72,7 +93,7 @@ def checker() -> Any:
 
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
     config = CLIPConfig(vision_config={**tower, "image_size": 32, "patch_size": 8}, projection_dim=16)
-    return _random(StableDiffusionSafetyChecker(config))
+    return randomize(StableDiffusionSafetyChecker(config))
 
 
 def draw(shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]], seed: int = 0) -> dict[str, Tensor]:
@@ -140,6 +161,15 @@ def run_encoder(model: Any, given: Inputs) -> list[Tensor]:
     return [model.encode(given["x"]).latent_dist.parameters]
 
 
+def run_tiny_decoder(model: Any, given: Inputs) -> list[Tensor]:
+    return [model.decode(given["z"] * 0.5).sample]
+
+
+def run_tiny_encoder(model: Any, given: Inputs) -> list[Tensor]:
+    latents = model.encode(given["x"]).latents / 0.5
+    return [torch.cat([latents, torch.full_like(latents, -30)], dim=1)]
+
+
 def run_checker(model: Any, given: Inputs) -> list[Tensor]:
     """As the class itself computes; its own way to judge pictures is in numpy and rounds scores."""
     pooled = model.vision_model(given["clip_input"])[1]
@@ -165,7 +195,7 @@ def _states(given: Inputs) -> Tensor:
     return given["encoder_hidden_states"][:, :, 0].transpose(1, 2)
 
 
-def _random(model: Any) -> Any:
+def randomize(model: Any) -> Any:
     """Parameters that matter: nothing is zero or one as libraries leave norms and last layers."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():

@@ -176,7 +176,7 @@ def test_a_refiner(tmp_path: Path) -> None:
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline
 
     torch.manual_seed(0)
-    text = models.text(projection=True, hidden_size=48, projection_dim=16)
+    text = models.text_2(hidden_size=48)
     StableDiffusionXLImg2ImgPipeline(
         vae=models.vae(),
         text_encoder=None,

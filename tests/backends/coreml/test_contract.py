@@ -55,7 +55,7 @@ def text_encoder(name: str, *, wide: bool) -> ComponentSpec:
 
 HIDDEN = {"last_hidden_state": (FULL, (1, 77, 16)), "pooled_outputs": (FULL, (1, 16))}
 HIDDEN_XL = {"hidden_embeds": (FULL, (1, 77, 16)), "pooled_outputs": (FULL, (1, 16))}
-ADDED = {"time_ids": (HALF, (2, 6)), "text_embeds": (HALF, (2, 16))}
+ADDED = {"time_ids": (HALF, (2, 6)), "text_embeds": (HALF, (2, 20))}
 
 CASES = {
     "SD 1, original": Case(models.unet, specs.unet(), models.run_unet, UNET, NOISE),
@@ -134,11 +134,11 @@ CASES = {
         models.text, text_encoder("text_encoder", wide=True), models.run_text_xl, IDS, HIDDEN_XL
     ),
     "SDXL, second text encoder": Case(
-        lambda: models.text(projection=True, projection_dim=24, hidden_act="gelu"),
+        lambda: models.text_2(),
         text_encoder("text_encoder_2", wide=True),
         models.run_text_xl,
         IDS,
-        {**HIDDEN_XL, "pooled_outputs": (FULL, (1, 24))},
+        {"hidden_embeds": (FULL, (1, 77, 24)), "pooled_outputs": (FULL, (1, 20))},
     ),
     "VAE decoder": Case(
         models.vae,
@@ -160,6 +160,22 @@ CASES = {
         models.vae,
         specs.vae_encoder(),
         models.run_encoder,
+        {"x": (HALF, (1, 3, 64, 64))},
+        {"latent": (FULL, (1, 8, 32, 32))},
+        shape=Shape(64, 64, scale=2),
+    ),
+    "tiny VAE, decoder": Case(
+        models.tiny_autoencoder,
+        specs.vae_decoder(scaled=0.5),
+        models.run_tiny_decoder,
+        {"z": (HALF, (1, 4, 32, 32))},
+        {"image": (FULL, (1, 3, 64, 64))},
+        shape=Shape(64, 64, scale=2),
+    ),
+    "tiny VAE, encoder": Case(
+        models.tiny_autoencoder,
+        specs.vae_encoder(scaled=0.5),
+        models.run_tiny_encoder,
         {"x": (HALF, (1, 3, 64, 64))},
         {"latent": (FULL, (1, 8, 32, 32))},
         shape=Shape(64, 64, scale=2),
