@@ -12,6 +12,7 @@ from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.openvino import telemetry
 from sdhub.backends.openvino.calls import JUDGED
 from sdhub.backends.openvino.shapes import UNGUIDED
+from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.progress import Progress
@@ -154,7 +155,12 @@ class OpenVINO(Backend):
         denoisers = (folder / name / "openvino_model.xml" for name in ("unet", "transformer"))
         return (folder / "model_index.json").is_file() and any(each.is_file() for each in denoisers)
 
-    def open(self, folder: Path) -> Any:
+    def layout(self) -> Layout:
+        from sdhub.backends.openvino.vetting import layout
+
+        return layout(frozenset(PIPELINES))
+
+    def load(self, folder: Path) -> Any:
         telemetry.off()
         try:
             from optimum.intel import OVDiffusionPipeline
