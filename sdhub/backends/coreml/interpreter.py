@@ -97,8 +97,8 @@ def open_package(
     "float32" computes in 32 bits with the weights as stored, so that what differs from the checkpoint is what the
     package stores; "float16" rounds each result that the program declares so, as a device does that computes in 16
     bits. `cache_bytes` bounds the weights kept as 32-bit tensors between runs (4 GiB, the UNet of Stable Diffusion
-    1.5); what does not fit is read and decompressed again in each run. `homes` is where links in it may lead besides
-    its own folder.
+    1.5); what does not fit is read and decompressed again in each run. `homes` is where links in it may lead
+    besides its own folder.
 
     Raises BuildError where a file is missing, cut short or broken, a constant does not fit its blob, or an
     operation is not known; UnsafeError where a path leads out of the package; MissingExtraError without

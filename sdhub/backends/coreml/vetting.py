@@ -1,4 +1,4 @@
-"""Core ML variants of strangers: names, manifests and sizes. `open_package` vets a specification and its weights."""
+"""Core ML variants of strangers: names, manifests and sizes. `open_package` vets what is inside a package."""
 
 from __future__ import annotations
 

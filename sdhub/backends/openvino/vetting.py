@@ -114,7 +114,7 @@ class _Graph:
         if OPSET.fullmatch(attributes.get("version", "")) is None:
             said = f"{shown(self._layer[1], 40)} of {shown(attributes.get('version', 'no set'), 40)}"
             raise UnsafeError(
-                f"{self.where}: {shown(self._layer[0], 80)} is the operation {said}, and extensions are not loaded",
+                f"{self.where}: {shown(self._layer[0], 80)} is the operation {said}; extensions are not loaded",
                 hint=HINT,
             )
 
@@ -135,8 +135,8 @@ class _Graph:
         bits = math.prod(int(each) for each in shape.split(",") if each) * BITS.get(kind, -1)
         if not 0 <= 8 * int(size) - bits < SLACK:
             raise SourceError(
-                f"{self.where}: the constant {name} of type {shown(kind, 20)} and shape [{shown(shape, 60)}] does not "
-                f"take {size} bytes",
+                f"{self.where}: the constant {name} of type {shown(kind, 20)} and shape [{shown(shape, 60)}] "
+                f"does not take {size} bytes",
                 hint="get the file again",
             )
 

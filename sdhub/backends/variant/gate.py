@@ -32,8 +32,8 @@ class Vetted:
 def vet(folder: Path, layout: Layout) -> Vetted:
     """Hold a folder against the layout of its backend's variants.
 
-    Raises UnsafeError for a file or name that is none of such a variant or could run code, SourceError for a broken
-    one, UnsupportedError for what sdhub does not read.
+    Raises UnsafeError for a file or name that is none of such a variant or could run code, SourceError for a
+    broken one, UnsupportedError for what sdhub does not read.
     """
     tree = Folder(folder)
     for path in tree.sizes:
@@ -99,8 +99,6 @@ def _entry(name: str, value: Any, where: str) -> Entry | None:
     else:
         known = library == ROLES[name][0] and class_name in ROLES[name][1]
     if not known:
-        raise UnsafeError(
-            f"{where}: component {name} is {shown(library, 40)}.{shown(class_name, 60)}, which sdhub does not know",
-            hint=HINT,
-        )
+        said = f"{shown(library, 40)}.{shown(class_name, 60)}"
+        raise UnsafeError(f"{where}: component {name} is {said}, which sdhub does not know", hint=HINT)
     return Entry(library, class_name)

@@ -85,8 +85,9 @@ Keep = Callable[[Variant, str], "bytes | None"]
 class File:
     """Files whose whole path matches `pattern`.
 
-    `keep(variant, path)` vets one, and gives the bytes that the view holds in its place, None where it links to the
-    file as it is; without `keep` a file is known, and not loaded. Raises SourceError, UnsafeError, UnsupportedError.
+    `keep(variant, path)` vets one, and gives the bytes that the view holds in its place, None where it links to
+    the file as it is; without `keep` a file is known, and not loaded. It raises SourceError, UnsafeError and
+    UnsupportedError.
     """
 
     pattern: str
@@ -97,9 +98,9 @@ class File:
 class Layout:
     """`pipelines` that the index may name, `files` in the order in which they are tried.
 
-    `settings` are plain keys of the index that are true or false, besides `SETTINGS`; `folders` are those that are
-    called otherwise than their component; `quantization(variant, document, where)` gives what is kept of a config's
-    `quantization_config`, which variants without it have none of.
+    `settings` are plain keys of the index that are true or false, besides `SETTINGS`; `folders` maps those that are
+    called otherwise than their component to that; `quantization(document, where)` gives what is kept of a config's
+    `quantization_config`. Without it, there may be none.
     """
 
     pipelines: Collection[str]
