@@ -21,7 +21,10 @@ def told(what: str, kind: type[SdhubError], *, hint: str = "", hidden: str = "")
     """
     try:
         yield
-    except SdhubError:
+    except SdhubError as error:
+        if hidden and hidden in error.message:
+            error.message = error.message.replace(hidden, "")
+            error.args = (error.message,)
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != PANIC:

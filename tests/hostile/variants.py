@@ -71,13 +71,13 @@ def skeletons(root: Path) -> None:
     write(coreml / PACKAGE / "Data/com.apple.CoreML/weights/weight.bin", bytes(64))
 
 
-def single_file(config: Any, **changes: Any) -> bytes:
+def single_file(of: Any, **changes: Any) -> bytes:
     """Nunchaku's own file with these metadata and a few zeros."""
     number = {"dtype": "int4", "scale_dtype": None, "group_size": 64}
     quantization = {"method": "svdquant", "weight": number, "activation": number, "rank": 32}
     said = {
         "model_class": "NunchakuSDXLUNet2DConditionModel",
-        "config": json.dumps(config),
+        "config": json.dumps(of),
         "quantization_config": json.dumps(quantization),
         **changes,
     }

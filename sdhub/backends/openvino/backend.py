@@ -158,7 +158,7 @@ class OpenVINO(Backend):
     def layout(self) -> Layout:
         from sdhub.backends.openvino.vetting import layout
 
-        return layout(frozenset(PIPELINES))
+        return layout(frozenset({*PIPELINES, *PIPELINES.values()}))
 
     def load(self, folder: Path) -> Any:
         telemetry.off()

@@ -82,7 +82,7 @@ def keep(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         if not isinstance(settings, Mapping):
             raise SourceError(f"{where}: {shown(name, 80)} has no settings", hint=HINT)
         vet_keys(settings, _SETTINGS, f"{where}: {shown(name, 80)}")
-    for name in ("", *layers):
+    for name in (where, *layers):
         found = format_in(config, name.removesuffix(".weight"))
         if found.rank > MOST_RANK or found.group_size > MOST_GROUP:
             raise SourceError(f"{where}: rank {found.rank} and groups of {found.group_size} cannot be", hint=HINT)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.backends.variant.keys import HINT
-from sdhub.backends.variant.layout import ROLES, SETTINGS, Entry, Layout, Variant
+from sdhub.backends.variant.layout import ROLES, SETTINGS, Entry, File, Layout, Variant
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.known import CLASSES, UNLOADED
 from sdhub.checkpoint.safety import PICKLES, is_code
@@ -36,27 +36,30 @@ def vet(folder: Path, layout: Layout) -> Vetted:
     broken one, UnsupportedError for what sdhub does not read.
     """
     tree = Folder(folder)
-    for path in tree.sizes:
-        check_path(path, tree.where)
-        if is_code(path) or (path.lower().endswith(PICKLES) and layout.file(path) is None):
-            raise UnsafeError(f"{shown(path)} of {tree.where} could run code", hint=HINT)
+    named = [(known, path) for path in tree.sizes if (known := _known(path, tree, layout)) is not None]
+    named.sort(key=lambda each: layout.files.index(each[0]))  # small documents come before graphs and weights
     pipeline, version, settings, components = _index(tree, layout)
     variant = Variant(tree, layout, components)
     files: dict[str, bytes | Path] = {}
-    for path in tree.sizes:
-        known = layout.file(path)
-        if known is None and layout.is_own(path):
-            raise UnsafeError(
-                f"{tree.where} holds {shown(path)}, which is no file of its kind of variant", hint=HINT
-            )
-        if known is None or known.keep is None:
-            continue
-        kept = known.keep(variant, path)
-        files[path] = (tree.root / path).resolve() if kept is None else kept
+    for known, path in named:
+        if known.keep is not None:
+            kept = known.keep(variant, path)
+            files[path] = (tree.root / path).resolve() if kept is None else kept
     entries = {name: [each.library, each.class_name] for name, each in components.items()}
     absent = {name: [None, None] for name in UNLOADED}
     index = {"_class_name": pipeline, "_diffusers_version": version, **settings, **absent, **entries}
     return Vetted(tree.where, {**files, INDEX: json.dumps(index).encode()})
+
+
+def _known(path: str, tree: Folder, layout: Layout) -> File | None:
+    """The file of the layout that a path is of; None for what stands beside a variant. Raises UnsafeError."""
+    check_path(path, tree.where)
+    known = layout.file(path)
+    if is_code(path) or (known is None and path.lower().endswith(PICKLES)):
+        raise UnsafeError(f"{shown(path)} of {tree.where} could run code", hint=HINT)
+    if known is None and layout.is_own(path):
+        raise UnsafeError(f"{tree.where} holds {shown(path)}, which is no file of its kind of variant", hint=HINT)
+    return known
 
 
 def _index(tree: Folder, layout: Layout) -> tuple[str, str, dict[str, Any], dict[str, Entry]]:
