@@ -115,8 +115,8 @@ def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int],
     computes in, so that any two pipelines of one checkpoint start alike; a float32 pipeline that is given just
     such a generator draws the same. `on_step` is called after every step with its number, from 0.
 
-    Raises EvidenceError where the pipeline fails, and where the picture is not finite or was blacked out by a safety
-    checker.
+    Raises EvidenceError where the pipeline fails, and where the picture is not finite or was blacked out by a
+    safety checker.
     """
     import numpy as np
     import torch

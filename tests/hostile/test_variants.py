@@ -25,8 +25,7 @@ def taken(tmp_path_factory):
         [sys.executable, "-m", "tests.hostile.run_variants", str(folder)],
         cwd=Path(__file__).resolve().parent.parent.parent,
         env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
