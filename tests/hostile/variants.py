@@ -33,8 +33,8 @@ class Case:
     """One piece of mischief.
 
     `by` says who refuses it: the "gate", before a library sees anything; the "loader", a library whose words
-    become one line; "sampling", where the variant itself is sound and what its evidence asks for is not; None where it is
-    taken, and does nothing.
+    become one line; "sampling", where the variant itself is sound and what its evidence asks for is not; None
+    where it is taken, and does nothing.
     """
 
     name: str

@@ -12,6 +12,7 @@ from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.openvino import telemetry
 from sdhub.backends.openvino.calls import JUDGED
 from sdhub.backends.openvino.shapes import UNGUIDED
+from sdhub.backends.variant.beside import load_beside
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
@@ -166,7 +167,14 @@ class OpenVINO(Backend):
             from optimum.intel import OVDiffusionPipeline
         except ImportError:
             raise MissingExtraError(self.extra, "optimum-intel") from None
-        return OVDiffusionPipeline.from_pretrained(folder)
+        from sdhub.backends.openvino.graph import require_readable
+
+        parts = load_beside(folder)
+        try:
+            return OVDiffusionPipeline.from_pretrained(folder, **parts)
+        except Exception:
+            require_readable(folder)
+            raise
 
     def settings(self, pipeline: Any) -> Mapping[str, str]:
         compiled = (pipeline.unet or pipeline.transformer).request

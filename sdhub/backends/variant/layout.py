@@ -99,8 +99,8 @@ class Layout:
     """`pipelines` that the index may name, `files` in the order in which they are tried.
 
     `settings` are plain keys of the index that are true or false, besides `SETTINGS`; `folders` maps those
-    that are called otherwise than their component to that; `quantization(document, where)` gives what is kept of a config's
-    `quantization_config`. Without it, there may be none.
+    that are called otherwise than their component to that; `quantization(document, where)` gives what is kept of a
+    config's `quantization_config`. Without it, there may be none.
     """
 
     pipelines: Collection[str]

@@ -38,7 +38,8 @@ def opened(folder: Path, layout: Layout, load: Callable[[Path], Any]) -> Any:
     vetted = vet(folder, layout)
     view = lay(vetted)
     try:
-        with told(f"{vetted.where} does not open", BuildError, hidden=f"{view.name}/"):
+        renamed = {f"{view.name}/": "", view.name: vetted.where, Path(view.name).name: vetted.where}
+        with told(f"{vetted.where} does not open", BuildError, renamed=renamed):
             pipeline = load(Path(view.name))
     except BaseException:
         view.cleanup()
