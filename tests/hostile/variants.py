@@ -21,6 +21,7 @@ from tests.hostile.corpus import CODE, DEEP, PICKLE
 KINDS = ("openvino", "sdnq", "svdquant", "nunchaku", "coreml")
 SECRET = "secret.txt"  # beside the variants: no door may read it
 INDEX = "model_index.json"
+MANY = b"[" + b"[]," * (16 * 2**20) + b"[]]"  # small on the disk, gigabytes as values
 XML, BIN = "unet/openvino_model.xml", "unet/openvino_model.bin"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 PACKAGE = "split_einsum/packages/Stable_Diffusion_version_x_unet.mlpackage"
@@ -360,6 +361,13 @@ CONFIGS = [
     ),
 ]
 
+VALUES = [
+    Case("tokenizer of many values", "openvino", _raw("tokenizer/tokenizer.json", MANY)),
+    Case("vocabulary of many values", "sdnq", _raw("tokenizer/vocab.json", MANY)),
+    Case("header of many values", "sdnq", _raw(WEIGHTS, len(MANY).to_bytes(8, "little") + b'{"a":' + MANY)),
+    Case("shards of many values", "sdnq", _raw(f"{WEIGHTS}.index.json", MANY[: 20 * 2**20])),
+]
+
 FILES = [
     Case("library beside the graph", "openvino", _raw("unet/evil.so", PICKLE)),
     Case("numbered library", "openvino", _raw("unet/libevil.so.1.2", PICKLE)),
@@ -471,4 +479,4 @@ EVIDENCE = [
     Case("evidence without a word", "openvino", _evidence({}), by="sampling"),
 ]
 
-CASES = [*INDEXES, *MORE_INDEXES, *GRAPHS, *CONFIGS, *FILES, *TENSORS, *PACKAGES, *EVIDENCE]
+CASES = [*INDEXES, *MORE_INDEXES, *GRAPHS, *CONFIGS, *VALUES, *FILES, *TENSORS, *PACKAGES, *EVIDENCE]

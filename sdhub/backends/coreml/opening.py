@@ -62,7 +62,7 @@ def _package(place: Path, suffix: str) -> Path | None:
 def _runner(path: Path) -> tuple[Mapping[str, tuple[int, ...]], Any]:
     from sdhub.backends.coreml.interpreter import open_package
 
-    package = open_package(path, homes=[each.resolve() for each in path.rglob("*.bin") if each.is_symlink()])
+    package = open_package(path, homes=[each.resolve() for each in path.rglob("*") if each.is_symlink()])
     shapes = {name: tuple(feature.shape or ()) for name, feature in package.inputs.items()}
     if platform.system() == "Darwin":
         return shapes, _native(path)

@@ -42,10 +42,9 @@ def _item(value: Any, where: str) -> dict[str, str]:
     return {key: value[key] for key in SAID}
 
 
-def specification(variant: Variant, path: str) -> bytes:
+def specification(variant: Variant, path: str) -> None:
     """A `model.mlmodel` of bounded size."""
     variant.tree.require(path, MOST_SPECIFICATION_BYTES)
-    return variant.tree.read(path)
 
 
 def blobs(variant: Variant, path: str) -> None:

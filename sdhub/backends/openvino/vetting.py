@@ -20,7 +20,7 @@ from sdhub.backends.variant.layout import File, Layout, Variant
 from sdhub.checkpoint.documents import shown
 from sdhub.errors import SourceError, UnsafeError
 
-MAX_GRAPH = 256 * 2**20
+MAX_GRAPH = 64 * 2**20  # those of the largest denoisers have some ten million bytes
 MAX_DEPTH = 64
 VERSIONS = ("10", "11")
 OPSET = re.compile(r"opset([1-9]|[1-9][0-9])")

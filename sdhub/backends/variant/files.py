@@ -6,9 +6,10 @@ from sdhub.backends.variant.configs import config, scheduler, tokenizer
 from sdhub.backends.variant.layout import File, Variant
 from sdhub.checkpoint.documents import parse_object, shown
 from sdhub.checkpoint.headers import read_header
-from sdhub.checkpoint.tree import MAX_INDEX, MAX_VOCABULARY
+from sdhub.checkpoint.tree import MAX_INDEX, MIB
 from sdhub.errors import SourceError, UnsafeError
 
+MAX_VOCABULARY = 64 * MIB  # Gemma's have 34 million bytes
 TOKENIZER = r"tokenizer(_[23])?"
 MODEL = r"(text_encoder(_[23])?|unet|transformer|vae)"
 STEM = r"(model|diffusion_pytorch_model)"

@@ -18,6 +18,7 @@ from sdhub.checkpoint.tree import MAX_DOCUMENT, Folder, check_path
 from sdhub.errors import SourceError, UnsafeError
 
 INDEX = "model_index.json"
+MAX_COPIED = 512 * 2**20  # bytes of a view that are not linked to, which are held in memory
 VERSION = re.compile(r"\d{1,4}(\.[0-9a-z]{1,8}){1,4}")
 
 
@@ -41,10 +42,17 @@ def vet(folder: Path, layout: Layout) -> Vetted:
     pipeline, version, settings, components = _index(tree, layout)
     variant = Variant(tree, layout, components)
     files: dict[str, bytes | Path] = {}
+    copied = 0
     for known, path in named:
-        if known.keep is not None:
-            kept = known.keep(variant, path)
-            files[path] = (tree.root / path).resolve() if kept is None else kept
+        if known.keep is None:
+            continue
+        kept = known.keep(variant, path)
+        copied += len(kept or b"")
+        if copied > MAX_COPIED:
+            raise SourceError(
+                f"the graphs and documents of {tree.where} have more than {MAX_COPIED} bytes", hint=HINT
+            )
+        files[path] = (tree.root / path).resolve() if kept is None else kept
     entries = {name: [each.library, each.class_name] for name, each in components.items()}
     absent = {name: [None, None] for name in UNLOADED}
     index = {"_class_name": pipeline, "_diffusers_version": version, **settings, **absent, **entries}
