@@ -16,7 +16,7 @@ from sdhub.backends.variant.beside import load_beside
 from sdhub.checkpoint.documents import parse_object, shown
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.known import CLASSES, STEMS
-from sdhub.checkpoint.safety import is_model
+from sdhub.checkpoint.safety import COMPONENT, is_model
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.errors import BuildError, MissingExtraError, SdhubError
 from sdhub.foreign import told
@@ -83,7 +83,7 @@ def quantized_parts(folder: Path, method: str) -> dict[str, Mapping[str, Any]]:
     """The `quantization_config` of each component of a pipeline folder that has one of this `quant_method`."""
     found: dict[str, Mapping[str, Any]] = {}
     for name, entry in _index(folder).items():
-        if not _is_component(entry):
+        if not _is_component(entry) or COMPONENT.fullmatch(name) is None:
             continue
         path = folder / name / CONFIG
         if path.is_file():
