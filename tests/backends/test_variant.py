@@ -95,6 +95,16 @@ def test_whatever_a_loader_raises_is_one_line_without_the_view(folders):
         assert "\n" not in refused.value.message
 
 
+def test_a_fault_of_a_part_names_the_variant_too(folders):
+    def load(view):
+        raise BuildError(f"the tokenizer of {view} is broken", hint="get it again")
+
+    with pytest.raises(BuildError) as refused:
+        opened(folders / "svdquant", backends()["svdquant"].layout(), load)
+    assert refused.value.message == "svdquant: the tokenizer of svdquant is broken"
+    assert refused.value.hint == "get it again"
+
+
 def test_what_ends_the_program_is_no_library_error():
     with pytest.raises(KeyboardInterrupt), told("x", BuildError):
         raise KeyboardInterrupt

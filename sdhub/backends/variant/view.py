@@ -40,12 +40,20 @@ def opened(folder: Path, layout: Layout, load: Callable[[Path], Any]) -> Any:
     try:
         renamed = {f"{view.name}/": "", view.name: vetted.where, Path(view.name).name: vetted.where}
         with told(f"{vetted.where} does not open", BuildError, renamed=renamed):
-            pipeline = load(Path(view.name))
+            pipeline = _named(vetted.where, load, Path(view.name))
     except BaseException:
         view.cleanup()
         raise
     weakref.finalize(pipeline, view.cleanup)
     return pipeline
+
+
+def _named(where: str, load: Callable[[Path], Any], view: Path) -> Any:
+    """`load`, whose faults name a part and not the variant."""
+    try:
+        return load(view)
+    except BuildError as error:
+        raise BuildError(f"{where}: {error.message}", hint=error.hint) from error
 
 
 def _link(source: Path, target: Path) -> None:
