@@ -26,6 +26,7 @@ from sdhub.publishing.repository import MANIFEST, pretty, read_manifest
 from sdhub.publishing.verify import verify_folder
 from sdhub.publishing.words import size
 from sdhub.scratch import temporary
+from sdhub.variants import vet_folder
 
 COMPILER = ("xcrun", "coremlcompiler", "compile")
 SECONDS = 1800
@@ -56,8 +57,8 @@ def add_compiled(
     with temporary("compile") as work:
         folder = work / "repository"
         download(repo_id, folder, endpoint=endpoint, token=token, progress=progress)
-        for finding in verify_folder(folder):
-            if finding.name == "files" and finding.status == "failed":
+        for finding in verify_folder(folder, gate=vet_folder):
+            if finding.name in ("files", "code") and finding.status == "failed":
                 raise CheckError(f"{repo_id} is not what it says it is: {finding.detail}", hint="publish it again")
         made = compile_folder(folder, repo_id.partition("/")[2], work, compiler, progress)
         describe(folder, made)

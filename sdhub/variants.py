@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sdhub.backends.base import Backend, backends
+from sdhub.backends.variant.gate import Vetted, vet
+from sdhub.checkpoint.documents import shown
+from sdhub.checkpoint.tree import Folder
 from sdhub.endpoint import connect
 from sdhub.errors import BuildError, SourceError
-from sdhub.evidence.sampling import Prompt, Sampling, draw, parse_sampling
+from sdhub.evidence.sampling import Prompt, Sampling, bounded, draw, evidence_sampling
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.access import speaking
 from sdhub.quiet import quiet
@@ -46,26 +49,37 @@ def locate(variant: str | Path, *, hub: str | None = None) -> Path:
     return Path(found)
 
 
+def vet_folder(folder: Path) -> Vetted:
+    """Hold a folder against what the variants of its backend are. Raises UnsafeError, SourceError, BuildError."""
+    return vet(folder, backend_of_folder(folder).layout())
+
+
 def backend_of_folder(folder: Path) -> Backend:
-    """The backend that opens the folder. Raises BuildError."""
+    """The backend that opens the folder. Raises BuildError, UnsafeError where it holds what is no file."""
+    Folder(folder)  # nothing is read that leads out of it, or never ends
     for backend in backends().values():
         if backend.recognizes(folder):
             return backend
     raise BuildError(
-        f"{folder}: no installed backend recognizes this variant", hint=f"there are: {', '.join(backends())}"
+        f"{shown(folder)}: no installed backend recognizes this variant",
+        hint=f"there are: {', '.join(backends())}",
     )
 
 
 def sampling_of(folder: Path, pipe: Any, prompt: Prompt, *, steps: int | None, guidance: float | None) -> Sampling:
-    """How to draw with a variant: as its evidence was drawn, where it has some."""
-    known = _evidence_sampling(folder)
-    side = _side(pipe)
-    return Sampling(
+    """How to draw with a variant: as its evidence was drawn, where it has some.
+
+    Raises SourceError for evidence that is broken, or beyond the bounds of what is drawn.
+    """
+    known = evidence_sampling(folder)
+    if known is None:
+        side = _side(pipe)
+        known = bounded(Sampling((prompt,), STEPS, GUIDANCE, side, side), shown(folder.name))
+    return replace(
+        known,
         prompts=(prompt,),
-        steps=steps or int(known.get("steps", STEPS)),
-        guidance=float(known.get("guidance", GUIDANCE)) if guidance is None else guidance,
-        width=int(known.get("width", side)),
-        height=int(known.get("height", side)),
+        steps=steps or known.steps,
+        guidance=known.guidance if guidance is None else guidance,
     )
 
 
@@ -115,11 +129,3 @@ def draw_picture(
         "height": sampling.height,
         "seconds": round(seconds, 3),
     }
-
-
-def _evidence_sampling(folder: Path) -> dict[str, Any]:
-    path = folder / "evidence" / "evidence.json"
-    try:
-        return dict(parse_sampling(json.loads(path.read_text(encoding="utf-8"))["sampling"]).document())
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}

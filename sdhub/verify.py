@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 from sdhub.endpoint import connect
 from sdhub.errors import CheckError, MissingExtraError, SdhubError, SourceError
-from sdhub.evidence.sampling import parse_sampling
+from sdhub.evidence.sampling import evidence_sampling
 from sdhub.isolate import apart
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.check import ALIKE_DB, likeness
 from sdhub.publishing.download import download
 from sdhub.publishing.verify import Finding, verify_folder
 from sdhub.scratch import temporary
+from sdhub.variants import vet_folder
 
 PICTURES = 1
 
@@ -65,7 +65,7 @@ def verify(
 
 
 def _findings(folder: Path, pictures: int, progress: Progress) -> tuple[Finding, ...]:
-    findings = verify_folder(folder, progress=progress)
+    findings = verify_folder(folder, gate=vet_folder, progress=progress)
     faulty = next((each.name for each in findings if each.status == "failed"), None)
     if not pictures:
         drawn = Finding("drawing", "skipped", "not asked for")
@@ -106,8 +106,9 @@ def draw_again(folder: Path, pictures: int, out: Path, progress: Progress) -> No
     from sdhub.quiet import quiet
     from sdhub.variants import backend_of_folder
 
-    evidence = json.loads((folder / "evidence" / "evidence.json").read_text(encoding="utf-8"))
-    sampling = parse_sampling(evidence["sampling"])
+    sampling = evidence_sampling(folder)
+    if sampling is None:
+        raise SourceError("there is no evidence to draw again")
     with quiet():
         pipe = backend_of_folder(folder).open(folder)
     wanted = replace(sampling, prompts=sampling.prompts[:pictures])

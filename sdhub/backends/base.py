@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from sdhub.backends.variant.layout import Layout
+from sdhub.backends.variant.view import opened
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.documents import shown
 from sdhub.errors import MissingExtraError, UnsupportedError
@@ -129,8 +131,23 @@ class Backend(ABC):
         """Whether the folder is a variant that this backend opens."""
 
     @abstractmethod
+    def layout(self) -> Layout:
+        """What the folder of a variant holds: the gate that `open` holds strangers' folders against."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> Any:
+        """The variant as a pipeline of diffusers' calling convention, from the view that `open` lays out.
+
+        Raises BuildError, MissingExtraError.
+        """
+
     def open(self, folder: Path) -> Any:
-        """The variant as a pipeline of diffusers' calling convention. Raises BuildError."""
+        """The variant as a pipeline of diffusers' calling convention, whoever made the folder.
+
+        It is held against the backend's layout, and loaded from a view of what was vetted. Raises UnsafeError,
+        SourceError, UnsupportedError, BuildError, MissingExtraError.
+        """
+        return opened(folder, self.layout(), self.load)
 
     @abstractmethod
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:

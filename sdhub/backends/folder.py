@@ -12,10 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdhub.backends.variant.beside import load_beside
 from sdhub.checkpoint.documents import parse_object, shown
+from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.known import CLASSES, STEMS
+from sdhub.checkpoint.safety import COMPONENT, is_model
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.errors import BuildError, MissingExtraError, SdhubError
+from sdhub.foreign import told
 from sdhub.quiet import quiet
 
 if TYPE_CHECKING:
@@ -144,7 +148,7 @@ def quantized_parts(folder: Path, method: str) -> dict[str, Mapping[str, Any]]:
     """The `quantization_config` of each component of a pipeline folder that has one of this `quant_method`."""
     found: dict[str, Mapping[str, Any]] = {}
     for name, entry in _index(folder).items():
-        if not _is_component(entry):
+        if not _is_component(entry) or COMPONENT.fullmatch(name) is None:
             continue
         path = folder / name / CONFIG
         if path.is_file():
@@ -192,6 +196,10 @@ def assembled(folder: Path, made: Mapping[str, Callable[[str, str], Any]]) -> An
         if _is_component(entry) and entry[1] not in CLASSES.get(entry[0], ()):
             raise BuildError(f"{folder.name}: {name} is of the unknown class {shown(entry[1], 60)}")
     parts = {name: make(*index[name]) for name, make in made.items() if _is_component(index.get(name))}
+    for name, entry in index.items():
+        if name not in parts and _is_component(entry) and is_model(*entry):
+            _require_whole(folder / name, *entry)
+    parts |= load_beside(folder)
     named = str(index.get("_class_name"))
     kind = getattr(diffusers, named, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
@@ -205,6 +213,19 @@ def assembled(folder: Path, made: Mapping[str, Callable[[str, str], Any]]) -> An
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise BuildError(f"{folder.name} does not load: {' '.join(str(error).split())[:300]}") from error
     return pipeline
+
+
+def _require_whole(folder: Path, library: str, class_name: str) -> None:
+    """Raises BuildError where files have fewer numbers than the config asks for: libraries fill in random ones."""
+    import torch
+
+    with quiet(), torch.device("meta"), told(f"{folder.name} does not load", BuildError):
+        module = blank(library, class_name, document(folder / CONFIG))
+    wanted = sum(parameter.numel() for parameter in module.parameters())
+    files = [path for path in shards(folder, library) if path.is_file()]
+    there = sum(tensor.elements for path in files for tensor in read_header(path).tensors.values())
+    if there < wanted:
+        raise BuildError(f"the weights of {folder.name} are incomplete: {there} of {wanted} numbers")
 
 
 def _component(

@@ -10,6 +10,7 @@ from typing import Any
 from sdhub.errors import SourceError
 
 MAX_DEPTH = 32
+MAX_VALUES = 6_000_000  # values of Python take some hundred bytes each; the largest vocabularies have 2 million
 MAX_INTEGER = 10**40  # tokenizers write int(1e30) for "no limit"
 
 
@@ -25,6 +26,8 @@ def parse_object(raw: bytes, where: str, unbounded: Collection[str] = ()) -> dic
     `unbounded` are the keys that may be `-Infinity`, which Python writes and JSON does not know. Raises
     SourceError that names `where`.
     """
+    if sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise SourceError(f"{where} holds more than {MAX_VALUES} values", hint="get the file again")
     try:
         document = json.loads(
             raw.decode("utf-8"),

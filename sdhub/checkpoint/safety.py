@@ -17,6 +17,10 @@ from sdhub.checkpoint.tree import Tree
 from sdhub.errors import SourceError, UnsafeError, UnsupportedError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
+CODE = re.compile(
+    r".+\.(py|pyc|pyo|pyd|pyw|pyx|pyz|so(\.\d+)*|dll|dylib|exe|sh|bash|bat|cmd|ps1|js|mjs|jar|class|egg|whl)",
+    re.IGNORECASE,
+)
 CODE_KEYS = frozenset({"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code"})
 COMPONENT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 IMPLEMENTATION = re.compile(r"[a-z0-9_|]*")
@@ -94,6 +98,11 @@ def vet_config(document: Mapping[str, Any], where: str) -> None:
             raise UnsupportedError(
                 f"{where} says that the weights are quantized already", hint="name the checkpoint it was made from"
             )
+
+
+def is_code(path: str) -> bool:
+    """Whether a file's name is one of code, whatever loads it."""
+    return CODE.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def refuse_weights(folder: str, names: Sequence[str], library: str, tree: Tree) -> NoReturn:

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.errors import EvidenceError, UsageError
+from sdhub.checkpoint.documents import parse_object, shown
+from sdhub.errors import EvidenceError, SourceError, UsageError
 from sdhub.evidence.given import given, kind_of
+from sdhub.foreign import told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
 MAX_PROMPTS = 64
 MAX_TEXT = 1000
+MAX_SEED = 2**63 - 1
+MAX_STEPS, MAX_GUIDANCE, MAX_SIDE = 1000, 100, 4096
+MAX_EVIDENCE = 16 * 2**20
+AGAIN = "get the variant again, or ask who published it"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,46 @@ def parse_sampling(document: Mapping[str, Any]) -> Sampling:
     )
 
 
+def evidence_sampling(folder: Path) -> Sampling | None:
+    """How the evidence of a stranger's variant says that it was drawn; None where there is none.
+
+    Raises SourceError where it is broken, or beyond the bounds of what is drawn.
+    """
+    path = folder / "evidence" / "evidence.json"
+    if not path.is_file():
+        return None
+    if path.stat().st_size > MAX_EVIDENCE:
+        raise SourceError(f"evidence.json has more than {MAX_EVIDENCE} bytes", hint=AGAIN)
+    document = parse_object(path.read_bytes(), "evidence.json")
+    try:
+        sampling = parse_sampling(document["sampling"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise SourceError(f"evidence.json does not say how it was drawn ({shown(error)})", hint=AGAIN) from None
+    return bounded(sampling, "evidence.json")
+
+
+def bounded(sampling: Sampling, where: str) -> Sampling:
+    """`sampling`, where it is nothing that would never end. Raises SourceError that names `where`."""
+    for what, value, least, most in (
+        ("prompts", len(sampling.prompts), 1, MAX_PROMPTS),
+        (
+            "characters in a prompt",
+            max(map(len, (each.text for each in sampling.prompts)), default=0),
+            0,
+            MAX_TEXT,
+        ),
+        ("as seed", max((abs(each.seed) for each in sampling.prompts), default=0), 0, MAX_SEED),
+        ("steps", sampling.steps, 1, MAX_STEPS),
+        ("as guidance", sampling.guidance, 0, MAX_GUIDANCE),
+        ("pixels of width", sampling.width, 8, MAX_SIDE),
+        ("pixels of height", sampling.height, 8, MAX_SIDE),
+    ):
+        if not least <= value <= most:
+            said = f"{value:g}" if abs(value) < 1e9 else "far more"
+            raise SourceError(f"{where} asks for {said} {what}; from {least} to {most} are drawn", hint=AGAIN)
+    return sampling
+
+
 def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int], None] | None = None) -> Sample:
     """One picture by any pipeline of diffusers' calling convention.
 
@@ -69,7 +115,8 @@ def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int],
     computes in, so that any two pipelines of one checkpoint start alike; a float32 pipeline that is given just
     such a generator draws the same. `on_step` is called after every step with its number, from 0.
 
-    Raises EvidenceError where the picture is not finite or was blacked out by a safety checker.
+    Raises EvidenceError where the pipeline fails, and where the picture is not finite or was blacked out by a
+    safety checker.
     """
     import numpy as np
     import torch
@@ -86,7 +133,7 @@ def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int],
         return tensors
 
     pipe.set_progress_bar_config(disable=True)
-    with torch.no_grad():
+    with torch.no_grad(), told(f"{shown(prompt.text, 60)!r} could not be drawn", EvidenceError):
         drawn = pipe(
             prompt.text,
             guidance_scale=sampling.guidance,

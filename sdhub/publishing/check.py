@@ -5,7 +5,6 @@ Usually with its card's lines and without sdhub; where those need another machin
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdhub.errors import CheckError
+from sdhub.errors import CheckError, SdhubError
 from sdhub.progress import SILENT, Progress
 from sdhub.publishing.access import client, redact, speaking
 from sdhub.publishing.card import extract_usage
@@ -168,13 +167,15 @@ def _snapshot(repo_id: str, commit: str, cache: Path, endpoint: str, token: str 
 
 def _generate(repo_id: str, snapshot: Path) -> list[str]:
     """Arguments of sdhub that draw the first picture of a downloaded variant's evidence."""
-    from sdhub.evidence.sampling import parse_sampling
+    from sdhub.evidence.sampling import evidence_sampling
 
     try:
-        evidence = json.loads((snapshot / "evidence" / "evidence.json").read_text(encoding="utf-8"))
-        prompt = parse_sampling(evidence["sampling"]).prompts[0]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckError(f"the evidence of {repo_id} cannot be read: {plain(error)}") from None
+        sampling = evidence_sampling(snapshot)
+    except SdhubError as error:
+        raise CheckError(f"the evidence of {repo_id} cannot be read: {error.message}") from None
+    if sampling is None:
+        raise CheckError(f"{repo_id} has no evidence")
+    prompt = sampling.prompts[0]
     return ["generate", str(snapshot), "--seed", str(prompt.seed), "-o", "picture.png", "--", prompt.text]
 
 

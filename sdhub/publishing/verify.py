@@ -11,11 +11,11 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from sdhub.checkpoint.documents import parse_object
-from sdhub.checkpoint.safety import PICKLES, vet_config
+from sdhub.checkpoint.safety import is_code
 from sdhub.errors import CheckError, SdhubError
 from sdhub.progress import SILENT, Progress, Task
 from sdhub.publishing.markdown import plain
@@ -92,8 +92,10 @@ def read(folder: Path) -> Manifest:
         raise CheckError(f"{MANIFEST}: {reason}", hint="was this published by sdhub?") from None
 
 
-def verify_folder(folder: Path, *, progress: Progress = SILENT) -> list[Finding]:
+def verify_folder(folder: Path, *, gate: Callable[[Path], object], progress: Progress = SILENT) -> list[Finding]:
     """Check a downloaded repository against its own `sdhub.json`, each check on its own.
+
+    `gate` is what a variant has to pass before anything loads it, and raises where it does not.
 
     `files`: the same names, sizes and SHA-256, and nothing else there. `recipe`: valid, and of the stated hash.
     `packages`: the zips hold the repository's own bytes. `figures`: the evidence's figures follow from its
@@ -108,7 +110,7 @@ def verify_folder(folder: Path, *, progress: Progress = SILENT) -> list[Finding]
             "recipe": lambda: _recipe(manifest, folder),
             "packages": lambda: _packages(manifest, files, task),
             "figures": lambda: _figures(manifest, folder),
-            "code": lambda: _code(files),
+            "code": lambda: _code(folder, files, gate),
         }
         return [_finding(name, run) for name, run in checks.items()]
 
@@ -273,15 +275,13 @@ def _error(figures: Mapping[str, Any]) -> float:
     return float(10 ** (-known / 10))
 
 
-def _code(files: Mapping[str, Path]) -> str:
-    for name, path in files.items():
-        pure = PurePosixPath(name)
-        weights_of_a_graph = pure.suffix == ".bin" and pure.with_suffix(".xml").as_posix() in files
-        if pure.suffix in {".py", ".so", ".dll"} or (name.endswith(PICKLES) and not weights_of_a_graph):
+def _code(folder: Path, files: Mapping[str, Path], gate: Callable[[Path], object]) -> str:
+    """Loaders see what the gate passes, and a repository with code beside it is no variant of ours either."""
+    for name in files:
+        if is_code(name):
             raise _Fault(f"{plain(name, 80)} could run code")
-        if pure.name in {"model_index.json", "config.json"}:
-            vet_config(parse_object(_bytes(path), name), name)
-    return "no pickle, no Python, no config that asks for code"
+    gate(folder)
+    return "no pickle, no code, and nothing but what its kind of variant has"
 
 
 def _named(names: set[str]) -> str:

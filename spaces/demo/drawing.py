@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from catalog import SIDES, Variant
 
+from sdhub.errors import SdhubError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -120,6 +122,9 @@ class Studio:
             events.put(Event("done", wanted.steps, image, time.perf_counter() - started))
         except Cancelled:
             events.put(Event("cancelled"))
+        except SdhubError as error:
+            logger.error("%s is not drawn with: %s", variant.repo, error.message)
+            events.put(Event("failed", message="This variant is not sound. The log of this Space says why."))
         except Exception:
             logger.exception("%s could not draw", variant.repo)
             events.put(Event("failed", message="The variant could not draw this. The log of this Space says why."))
@@ -133,25 +138,39 @@ class Studio:
 
 
 def load(variant: Variant) -> Any:
-    """The pipeline, as the variant's card says to load it. Weights are safetensors and OpenVINO graphs."""
+    """The pipeline of a variant at its commit, vetted. Raises SdhubError."""
     from huggingface_hub import snapshot_download
 
     folder = Path(
         snapshot_download(
-            variant.repo, revision=variant.commit, ignore_patterns=["*.zip", "evidence/*", "*.bin.index", "*.py"]
+            variant.repo, revision=variant.commit, ignore_patterns=["*.zip", "evidence/*", "compiled/*"]
         )
     )
-    if any(folder.glob("*/openvino_model.xml")):
-        from optimum.intel import OVDiffusionPipeline
+    return open_vetted(folder)
 
-        return OVDiffusionPipeline.from_pretrained(folder)
+
+def open_vetted(folder: Path) -> Any:
+    """The pipeline of a downloaded variant, from sdhub's view of it: no loader sees the stranger's folder.
+
+    Raises SdhubError for a folder that is no sound variant.
+    """
+    from sdhub.backends.variant.view import opened
+    from sdhub.variants import backend_of_folder
+
+    backend = backend_of_folder(folder)
+    load = backend.load if any(folder.glob("*/openvino_model.xml")) else _native
+    return opened(folder, backend.layout(), load)
+
+
+def _native(view: Path) -> Any:
+    """A variant of SDNQ, computed by SDNQ's own kernels."""
     import sdnq  # noqa: F401 — teaches diffusers the format
     import torch
     from diffusers import DiffusionPipeline
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
-    return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).to(device)
+    return DiffusionPipeline.from_pretrained(view, torch_dtype=dtype, use_safetensors=True).to(device)
 
 
 def _run(pipe: Any, wanted: Wish, stop: threading.Event, events: queue.Queue[Event], started: float) -> Image:

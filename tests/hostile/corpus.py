@@ -449,8 +449,9 @@ def _published(manifest: Any, **files: bytes) -> Callable[[Path], Call]:
 
         def call() -> Any:
             from sdhub.publishing.verify import verify_folder
+            from sdhub.variants import vet_folder
 
-            findings = verify_folder(root)
+            findings = verify_folder(root, gate=vet_folder)
             assert any(each.status == "failed" for each in findings), "it passes"
             assert all("\n" not in each.detail and len(each.detail) < 500 for each in findings)
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from sdhub import plan, run, stages
 from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.variant.layout import Layout
 from sdhub.errors import BuildError
 from sdhub.recipes.recipe import Component, Float, Recipe
 from tests.publishing.publications import evidence
@@ -52,7 +53,10 @@ class Fake(Backend):
     def recognizes(self, folder):
         return False
 
-    def open(self, folder):
+    def layout(self):
+        return Layout((), ())
+
+    def load(self, folder):
         raise NotImplementedError
 
     def usage(self, pipeline, repo_id, revision=None):

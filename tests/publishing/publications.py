@@ -105,12 +105,15 @@ def picture(path: Path, seed: int = 0, side: int = 64) -> Path:
     return path
 
 
+INDEX = {"_class_name": "OVStableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
+
+
 def publication(root: Path, **changes: Any) -> Publication:
     """A publication whose files lie below `root`; `changes` replace its fields."""
     folder = root / "variant"
     for name, content in {
-        "model_index.json": b'{"_class_name": "OVStableDiffusionPipeline"}',
-        "unet/openvino_model.xml": b"<net/>",
+        "model_index.json": json.dumps(INDEX).encode(),
+        "unet/openvino_model.xml": b'<net version="11"/>',
         "unet/openvino_model.bin": bytes(range(256)) * 2000,
         "scheduler/scheduler_config.json": b"{}",
     }.items():

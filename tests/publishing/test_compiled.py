@@ -13,6 +13,7 @@ from sdhub.errors import BuildError, CheckError, UnsupportedError
 from sdhub.publishing.download import download
 from sdhub.publishing.package import sha256_of
 from sdhub.publishing.verify import verify_folder
+from sdhub.variants import vet_folder
 from tests.hubs import running_hub
 
 NAME = "coreml-emoji-6bit"
@@ -37,7 +38,9 @@ import pathlib, shutil, sys
 package, out = map(pathlib.Path, sys.argv[-2:])
 if "Broken" in package.name:
     sys.exit("error: the model is broken")
-shutil.copytree(package, out / f"{package.stem}.mlmodelc")
+bundle = out / f"{package.stem}.mlmodelc"
+bundle.mkdir()
+shutil.copyfile(package / "Data/com.apple.CoreML/model.mlmodel", bundle / "model.mil")
 """
 
 
@@ -57,12 +60,13 @@ def compiler(tmp_path):
 def variant(folder, packages=("unet", "text_encoder")):
     for name in packages:
         stem = name if name.startswith("ControlNet") else f"Stable_Diffusion_version_acme_emoji_{name}"
-        place = folder / "split_einsum" / "packages" / f"{stem}.mlpackage" / "Data"
+        place = folder / "split_einsum" / "packages" / f"{stem}.mlpackage" / "Data/com.apple.CoreML"
         place.mkdir(parents=True)
         (place / "model.mlmodel").write_text(name)
     for name in ("vocab.json", "merges.txt"):
         (folder / "split_einsum" / "packages" / name).write_text(name)
     (folder / "README.md").write_text(CARD)
+    (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     manifest = {
         "version": 1,
@@ -90,19 +94,17 @@ def test_bundles_are_added_once_and_everything_is_as_stated(hub, compiler, tmp_p
     bundle = folder / f"{NAME}_split_einsum_compiled.zip"
     with zipfile.ZipFile(bundle) as zipped:
         assert {name.partition("/")[2] for name in zipped.namelist()} == {
-            "Unet.mlmodelc/Data/model.mlmodel",
-            "TextEncoder.mlmodelc/Data/model.mlmodel",
+            "Unet.mlmodelc/model.mil",
+            "TextEncoder.mlmodelc/model.mil",
             "vocab.json",
             "merges.txt",
         }
-    assert (
-        folder / "split_einsum" / "compiled" / "Unet.mlmodelc" / "Data" / "model.mlmodel"
-    ).read_text() == "unet"
+    assert (folder / "split_einsum" / "compiled" / "Unet.mlmodelc" / "model.mil").read_text() == "unet"
     card = (folder / "README.md").read_text()
     assert sha256_of(bundle) in card.partition("## Packages")[2].partition("## Limits")[0]
     assert "not in this repository yet" not in card
     assert "iOS 16.2" in card
-    found = {each.name: each for each in verify_folder(folder)}
+    found = {each.name: each for each in verify_folder(folder, gate=vet_folder)}
     assert found["files"].status == "passed", found["files"].detail
     assert add_compiled(REPO, endpoint=hub, token="local", compiler=compiler).status == "unchanged"
 

@@ -14,6 +14,7 @@ from sdhub.publishing.push import push
 from sdhub.publishing.repository import assemble
 from sdhub.publishing.verify import verify_folder
 from sdhub.recipes.recipe import parse_recipe
+from sdhub.variants import vet_folder
 from sdhub.verify import verify
 from tests.publishing.publications import honest
 
@@ -27,7 +28,7 @@ def folder(tmp_path):
 
 
 def _failed(folder):
-    return {each.name: each.detail for each in verify_folder(folder) if each.status == "failed"}
+    return {each.name: each.detail for each in verify_folder(folder, gate=vet_folder) if each.status == "failed"}
 
 
 def _replace(path, content):
@@ -45,7 +46,7 @@ def _state(folder, name, content):
 
 
 def test_what_was_published_passes_every_check(folder):
-    findings = verify_folder(folder)
+    findings = verify_folder(folder, gate=vet_folder)
     assert [(each.name, each.status) for each in findings] == [
         ("files", "passed"),
         ("recipe", "passed"),
@@ -157,6 +158,6 @@ def test_without_provenance_it_is_refused(folder, manifest):
     if manifest is not None:
         _replace(folder / "sdhub.json", manifest)
     with pytest.raises(CheckError) as refused:
-        verify_folder(folder)
+        verify_folder(folder, gate=vet_folder)
     assert "\n" not in refused.value.message
     assert refused.value.hint

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.coreml.specs import BLOCKS, STEP, USUAL, USUAL_UNET
 from sdhub.backends.reasons import reason, unusual
+from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.schedulers import fractional
@@ -130,7 +131,12 @@ class CoreML(Backend):
     def recognizes(self, folder: Path) -> bool:
         return (folder / "model_index.json").is_file() and any(folder.glob("*/packages/*.mlpackage"))
 
-    def open(self, folder: Path) -> Any:
+    def layout(self) -> Layout:
+        from sdhub.backends.coreml.vetting import LAYOUT
+
+        return LAYOUT
+
+    def load(self, folder: Path) -> Any:
         try:
             from sdhub.backends.coreml.opening import open_folder
         except ImportError as error:

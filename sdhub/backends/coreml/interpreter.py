@@ -7,7 +7,7 @@ not: slower than Core ML, and with the arithmetic of torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,6 +89,7 @@ def open_package(
     function: str | None = None,
     precision: Precision = "float32",
     cache_bytes: int = CACHE_BYTES,
+    homes: Collection[Path] = (),
 ) -> Package:
     """Read and check the .mlpackage at `path`, all but the bytes of its weights.
 
@@ -96,7 +97,8 @@ def open_package(
     "float32" computes in 32 bits with the weights as stored, so that what differs from the checkpoint is what the
     package stores; "float16" rounds each result that the program declares so, as a device does that computes in 16
     bits. `cache_bytes` bounds the weights kept as 32-bit tensors between runs (4 GiB, the UNet of Stable Diffusion
-    1.5); what does not fit is read and decompressed again in each run.
+    1.5); what does not fit is read and decompressed again in each run. `homes` is where links in it may lead
+    besides its own folder.
 
     Raises BuildError where a file is missing, cut short or broken, a constant does not fit its blob, or an
     operation is not known; UnsafeError where a path leads out of the package; MissingExtraError without
@@ -106,7 +108,7 @@ def open_package(
     try:
         from sdhub.backends.coreml.mil.machine import Machine
 
-        files = PackageFiles(folder)
+        files = PackageFiles(folder, homes)
         message = parse(files)
     except ImportError as error:
         raise MissingExtraError("coreml", error.name or "coremltools") from None

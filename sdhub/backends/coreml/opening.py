@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdhub.backends.coreml.vetting import ATTENTIONS
 from sdhub.errors import BuildError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ SUFFIXES = {  # components, and how the names of their packages end
     "unet": "unet",
     "vae": "vae_decoder",
 }
-ATTENTIONS = ("split_einsum", "split_einsum_v2", "original")
 
 
 def packages(folder: Path) -> Path:
@@ -34,7 +34,10 @@ def packages(folder: Path) -> Path:
 
 
 def open_folder(folder: Path) -> Any:
-    """The variant as a diffusers pipeline. Raises BuildError, UnsafeError, MissingExtraError."""
+    """The variant as a diffusers pipeline, from a view of it: what its links lead to is vetted.
+
+    Raises BuildError, UnsafeError, MissingExtraError.
+    """
     from sdhub.backends.coreml import pipeline
 
     place = packages(folder)
@@ -71,7 +74,7 @@ def _package(place: Path, suffix: str) -> Path | None:
 def _runner(path: Path) -> tuple[Mapping[str, tuple[int, ...]], Any]:
     from sdhub.backends.coreml.interpreter import open_package
 
-    package = open_package(path)
+    package = open_package(path, homes=[each.resolve() for each in path.rglob("*") if each.is_symlink()])
     shapes = {name: tuple(feature.shape or ()) for name, feature in package.inputs.items()}
     if platform.system() == "Darwin":
         return shapes, _native(path)

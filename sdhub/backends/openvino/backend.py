@@ -13,6 +13,8 @@ from sdhub.backends.openvino import telemetry
 from sdhub.backends.openvino.calls import JUDGED
 from sdhub.backends.openvino.shapes import UNGUIDED
 from sdhub.backends.reasons import TINY, reason
+from sdhub.backends.variant.beside import load_beside
+from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.progress import Progress
@@ -158,13 +160,25 @@ class OpenVINO(Backend):
         denoisers = (folder / name / "openvino_model.xml" for name in ("unet", "transformer"))
         return (folder / "model_index.json").is_file() and any(each.is_file() for each in denoisers)
 
-    def open(self, folder: Path) -> Any:
+    def layout(self) -> Layout:
+        from sdhub.backends.openvino.vetting import layout
+
+        return layout(frozenset({*PIPELINES, *PIPELINES.values()}))
+
+    def load(self, folder: Path) -> Any:
         telemetry.off()
         try:
             from optimum.intel import OVDiffusionPipeline
         except ImportError:
             raise MissingExtraError(self.extra, "optimum-intel") from None
-        return OVDiffusionPipeline.from_pretrained(folder)
+        from sdhub.backends.openvino.graph import require_readable
+
+        parts = load_beside(folder)
+        try:
+            return OVDiffusionPipeline.from_pretrained(folder, **parts)
+        except Exception:
+            require_readable(folder)
+            raise
 
     def settings(self, pipeline: Any) -> Mapping[str, str]:
         compiled = (pipeline.unet or pipeline.transformer).request

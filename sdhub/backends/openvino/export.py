@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,7 @@ def _extent(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe) -> shapes.Ext
 
 
 def plain_denoiser(checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Path) -> bool:
-    """Fill `out` with the variant in `folder`, by links, and the pipeline's denoiser in 16 bits, of any size.
+    """Fill `out` with the variant in `folder`, copied, and the pipeline's denoiser in 16 bits, of any size.
 
     False where the variant's own denoiser is just that: then nothing is made.
     """
@@ -127,7 +128,8 @@ def plain_denoiser(checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Pat
         models = get_diffusion_models_for_export_ext(pipeline, exporter="openvino")[1]
     for path in folder.iterdir():
         if path.name not in (denoiser, "model_index.json"):
-            (out / path.name).symlink_to(path.resolve())
+            copied = shutil.copytree if path.is_dir() else shutil.copyfile
+            copied(path, out / path.name)
     document.pop("dynamic_shapes", None)
     (out / "model_index.json").write_text(json.dumps(document), encoding="utf-8")
     getattr(pipeline, denoiser).save_config(out / denoiser)

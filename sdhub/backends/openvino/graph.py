@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.backends.openvino import telemetry
+from sdhub.errors import BuildError
+from sdhub.foreign import told
 
 MODEL = "openvino_model.xml"
 # The converter names operations after the module and the torch function that they come from.
@@ -23,6 +25,13 @@ def read(folder: Path) -> Any:
     import openvino
 
     return openvino.Core().read_model(folder / MODEL)
+
+
+def require_readable(folder: Path) -> None:
+    """Raises BuildError that names the first part of a variant whose graph OpenVINO does not read."""
+    for path in sorted(folder.glob(f"*/{MODEL}")):
+        with told(f"{path.parent.name} does not open", BuildError):
+            read(path.parent)
 
 
 def save(model: Any, folder: Path) -> None:

@@ -11,9 +11,13 @@ from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.calibration import calibrated, peak_bytes
 from sdhub.backends.folder import recognizes
 from sdhub.backends.reasons import reason
+from sdhub.backends.sdnq.config import keep
 from sdhub.backends.sdnq.formats import format_of
 from sdhub.backends.streaming import streamable
+from sdhub.backends.variant.files import BESIDE, WEIGHTS
+from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.load import LOADABLE
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.progress import Progress
 from sdhub.recipes.presets import PRESETS, find, preset
@@ -128,7 +132,10 @@ class SDNQ(Backend):
     def recognizes(self, folder: Path) -> bool:
         return recognizes(folder, "sdnq")
 
-    def open(self, folder: Path) -> Any:
+    def layout(self) -> Layout:
+        return Layout(frozenset(LOADABLE), (*BESIDE, *WEIGHTS), quantization=keep)
+
+    def load(self, folder: Path) -> Any:
         from sdhub.backends.sdnq.build import open_variant
 
         return open_variant(folder)

@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from sdhub.backends.sdnq.formats import DTYPES, Format
-from sdhub.errors import BuildError
+from sdhub.backends.variant.keys import HINT, vet_keys, vet_names
+from sdhub.checkpoint.documents import shown
+from sdhub.errors import BuildError, SourceError
 
 METHOD = "sdnq"
 VERSION = "0.2.8"
@@ -23,6 +25,16 @@ PLAIN: Mapping[str, Any] = {
     "use_quantized_matmul_conv": False,
     "is_training": False,
 }
+
+MOST_RANK, MOST_GROUP = 4096, 2**16
+_SETTINGS = frozenset({"weights_dtype", "group_size", "use_svd", "svd_rank"})
+_KEYS = (
+    _SETTINGS
+    | set(PLAIN)
+    | {"quant_method", "sdnq_version", "svd_steps", "quantized_matmul_dtype", "quant_conv", "dequantize_fp32"}
+    | {"use_dynamic_quantization", "use_stochastic_rounding", "add_skip_keys", "modules_to_not_convert"}
+    | {"modules_to_not_use_matmul", "modules_dtype_dict", "modules_quant_config"}
+)
 
 
 def quantization_config(
@@ -52,6 +64,29 @@ def quantization_config(
             f"{name}.weight": _settings(each) for name, each in sorted(layers.items()) if each != common
         },
     }
+
+
+def keep(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A stranger's `quantization_config`, where it has nothing but what `quantization_config` writes.
+
+    Raises UnsafeError for another key, SourceError for a value that cannot be, BuildError as `format_in`.
+    """
+    vet_keys(config, _KEYS, f"{where}: quantization_config")
+    layers = config.get("modules_quant_config", {})
+    if not isinstance(layers, Mapping):
+        raise SourceError(f"{where}: modules_quant_config must be an object", hint=HINT)
+    for key in ("modules_to_not_convert", "modules_to_not_use_matmul"):
+        vet_names(config.get(key, []), f"{where}: {key}")
+    vet_names(list(layers), f"{where}: modules_quant_config")
+    for name, settings in layers.items():
+        if not isinstance(settings, Mapping):
+            raise SourceError(f"{where}: {shown(name, 80)} has no settings", hint=HINT)
+        vet_keys(settings, _SETTINGS, f"{where}: {shown(name, 80)}")
+    for name in (where, *layers):
+        found = format_in(config, name.removesuffix(".weight"))
+        if found.rank > MOST_RANK or found.group_size > MOST_GROUP:
+            raise SourceError(f"{where}: rank {found.rank} and groups of {found.group_size} cannot be", hint=HINT)
+    return config
 
 
 def format_in(config: Mapping[str, Any], layer: str) -> Format:

@@ -12,9 +12,12 @@ from sdhub.backends.calibration import calibrated, peak_bytes
 from sdhub.backends.folder import recognizes
 from sdhub.backends.reasons import reason
 from sdhub.backends.streaming import streamable
-from sdhub.backends.svdquant.lite import METHOD, format_of
+from sdhub.backends.svdquant.lite import METHOD, format_of, keep
 from sdhub.backends.svdquant.targets import flux_modulations, share
+from sdhub.backends.variant.files import BESIDE, WEIGHTS
+from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.load import LOADABLE
 from sdhub.errors import RecipeError, UnsupportedError
 from sdhub.progress import Progress
 from sdhub.recipes.presets import PRESETS, find, preset
@@ -136,7 +139,10 @@ class SVDQuant(Backend):
     def recognizes(self, folder: Path) -> bool:
         return recognizes(folder, METHOD)
 
-    def open(self, folder: Path) -> Any:
+    def layout(self) -> Layout:
+        return Layout(frozenset(LOADABLE), (*BESIDE, *WEIGHTS), quantization=keep)
+
+    def load(self, folder: Path) -> Any:
         from sdhub.backends.svdquant.build import open_variant
 
         return open_variant(folder)

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sdhub.errors import BuildError, SdhubError, UnsupportedError
+from sdhub.backends.variant.keys import HINT, vet_keys, vet_names
+from sdhub.errors import BuildError, SdhubError, SourceError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Float, LowRank, Treatment
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ METHOD = "nunchaku_lite"
 TILE, RANK_STEP = 128, 16
 GROUP = {"int4": 64, "nvfp4": 16}
 AWQ_GROUP, AWQ_ROWS = 64, 128
+MOST_RANK = 4096
 W4A4: Literal["svdq_w4a4"] = "svdq_w4a4"
 W4A16: Literal["awq_w4a16"] = "awq_w4a16"
 
@@ -96,6 +98,30 @@ def quantization_config(layers: Mapping[str, Format], dtype: torch.dtype) -> dic
     rest = sorted(set(layers) - set(four))
     if rest:
         config[W4A16] = {"precision": "int4", "group_size": AWQ_GROUP, "targets": rest}
+    return config
+
+
+def keep(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A stranger's `quantization_config`, where it has nothing but what `quantization_config` writes.
+
+    Raises UnsafeError for another key, SourceError for a value that cannot be.
+    """
+    said = f"{where}: quantization_config"
+    vet_keys(config, {"quant_method", "compute_dtype", W4A4, W4A16}, said)
+    if config.get("compute_dtype") not in ("float16", "bfloat16"):
+        raise SourceError(f"{said}: its compute_dtype is none of 16 bits", hint=HINT)
+    for kind, groups in ((W4A4, set(GROUP.values())), (W4A16, {AWQ_GROUP})):
+        section = config.get(kind)
+        if section is None:
+            continue
+        if not isinstance(section, Mapping):
+            raise SourceError(f"{said}: {kind} must be an object", hint=HINT)
+        vet_keys(section, {"precision", "group_size", "rank", "targets"}, f"{said}: {kind}")
+        vet_names(section.get("targets"), f"{said}: targets of {kind}")
+        rank = section.get("rank", 0)
+        sound = section.get("precision") in GROUP and section.get("group_size") in groups
+        if not sound or type(rank) is not int or not 0 <= rank <= MOST_RANK:
+            raise SourceError(f"{said}: precision, group_size or rank of {kind} cannot be", hint=HINT)
     return config
 
 

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.base import Forecast
 from sdhub.backends.calibration import calibrated
+from sdhub.backends.svdquant.arrangement import FLUX, SDXL
 from sdhub.backends.svdquant.backend import GPUS, SVDQuant, parts_of
 from sdhub.backends.svdquant.lite import format_of
+from sdhub.backends.variant.configs import keep_component
+from sdhub.backends.variant.files import BESIDE, WEIGHTS
+from sdhub.backends.variant.keys import HINT, vet_keys
+from sdhub.backends.variant.layout import File, Layout, Variant
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.documents import parse_object, shown
 from sdhub.checkpoint.headers import read_header
-from sdhub.errors import BuildError, SdhubError, UnsupportedError
+from sdhub.checkpoint.load import LOADABLE
+from sdhub.errors import BuildError, SdhubError, SourceError, UnsafeError, UnsupportedError
 from sdhub.progress import Progress
 from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import LowRank, Recipe
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("sdxl", "flux")
 PATTERN = "svdq-*.safetensors"
+NAME = r"svdq-[^/]+\.safetensors"
 NODES = {"sdxl": "Nunchaku SDXL UNet Loader", "flux": "Nunchaku FLUX DiT Loader"}
 CLASSES = {
     "unet": ("nunchaku.models.unets.unet_sdxl", "NunchakuSDXLUNet2DConditionModel"),
@@ -92,7 +100,10 @@ class Nunchaku(SVDQuant):
         except (OSError, SdhubError):
             return False
 
-    def open(self, folder: Path) -> Any:
+    def layout(self) -> Layout:
+        return Layout(frozenset(LOADABLE), (*BESIDE, *WEIGHTS, File(NAME, single_file)))
+
+    def load(self, folder: Path) -> Any:
         from sdhub.backends.svdquant.build import open_single
 
         found = _file(folder)
@@ -146,6 +157,27 @@ def _file(folder: Path) -> tuple[Path, Mapping[str, str]] | None:
         if {"model_class", "config", "quantization_config"} <= set(said):
             return path, said
     return None
+
+
+def single_file(variant: Variant, path: str) -> None:
+    """Nunchaku's own file: its header, and the config and quantization_config in its metadata."""
+    where = variant.where(path)
+    said = read_header(variant.tree.root / path, where).metadata
+    if not {"model_class", "config", "quantization_config"} <= set(said):
+        raise SourceError(f"{where} does not say what it is", hint=HINT)
+    part = {SDXL: "unet", FLUX: "transformer"}.get(said["model_class"])
+    entry = variant.components.get(part or "")
+    if entry is None:
+        raise UnsafeError(
+            f"{where} is of {shown(said['model_class'], 60)}, which does not fit the index", hint=HINT
+        )
+    document = parse_object(said["config"].encode(), f"config of {where}")
+    keep_component(entry.library, entry.class_name, document, f"config of {where}")
+    vet_keys(
+        parse_object(said["quantization_config"].encode(), f"quantization_config of {where}"),
+        {"method", "weight", "activation", "rank"},
+        f"quantization_config of {where}",
+    )
 
 
 NUNCHAKU = Nunchaku()

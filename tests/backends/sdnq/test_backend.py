@@ -12,7 +12,7 @@ from sdhub.backends.sdnq.build import layers_of
 from sdhub.backends.sdnq.config import format_in
 from sdhub.backends.sdnq.formats import Format
 from sdhub.checkpoint.families import FAMILIES
-from sdhub.errors import BuildError, RecipeError, UnsupportedError
+from sdhub.errors import BuildError, RecipeError, UnsafeError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank
 from sdhub.sources import resolve
 from tests.backends.built import build, hashes, noise_predictions, recipe_for
@@ -165,7 +165,7 @@ def test_broken_variants_are_refused(variant, tmp_path):
     index = json.loads((broken / "model_index.json").read_text())
     index["unet"] = ["my_code", "Unet"]
     (broken / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(BuildError, match="unknown class"):
+    with pytest.raises(UnsafeError, match=r"unet is my_code\.Unet"):
         BACKEND.open(broken)
     assert not BACKEND.recognizes(tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,16 +16,17 @@ _HERE = "@model_path/"
 
 
 class PackageFiles:
-    """Where the files of a package are; every path in it is checked to stay in the folder.
+    """Where the files of a package are; every path in it is checked to stay in the folder, or in one of `homes`.
 
     Raises BuildError where it is not a package, or its manifest is broken, UnsafeError where the manifest leads
     out of the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, homes: Collection[Path] = ()) -> None:
         if not folder.is_dir():
             raise BuildError(f"{folder} is not an .mlpackage: no such folder")
         self.folder = folder
+        self._homes = tuple(homes)
         self._weights: dict[str, WeightFile] = {}
         self.specification = self._specification()
 
@@ -80,7 +82,7 @@ class PackageFiles:
     def _roots(self) -> list[Path]:
         """Where links may lead: into the package, and from a snapshot in the Hub's cache to the cache's blobs."""
         caches = [each.parent / "blobs" for each in self.folder.absolute().parents if each.name == "snapshots"]
-        return [root.resolve() for root in (self.folder, *caches)]
+        return [root.resolve() for root in (self.folder, *caches, *self._homes)]
 
 
 def _read(path: Path, most: int) -> bytes:

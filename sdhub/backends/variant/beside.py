@@ -1,0 +1,36 @@
+"""What stands beside the networks of a view: its scheduler and tokenizers, loaded one by one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sdhub.backends.variant.gate import INDEX
+from sdhub.checkpoint.known import SCHEDULERS, TOKENIZERS
+from sdhub.errors import BuildError
+from sdhub.foreign import told
+from sdhub.quiet import quiet
+
+
+def load_beside(view: Path) -> dict[str, Any]:
+    """Schedulers and tokenizers by component, given to pipelines so that these look up no class themselves.
+
+    Raises BuildError that names the part.
+    """
+    import diffusers
+    import transformers
+
+    found = {}
+    for name, (library, class_name) in _entries(view).items():
+        if class_name in SCHEDULERS | TOKENIZERS:
+            kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], class_name)
+            with quiet(), told(f"{name} does not load", BuildError):
+                found[name] = kind.from_pretrained(view / name, local_files_only=True)
+    return found
+
+
+def _entries(view: Path) -> dict[str, tuple[str, str]]:
+    """The components of the index that the gate wrote."""
+    index = json.loads((view / INDEX).read_text(encoding="utf-8"))
+    return {name: (each[0], each[1]) for name, each in index.items() if isinstance(each, list) and each[0]}

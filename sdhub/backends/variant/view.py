@@ -1,0 +1,63 @@
+"""The folder that libraries load in a variant's place."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sdhub.backends.variant.gate import Vetted, vet
+from sdhub.backends.variant.layout import Layout
+from sdhub.errors import BuildError
+from sdhub.foreign import told
+
+PREFIX = "sdhub-view-"
+
+
+def lay(vetted: Vetted) -> tempfile.TemporaryDirectory[str]:
+    """A passing folder with exactly what was vetted."""
+    view = tempfile.TemporaryDirectory(prefix=PREFIX)
+    for path, content in vetted.files.items():
+        target = Path(view.name, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            target.write_bytes(content)
+        else:
+            _link(content, target)
+    return view
+
+
+def opened(folder: Path, layout: Layout, load: Callable[[Path], Any]) -> Any:
+    """What `load` makes of the view of a variant; the view stays for as long as that is in use.
+
+    Raises what `vet` and `load` raise, BuildError for anything that a library raises.
+    """
+    vetted = vet(folder, layout)
+    view = lay(vetted)
+    try:
+        renamed = {f"{view.name}/": "", view.name: vetted.where, Path(view.name).name: vetted.where}
+        with told(f"{vetted.where} does not open", BuildError, renamed=renamed):
+            pipeline = _named(vetted.where, load, Path(view.name))
+    except BaseException:
+        view.cleanup()
+        raise
+    weakref.finalize(pipeline, view.cleanup)
+    return pipeline
+
+
+def _named(where: str, load: Callable[[Path], Any], view: Path) -> Any:
+    """`load`, whose faults name a part and not the variant."""
+    try:
+        return load(view)
+    except BuildError as error:
+        raise BuildError(f"{where}: {error.message}", hint=error.hint) from error
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.symlink_to(source)
+    except OSError:  # Windows without the right to make links
+        shutil.copyfile(source, target)

@@ -1,0 +1,203 @@
+"""Takes every hostile variant through every door in one process; prints what came of each, as JSON.
+
+`python -m tests.hostile.run_variants FOLDER` with `SDHUB_CANARY` naming a file that has to stay absent. FOLDER
+gets the sound variants (`sound/<kind>`), those made from them, and what the doors leave. After a clean run through
+the doors an audit hook reports whatever a hostile variant does that the clean run did not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sdhub.errors import SdhubError
+from sdhub.evidence.memory import peak_mib
+from tests.hostile.variants import CASES, SECRET, skeletons
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+REPORTED = (
+    *("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "os.startfile"),
+    *("socket.connect", "socket.getaddrinfo", "socket.bind", "socket.sendto", "webbrowser.open", "urllib.Request"),
+    *("pickle.find_class", "os.rename", "os.chmod", "shutil.rmtree", "ctypes.dlopen"),
+)
+MANIFEST = json.dumps({"variant": "x", "recipe_sha256": "0" * 64, "files": {}})
+LAYER = "time_embedding.linear_2"
+
+
+class Watch:
+    """The audit hook: `events` of what is done out of the ordinary while it is on."""
+
+    def __init__(self, root: Path) -> None:
+        self.on = False
+        self.events: list[str] = []
+        self.root = root.resolve()
+        self.cases, self.free = (
+            str(self.root / "cases"),
+            (str(self.root / "tmp"), str(self.root / "out"), "/dev/null"),
+        )
+        self.modules: set[str] = set()
+
+    def start(self) -> None:
+        """Take what is imported by now for ordinary."""
+        self.modules = {name.partition(".")[0] for name in sys.modules}
+        sys.addaudithook(self.hook)
+
+    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.on and (said := self._said(event, arguments)):
+            self.events.append(said[:200])
+
+    def _said(self, event: str, arguments: tuple[Any, ...]) -> str | None:
+        if event == "import" and str(arguments[0]).partition(".")[0] not in self.modules:
+            return f"import {arguments[0]}"
+        if event == "open" and isinstance(arguments[0], (str, bytes)):
+            path, mode, flags = os.fsdecode(arguments[0]), str(arguments[1] or ""), arguments[2] or 0
+            writes = bool(set(mode) & set("wax+")) or bool(flags & WRITING)
+            if path.endswith((SECRET, "passwd")) or (writes and not path.startswith(self.free)):
+                return f"open {path} {mode} {flags}"
+        if event in ("compile", "exec"):
+            code = arguments[0] if event == "exec" else arguments[1]
+            name = str(getattr(code, "co_filename", code))
+            return f"{event} {name}" if name.startswith(self.cases) else None
+        if event in REPORTED and not any(free in str(arguments) for free in self.free):
+            return f"{event} {arguments}"
+        return None
+
+
+def make_sound(root: Path) -> None:
+    """A sound variant of every kind: those of OpenVINO and SDNQ are built, the others are skeletons."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    from sdhub import measure
+    from sdhub.backends.base import backends
+    from sdhub.endpoint import endpoint
+    from sdhub.progress import SILENT
+    from sdhub.recipes.recipe import Affine, Component, Float, Recipe
+    from sdhub.sources import resolve
+    from tests.checkpoint.tiny import tiny_text_encoder, tiny_unet, tiny_vae, tokenizer
+
+    skeletons(root)
+    tiny = root.parent / "tiny"
+    StableDiffusionPipeline(
+        unet=tiny_unet(),
+        vae=tiny_vae(),
+        text_encoder=tiny_text_encoder(),
+        tokenizer=tokenizer(),
+        scheduler=DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(tiny)
+    checkpoint = resolve(str(tiny))
+    for kind, layers in (("openvino", {}), ("sdnq", {LAYER: Affine(bits=8)})):
+        backend = backends()[kind]
+        components = {name: Component(default=Float()) for name in ("text_encoder", "vae")}
+        components["unet"] = Component(default=Float(), layers=layers)
+        recipe = Recipe(name=f"{kind}-x", backend=kind, components=components)
+        (root / kind).mkdir()
+        pipeline = measure.load_base(checkpoint, endpoint(None), SILENT)
+        backend.build(checkpoint, pipeline, recipe, root / kind, SILENT)
+
+
+def generate(folder: Path, out: Path) -> None:
+    """`sdhub generate`."""
+    from sdhub.variants import draw_picture
+
+    draw_picture(folder, "x", out / "picture.png", steps=1)
+
+
+def verify(folder: Path, out: Path) -> None:
+    """`sdhub verify`, where every file is as stated and all but the gate and the drawing has passed."""
+    from sdhub.progress import SILENT
+    from sdhub.publishing.verify import verify_folder
+    from sdhub.variants import vet_folder
+    from sdhub.verify import draw_again
+
+    code = next(each for each in verify_folder(folder, gate=vet_folder) if each.name == "code")
+    if code.status == "failed":
+        raise SdhubError(code.detail)
+    draw_again(folder, 1, out, SILENT)
+
+
+def space(folder: Path, out: Path) -> None:
+    """The demo Space's loader."""
+    from tests.spaces.sources import space_module
+
+    space_module("demo", "drawing").open_vetted(folder)
+
+
+def gate(folder: Path, out: Path) -> None:
+    """What every door begins with."""
+    from sdhub.variants import vet_folder
+
+    vet_folder(folder)
+
+
+DOORS: dict[str, Callable[[Path, Path], None]] = {"generate": generate, "verify": verify, "space": space}
+
+
+def outcome(door: Callable[[Path, Path], None], folder: Path, out: Path) -> dict[str, Any]:
+    """What came of one variant at one door."""
+    out.mkdir(parents=True)
+    started = time.process_time()
+    try:
+        door(folder, out)
+        said: dict[str, Any] = {"became": "harmless"}
+    except SdhubError as error:
+        said = {"became": "refused", "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    except BaseException as error:  # noqa: BLE001 — a case must not end the others
+        said = {"became": f"{type(error).__name__}: {str(error)[:300]}"}
+    return {**said, "seconds": time.process_time() - started}
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    for name in ("tmp", "cases", "sound"):
+        (root / name).mkdir()
+    tempfile.tempdir = str(root / "tmp")
+    (root / SECRET).write_text("nobody reads this")
+    watch = Watch(root)
+    make_sound(root / "sound")
+    evidence = {"prompts": [{"text": "a", "seed": 0}], "steps": 1, "guidance": 5.0, "width": 16, "height": 16}
+    for kind in ("openvino", "sdnq"):
+        path = root / "sound" / kind / "evidence" / "evidence.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({"sampling": evidence}))
+    sys.modules["sdnq"] = ModuleType("sdnq")  # its kernels are not on every machine
+    for kind in (root / "sound").iterdir():
+        (kind / "sdhub.json").write_text(MANIFEST)
+    clean = {
+        kind.name: {
+            name: outcome(door, kind, root / "out" / f"clean-{kind.name}-{name}")
+            for name, door in {"gate": gate, **DOORS}.items()
+        }
+        for kind in sorted((root / "sound").iterdir())
+    }
+    before = peak_mib()
+    watch.start()
+    results = []
+    for number, case in enumerate(CASES):
+        folder = root / "cases" / str(number)
+        found: dict[str, Any] = {}
+        for name, door in DOORS.items():
+            shutil.copytree(root / "sound" / case.kind, folder, symlinks=True)
+            case.change(folder)
+            (folder / "sdhub.json").write_text(MANIFEST)
+            watch.on = True
+            found[name] = outcome(door, folder, root / "out" / f"{number}-{name}")
+            watch.on = False
+            found[name]["events"], watch.events = watch.events, []
+            shutil.rmtree(folder)
+        results.append({"name": case.name, "by": case.by, "doors": found})
+    json.dump({"clean": clean, "results": results, "more_mib": peak_mib() - before}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
