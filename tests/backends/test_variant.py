@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-from pathlib import Path
 
 import pytest
 
@@ -35,14 +34,14 @@ def test_each_backend_passes_its_own_and_no_other(folders):
             vet(folders / kind, known["openvino"].layout())
 
 
-def test_the_view_holds_what_was_vetted_and_nothing_besides(folders):
+def test_the_view_holds_what_was_vetted_and_nothing_besides(folders, tmp_path):
     root = folders / "svdquant"
     edit(root / "model_index.json", _name_or_path="/somewhere", requires_safety_checker=False)
     edit(root / "tokenizer/tokenizer_config.json", name_or_path="/somewhere")
     write(root / "README.md", "a card")
     write(root / ".cache/x", "hidden")
-    view = lay(vet_folder(root))
-    place = Path(view.name)
+    place = tmp_path / "view"
+    lay(vet_folder(root), place)
     found = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
     assert found == {
         "model_index.json",
@@ -60,7 +59,6 @@ def test_the_view_holds_what_was_vetted_and_nothing_besides(folders):
     weights = place / "unet" / "diffusion_pytorch_model.safetensors"
     assert weights.resolve() == (root / "unet" / weights.name).resolve()
     assert not (place / "unet" / "config.json").is_symlink()
-    view.cleanup()
 
 
 def test_the_view_stays_as_long_as_what_was_opened(folders):

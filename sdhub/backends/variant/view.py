@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,18 @@ from sdhub.backends.variant.gate import Vetted, vet
 from sdhub.backends.variant.layout import Layout
 from sdhub.errors import BuildError
 from sdhub.foreign import told
+from sdhub.scratch import temporary
 
-PREFIX = "sdhub-view-"
 
-
-def lay(vetted: Vetted) -> tempfile.TemporaryDirectory[str]:
-    """A passing folder with exactly what was vetted."""
-    view = tempfile.TemporaryDirectory(prefix=PREFIX)
+def lay(vetted: Vetted, view: Path) -> None:
+    """Put exactly what was vetted into the empty folder `view`."""
     for path, content in vetted.files.items():
-        target = Path(view.name, path)
+        target = view / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
             target.write_bytes(content)
         else:
             _link(content, target)
-    return view
 
 
 def opened(folder: Path, layout: Layout, load: Callable[[Path], Any]) -> Any:
@@ -36,15 +33,13 @@ def opened(folder: Path, layout: Layout, load: Callable[[Path], Any]) -> Any:
     Raises what `vet` and `load` raise, BuildError for anything that a library raises.
     """
     vetted = vet(folder, layout)
-    view = lay(vetted)
-    try:
-        renamed = {f"{view.name}/": "", view.name: vetted.where, Path(view.name).name: vetted.where}
+    with ExitStack() as stack:
+        view = stack.enter_context(temporary("view"))
+        lay(vetted, view)
+        renamed = {f"{view}/": "", str(view): vetted.where, view.parent.name: vetted.where}
         with told(f"{vetted.where} does not open", BuildError, renamed=renamed):
-            pipeline = _named(vetted.where, load, Path(view.name))
-    except BaseException:
-        view.cleanup()
-        raise
-    weakref.finalize(pipeline, view.cleanup)
+            pipeline = _named(vetted.where, load, view)
+        weakref.finalize(pipeline, stack.pop_all().close)
     return pipeline
 
 
