@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sdhub.checkpoint import companions, licenses, lora, single_file
 from sdhub.checkpoint.checkpoint import Checkpoint, Component, PinnedLora, Source
+from sdhub.checkpoint.configs import keep_component
 from sdhub.checkpoint.detect import Detected, detect, require_known, side_of
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.habits import habits_of
@@ -17,24 +19,32 @@ from sdhub.checkpoint.known import SCHEDULERS, STEMS, TOKENIZERS, UNLOADED
 from sdhub.checkpoint.remote import Hub, Repository
 from sdhub.checkpoint.safety import Index, is_model, vet_classes, vet_config, vet_index
 from sdhub.checkpoint.source import parse_config
-from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder, Tree
+from sdhub.checkpoint.tokens import FILES as TOKENIZER_FILES
+from sdhub.checkpoint.tokens import keep_tokenizer
+from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder, Tree, stamp
+from sdhub.checkpoint.values import Kept
 from sdhub.checkpoint.weights import Weights, check_map, choose, measure
 from sdhub.errors import SourceError
 
 INDEX = "model_index.json"
-TOKENIZER_FILES = (".json", ".txt", ".model")
+MAX_LISTED = 12
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"})
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+|\.{2,}|-{2,}")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The components of a tree without their weights: configs, and all files but those of weights."""
+    """The components of a tree without their weights: configs, and all files but those of weights.
+
+    `documents` are the JSON files as libraries may read them, and `left_out` what is not in these, a line each.
+    """
 
     index: Index
     components: Mapping[str, Component]
     files: tuple[str, ...]
     detected: Detected
+    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def inspect(source: Source, *, endpoint: str | None = None, token: str | None = None) -> Checkpoint:
@@ -64,19 +74,42 @@ def parts_of(tree: Tree) -> Parts:
         raise SourceError(f"{tree.where} has no {INDEX}", hint=_instead(tree))
     index = vet_index(tree.document(INDEX), tree)
     require_known(index.pipeline, tree.where)
-    vet_classes(index, tree.where)
+    index = vet_classes(index, tree.where)
     files = {name: _small_files(name, *index.components[name], tree) for name in _loaded(index)}
     documents = [path for paths in files.values() for path in paths if _is_config(path)]
     tree.prefetch(documents)
-    configs = {path: tree.document(path) for path in documents}
-    for path, config in configs.items():
-        vet_config(config, f"{shown(path)} of {tree.where}")
+    kept = {path: _kept(path, index, tree) for path in documents}
     components = {
-        name: Component(name, *entry, config=configs.get(_config_path(name, *entry), {}))
+        name: Component(name, *entry, config=kept[path].document if (path := _config_path(name, *entry)) in kept else {})
         for name, entry in sorted(index.components.items())
     }
     detected = detect(index.pipeline, components, tree.where)
-    return Parts(index, components, (INDEX, *(path for paths in files.values() for path in paths)), detected)
+    left_out = {INDEX: index.left_out, **{path: each.left_out for path, each in kept.items()}}
+    return Parts(
+        index,
+        components,
+        (INDEX, *(path for paths in files.values() for path in paths)),
+        detected,
+        {path: each.document for path, each in kept.items()},
+        tuple(f"{path}: {_listed(keys)}" for path, keys in left_out.items() if keys),
+    )
+
+
+def _kept(path: str, index: Index, tree: Tree) -> Kept:
+    """What may be read of a small JSON file. Raises UnsafeError, SourceError."""
+    component, _, name = path.rpartition("/")
+    library, class_name = index.components[component]
+    document, where = tree.document(path), f"{path} of {tree.where}"
+    vet_config(document, where)
+    if class_name in TOKENIZERS:
+        return keep_tokenizer(name, document, where)
+    return keep_component(library, class_name, document, where)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join(shown(key, 60) for key in keys[:MAX_LISTED]) + (
+        f" and {len(keys) - MAX_LISTED} more" if len(keys) > MAX_LISTED else ""
+    )
 
 
 def config_tree(ref: str, hub: Hub) -> Folder | Repository:
@@ -118,6 +151,8 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
         sizes={path: tree.sizes[path] for path in paths},
         loras=loras,
         gate=licenses.gate_of(card) if remote and remote.gated else {},
+        left_out=parts.left_out,
+        stamps={} if remote else _stamps(Path(source.ref), paths),
     )
 
 
@@ -153,12 +188,13 @@ def _inspect_file(source: Source, loras: tuple[PinnedLora, ...], hub: Hub) -> Ch
     pipeline, components = found.pipeline, found.components
     traits, prediction, side = found.traits, found.prediction_type, None
     config = None if source.config is None else parse_config(source.config)
+    left_out: tuple[str, ...] = ()
     if config is not None:
         parts = parts_of(config_tree(config, hub))
         _require_same(found, parts, path.name)
         pipeline, prediction = parts.index.pipeline, parts.detected.prediction_type
         traits = parts.detected.traits | (traits & {"turbo"}) | {"no-safety-checker"}
-        components = _with_configs(components, parts)
+        components, left_out = _with_configs(components, parts), parts.left_out
         side = side_of(parts.components)
     return Checkpoint(
         source=source,
@@ -178,7 +214,13 @@ def _inspect_file(source: Source, loras: tuple[PinnedLora, ...], hub: Hub) -> Ch
         sizes={path.name: path.stat().st_size},
         loras=loras,
         config=config or found.config,
+        left_out=left_out,
+        stamps=_stamps(path.parent, [path.name]),
     )
+
+
+def _stamps(root: Path, paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    return {path: stamp(root / path) for path in paths}
 
 
 def _require_same(found: single_file.SingleFile, parts: Parts, name: str) -> None:
@@ -211,7 +253,7 @@ def _loaded(index: Index) -> list[str]:
 def _small_files(name: str, library: str, class_name: str, tree: Tree) -> list[str]:
     """What is read of a component beside its weights. Raises SourceError where it is missing or too large."""
     if class_name in TOKENIZERS:
-        found = [f"{name}/{each}" for each in tree.inside(name) if each.endswith(TOKENIZER_FILES)]
+        found = [f"{name}/{each}" for each in tree.inside(name) if each in TOKENIZER_FILES]
         if not any(path.rpartition("/")[2] in VOCABULARIES for path in found):
             raise SourceError(f"{name} of {tree.where} has no vocabulary", hint="is the download complete?")
     else:
