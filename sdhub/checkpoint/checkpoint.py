@@ -137,8 +137,8 @@ class Checkpoint:
     `guidance` are what the author's card shows the model with (`widget` texts, `inference.parameters`), where it
     does. `config` is where the configs of a single file come from: an absolute path or `org/name[@revision]`.
     `gate` is what the author's card asks of those who want access (`extra_gated_prompt` and its like).
-    `left_out` says, a line for each file, which of its keys no library gets to read. `stamps` tell local files from
-    later ones of the same name (`sdhub.checkpoint.tree.stamp`).
+    `left_out` says, a line for each file, which of its keys no library gets to read. `stamps` tell local files
+    from later ones of the same name (`sdhub.checkpoint.tree.stamp`).
     """
 
     source: Source

@@ -125,13 +125,13 @@ def _object(value: Any, key: str, where: str) -> Mapping[str, Any]:
 
 
 def _stages(config: Mapping[str, Any], where: str) -> None:
-    """A U-Net or autoencoder has as many blocks as widths; groups divide widths."""
+    """Every block of a U-Net or autoencoder has its width, and groups divide widths."""
     widths = config.get("block_out_channels")
     if widths is None:
         return
     for key in ("down_block_types", "up_block_types"):
         value = config.get(key)
-        if isinstance(value, list) and len(value) != len(widths):
+        if isinstance(value, list) and len(value) > len(widths):
             raise impossible(where, key, value, f"one for each of the {len(widths)} block_out_channels")
     groups = config.get("norm_num_groups", GROUPS)
     if groups and any(width % groups for width in widths):

@@ -78,11 +78,9 @@ def parts_of(tree: Tree) -> Parts:
     files = {name: _small_files(name, *index.components[name], tree) for name in _loaded(index)}
     documents = [path for paths in files.values() for path in paths if _is_config(path)]
     tree.prefetch(documents)
-    kept = {path: _kept(path, index, tree) for path in documents}
-    components = {
-        name: Component(name, *entry, config=kept[path].document if (path := _config_path(name, *entry)) in kept else {})
-        for name, entry in sorted(index.components.items())
-    }
+    read = {path: tree.document(path) for path in documents}
+    kept = {path: _kept(path, document, index, tree) for path, document in read.items()}
+    components = {name: _component(name, *entry, read, kept) for name, entry in sorted(index.components.items())}
     detected = detect(index.pipeline, components, tree.where)
     left_out = {INDEX: index.left_out, **{path: each.left_out for path, each in kept.items()}}
     return Parts(
@@ -95,11 +93,21 @@ def parts_of(tree: Tree) -> Parts:
     )
 
 
-def _kept(path: str, index: Index, tree: Tree) -> Kept:
+def _component(
+    name: str, library: str, class_name: str, read: Mapping[str, Mapping[str, Any]], kept: Mapping[str, Kept]
+) -> Component:
+    """A component with its config: of a tokenizer as it was read, of a model as libraries get to read it."""
+    path = _config_path(name, library, class_name)
+    if class_name in TOKENIZERS or path not in kept:
+        return Component(name, library, class_name, config=read.get(path, {}))
+    return Component(name, library, class_name, config=kept[path].document)
+
+
+def _kept(path: str, document: Mapping[str, Any], index: Index, tree: Tree) -> Kept:
     """What may be read of a small JSON file. Raises UnsafeError, SourceError."""
     component, _, name = path.rpartition("/")
     library, class_name = index.components[component]
-    document, where = tree.document(path), f"{path} of {tree.where}"
+    where = f"{path} of {tree.where}"
     vet_config(document, where)
     if class_name in TOKENIZERS:
         return keep_tokenizer(name, document, where)

@@ -13,13 +13,16 @@ from typing import Any
 from sdhub.checkpoint import lora
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.documents import shown
-from sdhub.checkpoint.fetch import config_files
+from sdhub.checkpoint.fetch import config_files, require_unchanged
 from sdhub.checkpoint.inspect import INDEX, Parts, parts_of
-from sdhub.checkpoint.known import UNLOADED
+from sdhub.checkpoint.known import TOKENIZERS, UNLOADED
 from sdhub.checkpoint.narrow import compute_in_float32
 from sdhub.checkpoint.remote import Hub
-from sdhub.checkpoint.tree import Folder
-from sdhub.checkpoint.weights import plain_name
+from sdhub.checkpoint.shapes import check_shapes
+from sdhub.checkpoint.tokens import CONFIG as TOKENIZER_CONFIG
+from sdhub.checkpoint.tokens import keep_tokenizer
+from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder
+from sdhub.checkpoint.weights import choose, plain_name, require_finite
 from sdhub.errors import MissingExtraError, SourceError, UnsupportedError, UsageError
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
@@ -73,8 +76,9 @@ def load(
     loras = [(each, lora.local(each, hub)) for each in checkpoint.loras]
     with progress.task(f"loading {checkpoint.name}"):
         stored = _stored(checkpoint) if narrow else None
-        pipeline = _load(checkpoint, path, dtype, hub, stored)
+        pipeline = _load(checkpoint, path, dtype, hub, stored, progress)
         _check_whole(checkpoint, pipeline)
+        require_unchanged(checkpoint)
         if stored:
             compute_in_float32(getattr(pipeline, checkpoint.family.denoiser))
         lora.fuse(pipeline, loras, progress)
@@ -90,7 +94,7 @@ def _stored(checkpoint: Checkpoint) -> str | None:
     return part.dtype
 
 
-def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str | None) -> Any:
+def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str | None, progress: Progress) -> Any:
     single = checkpoint.source.kind == "file"
     configs = config_files(checkpoint, hub) if single else path
     with vetted(checkpoint, configs) as folder, quiet():
@@ -100,6 +104,8 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str 
             import transformers  # noqa: F401
         except ImportError as error:
             raise MissingExtraError("torch", error.name or "diffusers") from None
+        for line in check_shapes(checkpoint, folder):
+            progress.note(line)
         kind = getattr(diffusers, checkpoint.pipeline)
         kinds: Any = getattr(torch, dtype)
         if stored:
@@ -110,9 +116,10 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str 
                 pipeline = kind.from_single_file(str(path), config=str(folder), **settings)
             else:
                 pipeline = kind.from_pretrained(str(folder), use_safetensors=True, **settings)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except Exception as error:
+            reason = shown(" ".join(str(error).split()), 300) or type(error).__name__
             raise SourceError(
-                f"diffusers could not load {checkpoint.id}: {shown(' '.join(str(error).split()), 300)}",
+                f"diffusers could not load {checkpoint.id}: {reason}",
                 hint="is the checkpoint whole, and do its configs fit its weights?",
             ) from error
     _settle_prediction(checkpoint, pipeline)
@@ -121,19 +128,53 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str 
 
 @contextmanager
 def vetted(checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
-    """A passing folder with exactly the vetted files, under plain names, and an index written anew.
+    """A passing folder with exactly the vetted files, under plain names, and all its JSON written anew.
 
-    So diffusers and transformers see no pickle, no code, no second variant and no component that was not vetted.
+    So diffusers and transformers see no pickle, no code, no second variant, no component and no key that was not
+    vetted.
     """
-    parts = parts_of(Folder(folder))
+    tree = Folder(folder)
+    parts = parts_of(tree)
     names = parts.files if checkpoint.source.kind == "file" else checkpoint.files
     with tempfile.TemporaryDirectory(prefix="sdhub-") as place:
         view = Path(place)
         for name in names:
-            if "/" in name:
+            if "/" not in name:
+                continue
+            document = _rewritten(name, parts, tree)
+            if document is None:
                 _link(folder / name, view / plain_name(name))
-        (view / INDEX).write_text(json.dumps(_index(checkpoint, parts)), encoding="utf-8")
+            else:
+                _write(view / plain_name(name), document)
+        for name, part in parts.components.items():
+            config = f"{name}/{TOKENIZER_CONFIG}"
+            if part.class_name in TOKENIZERS and config not in parts.documents:
+                _write(view / config, {"tokenizer_class": part.class_name})
+        _write(view / INDEX, _index(checkpoint, parts))
         yield view
+
+
+def _rewritten(name: str, parts: Parts, tree: Folder) -> Mapping[str, Any] | None:
+    """What a JSON file of the view holds; None for a file that is none. Raises SourceError."""
+    component, _, file = name.rpartition("/")
+    document = parts.documents.get(name)
+    if document is not None:
+        named = {"tokenizer_class": parts.components[component].class_name} if file == TOKENIZER_CONFIG else {}
+        return {**document, **named}
+    if not file.endswith(".json") or component not in parts.components:
+        return None
+    part = parts.components[component]
+    if part.class_name in TOKENIZERS:
+        vocabulary = tree.document(name, MAX_VOCABULARY)
+        return keep_tokenizer(file, vocabulary, f"{name} of {tree.where}").document
+    weights = choose(component, part.library, tree)
+    shards = {key: path.rpartition("/")[2] for key, path in (weights.map or {}).items()}
+    return {"metadata": {"total_size": sum(tree.sizes[path] for path in weights.files)}, "weight_map": shards}
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def _index(checkpoint: Checkpoint, parts: Parts) -> Mapping[str, Any]:
@@ -182,6 +223,7 @@ def _check_whole(checkpoint: Checkpoint, pipeline: Any) -> None:
                 f"the weights of {part.name} are incomplete: {part.parameters} of {expected} numbers",
                 hint="get the checkpoint again, or look whether its config fits",
             )
+        require_finite(part.name, module.named_parameters())
 
 
 def _settle_names(checkpoint: Checkpoint, pipeline: Any) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sdhub.checkpoint.values import FLAG, HINT, Kept, Rule, Whole, Word, impossible, keep, maybe
+from sdhub.checkpoint.values import FLAG, HINT, Kept, Rule, Whole, Word, impossible, keep, maybe, named
 from sdhub.errors import SourceError
 
 CONFIG, SPECIAL, ADDED, WHOLE, VOCABULARY = (
@@ -111,19 +111,17 @@ class Empty(Rule):
 
 
 SPECIAL_KEYS: Mapping[str, Rule] = {
-    **dict.fromkeys(
-        ("bos_token", "cls_token", "eos_token", "mask_token", "pad_token", "sep_token", "unk_token"), maybe(Token())
-    ),
-    **dict.fromkeys(("additional_special_tokens", "extra_special_tokens"), maybe(Tokens())),
+    **named(maybe(Token()), "bos_token cls_token eos_token mask_token pad_token sep_token unk_token"),
+    **named(maybe(Tokens()), "additional_special_tokens extra_special_tokens"),
 }
 CONFIG_KEYS: Mapping[str, Rule] = {
     **SPECIAL_KEYS,
-    **dict.fromkeys(
-        ("add_bos_token", "add_eos_token", "add_prefix_space", "clean_up_tokenization_spaces", "do_lower_case")
-        + ("legacy", "spaces_between_special_tokens", "split_special_tokens", "use_default_system_prompt"),
+    **named(
         FLAG,
+        "add_bos_token add_eos_token add_prefix_space clean_up_tokenization_spaces do_lower_case legacy "
+        "spaces_between_special_tokens split_special_tokens use_default_system_prompt",
     ),
-    **dict.fromkeys(("errors", "padding_side", "truncation_side"), Word()),
+    **named(Word(), "errors padding_side truncation_side"),
     "added_tokens_decoder": Numbered(),
     "extra_ids": Whole(0, 1_000),
     "model_max_length": maybe(Length()),
