@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import select
 import signal
 import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from sdhub import errors
 from sdhub.disk import full_disk
@@ -72,6 +75,76 @@ def _apart(function: Callable[..., None], arguments: tuple[Any, ...], progress: 
         raise failure
     if code != 0:
         raise SdhubError(f"{function.__qualname__} died: {_last(said, code)}")
+
+
+class ExhaustedError(Exception):
+    """A bounded call took more memory or time than it may."""
+
+
+def bounded(function: Callable[..., Any], *arguments: Any, seconds: int, mib: int) -> Any:
+    """What `function(*arguments)` returns (a JSON document), within `seconds`, and `mib` MiB of memory more.
+
+    On Linux in a copy of this process, with all that it has imported; elsewhere in this process, without bounds.
+    The function must compute nothing in parallel. Raises the SdhubError that it raises, and ExhaustedError.
+    """
+    if sys.platform != "linux":
+        return function(*arguments)
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads, none of whose locks the function takes
+        child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _answer(writer, function, arguments, seconds, mib)
+    os.close(writer)
+    try:
+        said = _heard(reader, seconds)
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if not said:
+        raise ExhaustedError(f"it takes more than {mib} MiB or {seconds} s")
+    kind, *told = json.loads(said)
+    if kind == "error":
+        raise _error(*told)
+    return told[0]
+
+
+def _answer(
+    writer: int, function: Callable[..., Any], arguments: Sequence[Any], seconds: int, mib: int
+) -> NoReturn:
+    """The copy's side: it ends here, whatever happens."""
+    code = 1
+    try:
+        import resource
+
+        own = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        for limit, most in ((resource.RLIMIT_DATA, own + mib * 2**20), (resource.RLIMIT_CPU, seconds)):
+            hard = resource.getrlimit(limit)[1]
+            resource.setrlimit(limit, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        try:
+            answer = json.dumps(["done", function(*arguments)])
+        except SdhubError as error:
+            answer = json.dumps(["error", type(error).__name__, error.message, error.hint])
+        with os.fdopen(writer, "w") as out:
+            out.write(answer)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _heard(reader: int, seconds: int) -> bytes:
+    """All that comes until the end, or nothing where it takes too long."""
+    said, end = b"", time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if not select.select([reader], [], [], left)[0]:
+            break
+        block = os.read(reader, 2**16)
+        if not block:
+            return said
+        said += block
+    return b""
 
 
 def _send(process: subprocess.Popen[bytes], call: bytes) -> None:

@@ -12,9 +12,10 @@ from sdhub import measure
 from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.companions import load_all
-from sdhub.checkpoint.fetch import fetch
+from sdhub.checkpoint.fetch import fetch, require_unchanged
 from sdhub.checkpoint.load import vetted
 from sdhub.checkpoint.remote import Hub
+from sdhub.checkpoint.shapes import check_shapes
 from sdhub.endpoint import Endpoint
 from sdhub.evidence import compare, figures, latency, samples
 from sdhub.evidence.sampling import Sampling
@@ -44,7 +45,10 @@ def build(
     if maker.streams(checkpoint, recipe):
         path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
         with vetted(checkpoint, path) as folder:
+            for line in check_shapes(checkpoint, folder):
+                progress.note(line)
             maker.build_streamed(checkpoint, folder, recipe, out, progress)
+        require_unchanged(checkpoint)
         return
     pipeline = measure.load_base(checkpoint, hub, progress, narrow=maker.narrow)
     if checkpoint.companions:

@@ -12,6 +12,7 @@ from sdhub.backends.components import Read, write_component
 from sdhub.backends.folder import INDEX, blank, document, shards
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.known import CLASSES, SCHEDULERS, TOKENIZERS
+from sdhub.checkpoint.weights import require_finite
 from sdhub.errors import SourceError
 from sdhub.progress import Progress
 from sdhub.quiet import quiet
@@ -44,7 +45,7 @@ def stream(folder: Path, component: str) -> tuple[Any, Read]:
     missing = sorted({name for name, _ in module.named_parameters()} - set(places))
     if missing:
         raise SourceError(f"the weights of {component} are incomplete: {missing[0]} is missing")
-    return module, _reader(places)
+    return module, _reader(component, places)
 
 
 def streamable(checkpoint: Checkpoint, recipe: Recipe) -> bool:
@@ -89,12 +90,13 @@ def _nothing(name: str, _: Any) -> tuple[dict[str, torch.Tensor], float]:
     raise AssertionError(name)
 
 
-def _reader(places: dict[str, Path]) -> Callable[[str], torch.Tensor]:
+def _reader(component: str, places: dict[str, Path]) -> Callable[[str], torch.Tensor]:
     def read(name: str) -> torch.Tensor:
         from safetensors import safe_open
 
         with safe_open(str(places[name]), framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(name).clone()
+        require_finite(component, [(name, tensor)])
         return tensor
 
     return read

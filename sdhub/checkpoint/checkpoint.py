@@ -150,8 +150,9 @@ class Checkpoint:
     `guidance` are what the author's card shows the model with (`widget` texts, `inference.parameters`), where it
     does. `config` is where the configs of a single file come from: an absolute path or `org/name[@revision]`.
     `gate` is what the author's card asks of those who want access (`extra_gated_prompt` and its like). `said` is
-    what a single file says of its sampling. `notes` say where the
-    checkpoint is taken for something else than it calls itself, a plain sentence each.
+    what a single file says of its sampling. `notes` say where the checkpoint is taken for something else than it
+    calls itself, a plain sentence each. `left_out` says, a line for each file, which of its keys no library gets
+    to read. `stamps` tell local files from later ones of the same name (`sdhub.checkpoint.tree.stamp`).
     """
 
     source: Source
@@ -178,6 +179,8 @@ class Checkpoint:
     gate: Mapping[str, str] = field(default_factory=dict)
     said: Said = NOTHING
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def component(self, name: str) -> Component | None:
         """The component called `name`, or None."""

@@ -14,6 +14,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.inspect import config_tree, parts_of
 from sdhub.checkpoint.remote import Hub, Repository, telling
+from sdhub.checkpoint.tree import stamp
 from sdhub.errors import SdhubError, SourceError
 from sdhub.progress import SILENT, Progress, Task
 from sdhub.work import digest
@@ -36,6 +37,7 @@ def fingerprint(
     with progress.task("hashing the checkpoint", total=total, unit="B") as task:
         files = {name: _sha256(path, task) for name, path in sorted(local.items())}
         hashes = {path: _sha256(path, task) for path in [*loras, *beside]}
+    require_unchanged(checkpoint)
     return digest(
         {
             "commit": checkpoint.sha,
@@ -85,12 +87,14 @@ def fetch(
     if checkpoint.source.kind == "file":
         path = Path(checkpoint.source.ref)
         _check_sizes(path.parent, checkpoint.sizes)
+        require_unchanged(checkpoint)
         return path
     if checkpoint.sha is None:
         folder = Path(checkpoint.source.ref)
     else:
         folder = _download(checkpoint, checkpoint.sha, hub, progress)
     _check_sizes(folder, checkpoint.sizes)
+    require_unchanged(checkpoint)
     return folder / checkpoint.source.file if checkpoint.source.file else folder
 
 
@@ -157,6 +161,17 @@ def _check_space(needed: int) -> None:
             f"the download needs {needed / 1e9:.1f} GB, and {shown(there, 200)} has {free / 1e9:.1f} GB free",
             hint="make room, or set HF_HOME to a folder on a larger disk",
         )
+
+
+def require_unchanged(checkpoint: Checkpoint) -> None:
+    """Raises SourceError where a local file is not the one that was inspected: it was written to, or replaced."""
+    root = Path(checkpoint.source.ref)
+    root = root.parent if checkpoint.source.kind == "file" else root
+    for path, seen in checkpoint.stamps.items():
+        if stamp(root / path) != tuple(seen):
+            raise SourceError(
+                f"{shown(path)} changed since it was inspected", hint="start again, and leave the files alone"
+            )
 
 
 def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sdhub.checkpoint import companions, licenses, lora, scales, single_file
 from sdhub.checkpoint.checkpoint import Checkpoint, Component, PinnedLora, Source
+from sdhub.checkpoint.configs import keep_component
 from sdhub.checkpoint.detect import Detected, detect, is_turbo, require_known, side_of
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.elsewhere import files_of, instead, only_file, refuse_variant
@@ -19,25 +21,33 @@ from sdhub.checkpoint.remote import Hub, Repository
 from sdhub.checkpoint.safety import Index, is_model, vet_classes, vet_config, vet_index
 from sdhub.checkpoint.said import require_prediction
 from sdhub.checkpoint.source import parse_config
-from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder, Tree
+from sdhub.checkpoint.tokens import FILES as TOKENIZER_FILES
+from sdhub.checkpoint.tokens import keep_tokenizer
+from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder, Tree, stamp
+from sdhub.checkpoint.values import Kept
 from sdhub.checkpoint.weights import Weights, check_map, choose, measure
 from sdhub.errors import SourceError
 from sdhub.nearly import meant
 
 INDEX = "model_index.json"
-TOKENIZER_FILES = (".json", ".txt", ".model")
+MAX_LISTED = 12
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"})
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+|\.{2,}|-{2,}")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The components of a tree without their weights: configs, and all files but those of weights."""
+    """The components of a tree without their weights: configs, and all files but those of weights.
+
+    `documents` are the JSON files as libraries may read them, and `left_out` what is not in these, a line each.
+    """
 
     index: Index
     components: Mapping[str, Component]
     files: tuple[str, ...]
     detected: Detected
+    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def inspect(source: Source, *, endpoint: str | None = None, token: str | None = None) -> Checkpoint:
@@ -78,19 +88,50 @@ def parts_of(tree: Tree) -> Parts:
         raise SourceError(f"{tree.where} has no {INDEX}", hint=instead(tree))
     index = vet_index(tree.document(INDEX), tree)
     require_known(index.pipeline, tree.where)
-    vet_classes(index, tree.where)
+    index = vet_classes(index, tree.where)
     files = {name: _small_files(name, *index.components[name], tree) for name in _loaded(index)}
     documents = [path for paths in files.values() for path in paths if _is_config(path)]
     tree.prefetch(documents)
-    configs = {path: tree.document(path) for path in documents}
-    for path, config in configs.items():
-        vet_config(config, f"{shown(path)} of {tree.where}")
-    components = {
-        name: Component(name, *entry, config=configs.get(_config_path(name, *entry), {}))
-        for name, entry in sorted(index.components.items())
-    }
+    read = {path: tree.document(path) for path in documents}
+    kept = {path: _kept(path, document, index, tree) for path, document in read.items()}
+    components = {name: _component(name, *entry, read, kept) for name, entry in sorted(index.components.items())}
     detected = detect(index.pipeline, components, tree.where)
-    return Parts(index, components, (INDEX, *(path for paths in files.values() for path in paths)), detected)
+    left_out = {INDEX: index.left_out, **{path: each.left_out for path, each in kept.items()}}
+    return Parts(
+        index,
+        components,
+        (INDEX, *(path for paths in files.values() for path in paths)),
+        detected,
+        {path: each.document for path, each in kept.items()},
+        tuple(f"{path}: {_listed(keys)}" for path, keys in left_out.items() if keys),
+    )
+
+
+def _component(
+    name: str, library: str, class_name: str, read: Mapping[str, Mapping[str, Any]], kept: Mapping[str, Kept]
+) -> Component:
+    """A component with its config: of a tokenizer as it was read, of a model as libraries get to read it."""
+    path = _config_path(name, library, class_name)
+    if class_name in TOKENIZERS or path not in kept:
+        return Component(name, library, class_name, config=read.get(path, {}))
+    return Component(name, library, class_name, config=kept[path].document)
+
+
+def _kept(path: str, document: Mapping[str, Any], index: Index, tree: Tree) -> Kept:
+    """What may be read of a small JSON file. Raises UnsafeError, SourceError."""
+    component, _, name = path.rpartition("/")
+    library, class_name = index.components[component]
+    where = f"{path} of {tree.where}"
+    vet_config(document, where)
+    if class_name in TOKENIZERS:
+        return keep_tokenizer(name, document, where)
+    return keep_component(library, class_name, document, where)
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join(shown(key, 60) for key in keys[:MAX_LISTED]) + (
+        f" and {len(keys) - MAX_LISTED} more" if len(keys) > MAX_LISTED else ""
+    )
 
 
 def config_tree(ref: str, hub: Hub) -> Folder | Repository:
@@ -139,6 +180,8 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
         loras=loras,
         gate=licenses.gate_of(card) if remote and remote.gated else {},
         notes=parts.detected.notes,
+        left_out=parts.left_out,
+        stamps={} if remote else _stamps(Path(source.ref), paths),
     )
 
 
@@ -171,7 +214,8 @@ def _weigh(parts: Parts, tree: Tree) -> tuple[tuple[Component, ...], list[str]]:
 def _inspect_file(source: Source, loras: tuple[PinnedLora, ...], hub: Hub) -> Checkpoint:
     path = Path(source.ref)
     found = _of_header(source, read_header(path), path.name, hub)
-    return replace(found, sizes={path.name: path.stat().st_size}, loras=loras)
+    sizes, stamps = {path.name: path.stat().st_size}, _stamps(path.parent, [path.name])
+    return replace(found, sizes=sizes, stamps=stamps, loras=loras)
 
 
 def _inspect_remote_file(source: Source, tree: Repository, loras: tuple[PinnedLora, ...], hub: Hub) -> Checkpoint:
@@ -206,6 +250,7 @@ def _of_header(source: Source, header: Header, path: str, hub: Hub) -> Checkpoin
     pipeline, components = found.pipeline, found.components
     traits, prediction, side = found.traits, found.prediction_type, None
     config = None if source.config is None else parse_config(source.config)
+    left_out: tuple[str, ...] = ()
     if config is not None:
         parts = parts_of(config_tree(config, hub))
         _require_same(found, parts, name)
@@ -214,6 +259,7 @@ def _of_header(source: Source, header: Header, path: str, hub: Hub) -> Checkpoin
         pipeline, prediction = detected.pipeline, detected.prediction_type
         turbo = {"turbo"} if is_turbo(parts.components, [config]) else traits & {"turbo"}
         traits = detected.traits | turbo | (traits & {"ema"}) | {"no-safety-checker"}
+        left_out = parts.left_out
         side = side_of(parts.components)
     require_prediction(found.said, prediction, name)
     return Checkpoint(
@@ -233,7 +279,12 @@ def _of_header(source: Source, header: Header, path: str, hub: Hub) -> Checkpoin
         size=side,
         config=config or found.config,
         said=found.said,
+        left_out=left_out,
     )
+
+
+def _stamps(root: Path, paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    return {path: stamp(root / path) for path in paths}
 
 
 def _require_same(found: single_file.SingleFile, parts: Parts, name: str) -> None:
@@ -267,7 +318,7 @@ def _loaded(index: Index) -> list[str]:
 def _small_files(name: str, library: str, class_name: str, tree: Tree) -> list[str]:
     """What is read of a component beside its weights. Raises SourceError where it is missing or too large."""
     if class_name in TOKENIZERS:
-        found = [f"{name}/{each}" for each in tree.inside(name) if each.endswith(TOKENIZER_FILES)]
+        found = [f"{name}/{each}" for each in tree.inside(name) if each in TOKENIZER_FILES]
         if not any(path.rpartition("/")[2] in VOCABULARIES for path in found):
             raise SourceError(f"{name} of {tree.where} has no vocabulary", hint="is the download complete?")
     else:

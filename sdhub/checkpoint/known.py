@@ -77,6 +77,41 @@ CLASSES: dict[str, frozenset[str]] = {
     "stable_diffusion": frozenset({"StableDiffusionSafetyChecker"}),
 }
 
+_DENOISERS = frozenset(
+    each for each in CLASSES["diffusers"] if each.startswith("UNet") or each.endswith("Transformer2DModel")
+) | {"Transformer2DModel"}
+_TEXT_ENCODERS = frozenset(
+    {
+        "CLIPTextModel",
+        "CLIPTextModelWithProjection",
+        "Gemma2Model",
+        "Qwen2_5_VLForConditionalGeneration",
+        "T5EncoderModel",
+    }
+)
+
+# The components that pipelines have, and the classes that each may be.
+ROLES: dict[str, frozenset[str]] = {
+    "unet": _DENOISERS,
+    "transformer": _DENOISERS,
+    "vae": frozenset(each for each in CLASSES["diffusers"] if each.startswith("Autoencoder")),
+    "scheduler": SCHEDULERS,
+    **dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3"), _TEXT_ENCODERS),
+    **dict.fromkeys(("tokenizer", "tokenizer_2", "tokenizer_3"), TOKENIZERS),
+    "safety_checker": CLASSES["stable_diffusion"],
+    "feature_extractor": frozenset({"CLIPFeatureExtractor", "CLIPImageProcessor", "SiglipImageProcessor"}),
+    "image_encoder": frozenset({"CLIPVisionModelWithProjection", "SiglipVisionModel"}),
+}
+
+# What else a pipeline may be told, true or false.
+SETTINGS = (
+    "add_watermarker",
+    "force_zeros_for_empty_prompt",
+    "is_distilled",
+    "requires_aesthetics_score",
+    "requires_safety_checker",
+)
+
 # Neither drawn with nor part of a variant: a safety_checker/ folder breaks optimum-intel's loading from the Hub.
 UNLOADED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 

@@ -12,15 +12,18 @@ from typing import Any
 from sdhub.checkpoint import accounting, lora, original
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.documents import shown
-from sdhub.checkpoint.fetch import config_files
+from sdhub.checkpoint.fetch import config_files, require_unchanged
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.inspect import INDEX, Parts, parts_of
-from sdhub.checkpoint.known import UNLOADED
+from sdhub.checkpoint.known import TOKENIZERS, UNLOADED
 from sdhub.checkpoint.narrow import compute_in_float32
 from sdhub.checkpoint.remote import Hub
-from sdhub.checkpoint.tree import Folder
-from sdhub.checkpoint.weights import plain_name
-from sdhub.errors import MissingExtraError, SourceError, UnsupportedError, UsageError
+from sdhub.checkpoint.shapes import check_shapes
+from sdhub.checkpoint.tokens import CONFIG as TOKENIZER_CONFIG
+from sdhub.checkpoint.tokens import keep_tokenizer
+from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder
+from sdhub.checkpoint.weights import choose, plain_name, require_finite
+from sdhub.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError, UsageError
 from sdhub.nearly import meant
 from sdhub.progress import SILENT, Progress
 from sdhub.quiet import quiet
@@ -75,8 +78,9 @@ def load(
     loras = [(each, lora.local(each, hub)) for each in checkpoint.loras]
     with progress.task(f"loading {checkpoint.name}"):
         stored = _stored(checkpoint) if narrow else None
-        pipeline = _load(checkpoint, path, dtype, hub, stored)
+        pipeline = _load(checkpoint, path, dtype, hub, stored, progress)
         _check_whole(checkpoint, pipeline, path)
+        require_unchanged(checkpoint)
         if stored:
             compute_in_float32(getattr(pipeline, checkpoint.family.denoiser))
         lora.fuse(pipeline, loras, progress)
@@ -92,7 +96,7 @@ def _stored(checkpoint: Checkpoint) -> str | None:
     return part.dtype
 
 
-def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str | None) -> Any:
+def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str | None, progress: Progress) -> Any:
     single = checkpoint.source.single
     configs = config_files(checkpoint, hub) if single else path
     with vetted(checkpoint, configs) as folder, quiet():
@@ -102,6 +106,8 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str 
             import transformers  # noqa: F401
         except ImportError as error:
             raise MissingExtraError("torch", error.name or "diffusers") from None
+        for line in check_shapes(checkpoint, folder):
+            progress.note(line)
         kind = getattr(diffusers, checkpoint.pipeline)
         kinds: Any = getattr(torch, dtype)
         if stored:
@@ -110,9 +116,12 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str 
         try:
             made = original.components(checkpoint, path, folder, dtype) if single else {}
             pipeline = kind.from_pretrained(str(folder), use_safetensors=True, **made, **settings)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except SdhubError:
+            raise
+        except Exception as error:
+            reason = shown(" ".join(str(error).split()), 300) or type(error).__name__
             raise SourceError(
-                f"diffusers could not load {checkpoint.id}: {shown(' '.join(str(error).split()), 300)}",
+                f"diffusers could not load {checkpoint.id}: {reason}",
                 hint="is the checkpoint whole, and do its configs fit its weights?",
             ) from error
     _settle_scheduler(checkpoint, pipeline, path)
@@ -121,19 +130,52 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str 
 
 @contextmanager
 def vetted(checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
-    """A passing folder with exactly the vetted files, under plain names, and an index written anew.
+    """A passing folder with exactly the vetted files, under plain names, and all its JSON written anew.
 
-    So diffusers and transformers see no pickle, no code, no second variant and no component that was not vetted.
+    So diffusers and transformers see no pickle, no code, no second variant, no component and no key that was not
+    vetted.
     """
-    parts = parts_of(Folder(folder))
+    tree = Folder(folder)
+    parts = parts_of(tree)
     names = parts.files if checkpoint.source.single else checkpoint.files
-    with temporary() as place:
-        view = place
+    with temporary() as view:
         for name in names:
-            if "/" in name:
+            if "/" not in name:
+                continue
+            document = _rewritten(name, parts, tree)
+            if document is None:
                 _link(folder / name, view / plain_name(name))
-        (view / INDEX).write_text(json.dumps(_index(checkpoint, parts)), encoding="utf-8")
+            else:
+                _write(view / plain_name(name), document)
+        for name, part in parts.components.items():
+            config = f"{name}/{TOKENIZER_CONFIG}"
+            if part.class_name in TOKENIZERS and config not in parts.documents:
+                _write(view / config, {"tokenizer_class": part.class_name})
+        _write(view / INDEX, _index(checkpoint, parts))
         yield view
+
+
+def _rewritten(name: str, parts: Parts, tree: Folder) -> Mapping[str, Any] | None:
+    """What a JSON file of the view holds; None for a file that is none. Raises SourceError."""
+    component, _, file = name.rpartition("/")
+    document = parts.documents.get(name)
+    if document is not None:
+        named = {"tokenizer_class": parts.components[component].class_name} if file == TOKENIZER_CONFIG else {}
+        return {**document, **named}
+    if not file.endswith(".json") or component not in parts.components:
+        return None
+    part = parts.components[component]
+    if part.class_name in TOKENIZERS:
+        vocabulary = tree.document(name, MAX_VOCABULARY)
+        return keep_tokenizer(file, vocabulary, f"{name} of {tree.where}").document
+    weights = choose(component, part.library, tree)
+    shards = {key: path.rpartition("/")[2] for key, path in (weights.map or {}).items()}
+    return {"metadata": {"total_size": sum(tree.sizes[path] for path in weights.files)}, "weight_map": shards}
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document), encoding="utf-8")
 
 
 def _index(checkpoint: Checkpoint, parts: Parts) -> Mapping[str, Any]:
@@ -194,6 +236,7 @@ def _check_whole(checkpoint: Checkpoint, pipeline: Any, path: Path) -> None:
         left = accounting.left_over(names, module)
         if left is not None:
             raise accounting.unknown(left, f"{part.name} of {checkpoint.id}")
+        require_finite(part.name, module.named_parameters())
 
 
 def _settle_names(checkpoint: Checkpoint, pipeline: Any) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from sdhub.checkpoint.documents import shown
-from sdhub.checkpoint.known import CLASSES, SCHEDULERS, STEMS, TOKENIZERS
+from sdhub.checkpoint.known import CLASSES, ROLES, SCHEDULERS, SETTINGS, STEMS, TOKENIZERS
 from sdhub.checkpoint.tree import Tree
+from sdhub.checkpoint.values import FLAG, keep
 from sdhub.errors import SourceError, UnsafeError, UnsupportedError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
@@ -22,6 +23,7 @@ CODE = re.compile(
     re.IGNORECASE,
 )
 CODE_KEYS = frozenset({"auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code"})
+REWRITING = ("attribute_map", "init_inputs")
 COMPONENT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 IMPLEMENTATION = re.compile(r"[a-z0-9_|]*")
 PLAIN = "use a checkpoint that runs on diffusers alone"
@@ -29,11 +31,13 @@ PLAIN = "use a checkpoint that runs on diffusers alone"
 
 @dataclass(frozen=True)
 class Index:
-    """A vetted `model_index.json`: the pipeline, components by (library, class), and its plain settings."""
+    """A vetted `model_index.json`: the pipeline, components by (library, class), its plain settings, and the keys
+    that are not used."""
 
     pipeline: str
     components: Mapping[str, tuple[str, str]]
     settings: Mapping[str, Any]
+    left_out: tuple[str, ...] = ()
 
 
 def convert_hint(path: str = "FILE") -> str:
@@ -64,11 +68,17 @@ def vet_index(document: Mapping[str, Any], tree: Tree) -> Index:
             settings[name] = value
         elif value != [None, None]:
             components[name] = _entry(name, value, tree, where)
-    return Index(pipeline, components, settings)
+    kept = keep(settings, dict.fromkeys(SETTINGS, FLAG), where)
+    strangers = [name for name in components if name not in ROLES]
+    return Index(pipeline, components, kept.document, (*kept.left_out, *strangers))
 
 
-def vet_classes(index: Index, where: str) -> None:
-    """Raises UnsafeError for a library or class outside the allow-list."""
+def vet_classes(index: Index, where: str) -> Index:
+    """The index with the components that pipelines have.
+
+    Raises UnsafeError for a library or class outside the allow-list, SourceError for a known class in the place of
+    another.
+    """
     for name, (library, class_name) in index.components.items():
         if class_name not in CLASSES.get(library, frozenset()):
             raise UnsafeError(
@@ -76,6 +86,13 @@ def vet_classes(index: Index, where: str) -> None:
                 "which sdhub does not know",
                 hint=f"{PLAIN}, or add the class to sdhub/checkpoint/known.py",
             )
+        if class_name not in ROLES.get(name, (class_name,)):
+            raise SourceError(
+                f"{where}: component {name} is a {class_name}, which is none",
+                hint="correct model_index.json, or get the checkpoint again",
+            )
+    known = {name: entry for name, entry in index.components.items() if name in ROLES}
+    return replace(index, components=known)
 
 
 def vet_config(document: Mapping[str, Any], where: str) -> None:
@@ -90,6 +107,8 @@ def vet_config(document: Mapping[str, Any], where: str) -> None:
             raise UnsafeError(f"{where} takes its class from a Python file (_class_name)", hint=PLAIN)
         if key.endswith(("attn_implementation", "experts_implementation", "_implementation_internal")):
             _vet_implementation(key, value, where)
+        if key in REWRITING and value:
+            raise UnsafeError(f"{where} sets {key}, by which a file gives other keys than it shows", hint=PLAIN)
         if key == "transformers_weights" and value:
             raise UnsafeError(f"{where} names its own weight file ({key})", hint=PLAIN)
         if key.startswith("__") and key.endswith("__"):

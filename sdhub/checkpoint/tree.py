@@ -20,6 +20,7 @@ MAX_VOCABULARY = 128 * MIB
 MAX_FILES = 20_000
 SCHEDULER = "scheduler_config.json"
 UNBOUNDED = ("lambda_min_clipped",)  # diffusers' DPM-Solvers clip nothing by default, and save that as -Infinity
+MAX_FOLDERS = 32
 
 
 class Tree(ABC):
@@ -72,7 +73,12 @@ class Folder(Tree):
         self.sizes = dict(_walk(root, self.where))
 
     def read(self, path: str) -> bytes:
-        return (self.root / path).read_bytes()
+        try:
+            return (self.root / path).read_bytes()
+        except OSError as error:
+            raise SourceError(
+                f"{shown(path)} of {self.where} cannot be read ({error.strerror})", hint="look at who may read it"
+            ) from None
 
     def headers(self, paths: Iterable[str]) -> dict[str, Header]:
         return {path: read_header(self.root / path, f"{shown(path)} of {self.where}") for path in paths}
@@ -95,23 +101,51 @@ def check_path(path: str, where: str) -> None:
         )
 
 
+def stamp(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file is written to or another takes its place: device, inode, size, and the times of
+    writing and of any change. Raises SourceError where it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        raise SourceError(f"{shown(path.name)} is gone", hint="look at the checkpoint's path") from None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def _walk(root: Path, where: str) -> Iterator[tuple[str, int]]:
     """Paths and sizes; hidden folders (.git, .cache) are not looked into, folders behind links neither."""
     homes = _homes(root)
     count = 0
-    for top, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in [*names, *folders]:
+    pending = [(root, 0)]
+    while pending:
+        top, depth = pending.pop()
+        if depth > MAX_FOLDERS:
+            raise SourceError(
+                f"{where} has folders in folders more than {MAX_FOLDERS} deep", hint="name the checkpoint's folder"
+            )
+        for entry in _entries(top, where):
             count += 1
             if count > MAX_FILES:
                 raise SourceError(
                     f"{where} holds more than {MAX_FILES} files", hint="name the checkpoint's folder"
                 )
-            path = Path(top, name)
-            if path.is_symlink():
+            path = Path(entry.path)
+            if entry.is_symlink():
                 _check_link(path, homes, where)
-            if name in names:
+            if not entry.is_dir():
                 yield path.relative_to(root).as_posix(), _size(path, where)
+            elif not entry.is_symlink() and not entry.name.startswith("."):
+                pending.append((path, depth + 1))
+
+
+def _entries(folder: Path, where: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise SourceError(
+            f"the folder {shown(folder.name)} of {where} cannot be read ({error.strerror})",
+            hint="look at who may read it",
+        ) from None
 
 
 def _homes(root: Path) -> tuple[Path, ...]:

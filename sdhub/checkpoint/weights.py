@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,28 @@ def measure(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             parameters += tensor.elements
     dtype = max(spans, key=lambda each: (spans[each], each), default="")
     return {"parameters": parameters, "bytes": sum(spans.values()), "dtype": dtype}
+
+
+def require_finite(component: str, tensors: Iterable[tuple[str, Any]]) -> None:
+    """Raises SourceError, naming the tensor, where one of `tensors` (of torch) holds a number that is none.
+
+    One sum tells of most tensors that all is well; only where it does not are the numbers looked at.
+    """
+    import torch
+
+    for name, tensor in tensors:
+        if not tensor.dtype.is_floating_point or tensor.is_meta:
+            continue
+        values = tensor.detach()
+        values = values.float() if values.element_size() == 1 else values
+        if torch.isfinite(values.sum(dtype=torch.float32)) or bool(torch.isfinite(values).all()):
+            continue
+        nans = int(torch.isnan(values).sum())
+        raise SourceError(
+            f"{component}: {shown(name)} holds {nans or int(torch.isinf(values).sum())} numbers that are "
+            f"{'no numbers (NaN)' if nans else 'infinite'}",
+            hint="the file is broken, or was merged or trained wrongly: get another version of it",
+        )
 
 
 def _single(stem: str) -> tuple[str, str]:

@@ -1,0 +1,160 @@
+"""What a config implies, held against what the headers of the weights say, before any weight is read.
+
+Models are made without memory (torch's meta device), in a process of its own whose memory and time are bounded:
+within the bounds of `values.py` a config can still ask for more than any checkpoint has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sdhub.checkpoint.checkpoint import Checkpoint, Component
+from sdhub.checkpoint.documents import shown
+from sdhub.checkpoint.headers import read_header
+from sdhub.checkpoint.known import UNLOADED
+from sdhub.checkpoint.safety import is_model
+from sdhub.checkpoint.weights import BUFFERS, plain_name
+from sdhub.errors import SourceError
+from sdhub.isolate import ExhaustedError, bounded
+from sdhub.quiet import quiet
+
+SECONDS = 60
+MIB = 2_048
+MODULES = 50_000  # twenty times what the largest have
+HINT = "get the config and the weights of one version; if that is what the author published, ask for a whole copy"
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Names that files have had, and the libraries still read: attention of autoencoders before diffusers 0.15.
+FORMER = (
+    (".query.", ".to_q."),
+    (".key.", ".to_k."),
+    (".value.", ".to_v."),
+    (".proj_attn.", ".to_out.0."),
+)
+# What libraries put before names, or leave away.
+PREFIXES = ("text_model.", "model.")
+
+
+def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
+    """Hold every model of a checkpoint against its files; `view` is what `load.vetted` laid out.
+
+    Returns lines about tensors that no model has. Raises SourceError for a config that makes no model, for a
+    tensor that is missing, and for one of another shape: with the component, the tensor and both shapes.
+    """
+    told: list[str] = []
+    for part in checkpoint.components:
+        if part.name in UNLOADED or not is_model(part.library, part.class_name):
+            continue
+        config = view / part.name / "config.json"
+        if not config.is_file():
+            continue
+        where = f"{part.name}/config.json of {checkpoint.id}"
+        files = [] if checkpoint.source.single else [str(view / plain_name(name)) for name in part.files]
+        try:
+            told += bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MIB)
+        except ExhaustedError as error:
+            raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
+    return told
+
+
+def _check(part: Component, config: str, files: Sequence[str], where: str) -> list[str]:
+    model = _blank(part, json.loads(Path(config).read_text(encoding="utf-8")), where)
+    if not files:  # of a single file, whose names are others
+        implied = sum(parameter.numel() for parameter in model.parameters())
+        if part.parameters and implied > part.parameters:
+            raise SourceError(f"{where} asks for {implied} numbers, the file has {part.parameters}", hint=HINT)
+        return []
+    found = {
+        _plain(name, part): (name, tensor.shape)
+        for path in files
+        for name, tensor in read_header(Path(path)).tensors.items()
+    }
+    missing = []
+    for names, shape in _implied(model):
+        own = next((found[plain] for name in names if (plain := _plain(name, part)) in found), None)
+        if own is None:
+            missing.append(names[0])
+        elif own[1] != shape:
+            raise SourceError(
+                f"could not load {part.name}: {shown(own[0])} is {_sides(own[1])} in the file, {where} makes it {_sides(shape)}",
+                hint=HINT,
+            )
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise SourceError(
+            f"the weights of {part.name} are incomplete: {where} asks for {shown(missing[0])}{more}",
+            hint=HINT,
+        )
+    known = {_plain(name, part) for name in model.state_dict()}
+    beyond = [name for plain, (name, _) in found.items() if plain not in known and not name.endswith(BUFFERS)]
+    if not beyond:
+        return []
+    more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+    return [f"{part.name}: its model has no {shown(beyond[0])}{more}, which the file holds"]
+
+
+def _blank(part: Component, document: dict[str, Any], where: str) -> Any:
+    """The model without memory. Raises SourceError for whatever its library makes of the config."""
+    import torch
+
+    with quiet(), torch.device("meta"), _counted():
+        try:
+            if part.library == "diffusers":
+                import diffusers
+
+                return getattr(diffusers, part.class_name).from_config(document)
+            import transformers
+
+            kind = getattr(transformers, part.class_name)
+            return kind(kind.config_class.from_dict(document))
+        except Exception as error:  # noqa: BLE001 — whatever a library raises, the config is the reason
+            reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
+            raise SourceError(f"{where} makes no {part.class_name}: {reason}", hint=HINT) from None
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Stop where there are more modules than any model has."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    count = 0
+
+    def look(_: Any, __: str, ___: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > MODULES:
+            raise MemoryError(f"it asks for more than {MODULES} layers")
+
+    handle = register_module_module_registration_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _implied(model: Any) -> list[tuple[list[str], tuple[int, ...]]]:
+    """The names of every parameter, several where it is tied, and its shape."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [(names[id(parameter)], tuple(parameter.shape)) for parameter in model.parameters()]
+
+
+def _plain(name: str, part: Component) -> str:
+    """The name without what differs between versions of libraries."""
+    if part.library == "transformers":
+        for prefix in PREFIXES:
+            name = name.removeprefix(prefix)
+        return name
+    if part.class_name.startswith("Autoencoder"):
+        for former, now in FORMER:
+            name = name.replace(former, now)
+    return name
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
