@@ -14,7 +14,7 @@ from sdhub.backends.svdquant import single
 from sdhub.backends.svdquant.arrangement import FLUX, arrangement_of
 from sdhub.backends.svdquant.lite import METHOD, W4A4, Format, decode, encode, format_of, quantization_config
 from sdhub.backends.svdquant.targets import layers_of
-from sdhub.backends.variant.configs import keep_component
+from sdhub.checkpoint.configs import keep_component
 from sdhub.checkpoint.documents import parse_object
 from sdhub.errors import BuildError, MissingExtraError
 from sdhub.progress import Progress
@@ -128,7 +128,7 @@ def open_single(folder: Path, path: Path, said: Mapping[str, str]) -> Any:
         def fill(module: Any) -> Mapping[str, torch.Tensor]:
             return single.decode(module, quantization, dict(tensors_of([path])))
 
-        kept = keep_component(library, class_name, config, f"config of {path.name}")
-        return filled(path.name, library, class_name, kept, fill)
+        kept = keep_component(library, class_name, config, f"config of {path.name}").document
+        return filled(path.name, library, class_name, dict(kept), fill)
 
     return assembled(folder, {part: make})

@@ -13,7 +13,7 @@ from sdhub.backends.calibration import calibrated
 from sdhub.backends.svdquant.arrangement import FLUX, SDXL
 from sdhub.backends.svdquant.backend import GPUS, SVDQuant, parts_of
 from sdhub.backends.svdquant.lite import format_of
-from sdhub.backends.variant.configs import keep_component
+from sdhub.backends.variant.configs import vet
 from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.keys import HINT, vet_keys
 from sdhub.backends.variant.layout import File, Layout, Variant
@@ -172,7 +172,7 @@ def single_file(variant: Variant, path: str) -> None:
             f"{where} is of {shown(said['model_class'], 60)}, which does not fit the index", hint=HINT
         )
     document = parse_object(said["config"].encode(), f"config of {where}")
-    keep_component(entry.library, entry.class_name, document, f"config of {where}")
+    vet(entry.library, entry.class_name, document, f"config of {where}")
     vet_keys(
         parse_object(said["quantization_config"].encode(), f"quantization_config of {where}"),
         {"method", "weight", "activation", "rank"},
