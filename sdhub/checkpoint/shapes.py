@@ -79,10 +79,8 @@ def _check(part: Component, config: str, files: Sequence[str], where: str) -> li
         if own is None:
             missing.append(names[0])
         elif own[1] != shape:
-            raise SourceError(
-                f"could not load {part.name}: {shown(own[0])} is {_sides(own[1])} in the file, {where} makes it {_sides(shape)}",
-                hint=HINT,
-            )
+            sides = f"{_sides(own[1])} in the file, {where} makes it {_sides(shape)}"
+            raise SourceError(f"could not load {part.name}: {shown(own[0])} is {sides}", hint=HINT)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise SourceError(

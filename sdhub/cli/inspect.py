@@ -59,6 +59,7 @@ def document(checkpoint: Checkpoint, variants: list[dict[str, Any]]) -> dict[str
         "private": checkpoint.private,
         "prediction_type": checkpoint.prediction_type,
         "traits": sorted(checkpoint.traits),
+        "left_out": list(checkpoint.left_out),
         "loras": [{"ref": lora.ref, "scale": lora.scale} for lora in checkpoint.source.loras],
         "variants": variants,
     }
@@ -81,6 +82,8 @@ def _show(checkpoint: Checkpoint, variants: list[dict[str, Any]]) -> None:
     )
     for trait in sorted(checkpoint.traits):
         say(f"  {trait}: {TRAITS[trait]}")
+    for line in checkpoint.left_out:
+        say(f"  leaves out of {line}")
     say("")
     weighty = [part for part in checkpoint.components if part.parameters]
     rows = [
