@@ -5,6 +5,7 @@ They are pinned and vetted as the checkpoint is, and loaded only where a variant
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 from sdhub.checkpoint import licenses
 from sdhub.checkpoint.checkpoint import Checkpoint, Companion, Kind, Source
+from sdhub.checkpoint.configs import keep_component
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.remote import Hub, Repository
 from sdhub.checkpoint.safety import vet_config
@@ -26,6 +28,10 @@ from sdhub.scratch import temporary
 CONFIG = "config.json"
 CHECKER = "safety_checker"
 LIBRARIES: Mapping[Kind, str] = {"controlnet": "diffusers", "safety_checker": "transformers"}
+CLASSES: Mapping[Kind, tuple[str, str]] = {
+    "controlnet": ("diffusers", "ControlNetModel"),
+    "safety_checker": ("stable_diffusion", "StableDiffusionSafetyChecker"),
+}
 FITTING = ("block_out_channels", "layers_per_block", "cross_attention_dim", "in_channels")
 
 
@@ -51,6 +57,7 @@ def pin(kind: Kind, ref: str, folder: str, hub: Hub) -> Companion:
     document = tree.document(config)
     vet_config(document, f"{config} of {tree.where}")
     _require_class(kind, document, tree.where)
+    document = dict(keep_component(*CLASSES[kind], document, f"{config} of {tree.where}").document)
     weights = choose(folder, LIBRARIES[kind], tree)
     headers = tree.headers(weights.files)
     check_map(weights, headers, tree)
@@ -150,11 +157,13 @@ def _load(companion: Companion, root: Path) -> Any:
 
 @contextmanager
 def _view(companion: Companion, root: Path) -> Iterator[Path]:
-    """A passing folder with exactly the vetted files, under plain names."""
-    with temporary() as place:
-        view = place
+    """A passing folder with exactly the vetted files, under plain names, and the config as it was vetted."""
+    with temporary() as view:
         for name in companion.sizes:
             target = view / plain_name(name).rpartition("/")[2]
+            if target.name == CONFIG:
+                target.write_text(json.dumps(companion.config), encoding="utf-8")
+                continue
             try:
                 target.symlink_to((root / name).resolve())
             except OSError:  # Windows without the right to make links

@@ -255,6 +255,8 @@ def _path(text: str) -> Path | None:
         path.exists()
     except (OSError, RuntimeError, ValueError):
         return None
+    if not str(path).isprintable():
+        raise SourceError(f"{shown(path, 300)} holds characters that cannot be shown", hint="rename the folder")
     return path
 
 

@@ -60,6 +60,7 @@ def document(checkpoint: Checkpoint, variants: list[dict[str, Any]]) -> dict[str
         "prediction_type": checkpoint.prediction_type,
         "traits": sorted(checkpoint.traits),
         "notes": list(checkpoint.notes),
+        "left_out": list(checkpoint.left_out),
         "loras": [{"ref": lora.ref, "scale": lora.scale} for lora in checkpoint.source.loras],
         "variants": variants,
     }
@@ -84,6 +85,8 @@ def _show(checkpoint: Checkpoint, variants: list[dict[str, Any]]) -> None:
         say(f"  {trait}: {TRAITS[trait]}")
     for note in checkpoint.notes:
         say(f"  {note}")
+    for line in checkpoint.left_out:
+        say(f"  leaves out of {line}")
     say("")
     weighty = [part for part in checkpoint.components if part.parameters]
     rows = [
