@@ -31,17 +31,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdhub.analysis.allocation import Choice
+from sdhub.analysis.analysis import Analysis
+from sdhub.analysis.laboratory import Laboratory, trajectories_for
+from sdhub.checkpoint.resolve import resolve
 from sdhub.compression.affine import quantize
 from sdhub.compression.palettize import palettize
+from sdhub.core.work import Work
 from sdhub.evidence.metrics import psnr
-from sdhub.recipes.allocation import Choice
-from sdhub.recipes.analysis import Analysis
 from sdhub.recipes.calibration import calibrate, calibration_for
-from sdhub.recipes.laboratory import Laboratory, trajectories_for
 from sdhub.recipes.recipe import Float, Palette, Recipe, Rounding, Treatment
 from sdhub.recipes.treatments import dequantized, offers
-from sdhub.sources import resolve
-from sdhub.work import Work
 
 LOW, HIGH, SIZES = 2.5, 7.0, 7
 PUBLISHED_LEAST = 100_000  # weights of a layer that the published analysis looks at

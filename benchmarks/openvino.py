@@ -37,17 +37,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import openvino_unet as unets
 from benchmarks.openvino_unet import PEER
-from sdhub import measure, stages
 from sdhub.backends.base import backends
 from sdhub.backends.openvino import graph, telemetry
-from sdhub.endpoint import endpoint
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.endpoint import endpoint
+from sdhub.core.isolated import apart
+from sdhub.core.progress import SILENT
+from sdhub.core.quiet import quiet
 from sdhub.evidence import compare, latency
 from sdhub.evidence.subject import pixels, subject_kept
-from sdhub.isolate import apart
-from sdhub.plan import sampling_for
-from sdhub.progress import SILENT
-from sdhub.quiet import quiet
-from sdhub.sources import resolve
+from sdhub.workflow import measure, stages
+from sdhub.workflow.plan import sampling_for
 
 VARIANTS = (
     "fp16",

@@ -30,7 +30,7 @@ from sdhub.backends.openvino.calls import run
 from sdhub.backends.openvino.quantize import compress
 from sdhub.backends.openvino.shapes import merge_tokens
 from sdhub.compression.calibration import LayerStatistics, collect
-from sdhub.quiet import quiet
+from sdhub.core.quiet import quiet
 from sdhub.recipes.recipe import Affine, Component, Float
 
 SDXL = {

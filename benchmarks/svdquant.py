@@ -33,21 +33,21 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sdhub import measure
 from sdhub.backends import sdnq, svdquant
 from sdhub.backends.sdnq.build import layers_of as sdnq_layers
 from sdhub.backends.svdquant.targets import layers_of as lite_layers
 from sdhub.checkpoint.narrow import compute_in_float32
-from sdhub.endpoint import endpoint
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.endpoint import endpoint
+from sdhub.core.isolated import MEMORY
+from sdhub.core.progress import Progress, Task
+from sdhub.core.work import write_atomic
 from sdhub.evidence.memory import peak_mib
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling
-from sdhub.isolate import MEMORY
-from sdhub.progress import Progress, Task
 from sdhub.recipes.presets import PRESETS
 from sdhub.recipes.recipe import Component, Recipe
-from sdhub.sources import resolve
-from sdhub.work import write_atomic
+from sdhub.workflow import measure
 from tests.environments import environment
 
 UNSEEN = ("cat face", "taco", "green apple", "basketball", "bear", "pear", "fish", "strawberry")

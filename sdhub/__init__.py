@@ -16,13 +16,13 @@ from typing import Any
 __all__ = ["Options", "SdhubError", "inspect", "load_recipe", "make_plan", "open_variant", "publish"]
 
 _WHERE = {
-    "Options": ("sdhub.job", "Options"),
-    "SdhubError": ("sdhub.errors", "SdhubError"),
-    "inspect": ("sdhub.sources", "resolve"),
+    "Options": ("sdhub.workflow.job", "Options"),
+    "SdhubError": ("sdhub.core.errors", "SdhubError"),
+    "inspect": ("sdhub.checkpoint.resolve", "resolve"),
     "load_recipe": ("sdhub.recipes.recipe", "load_recipe"),
-    "make_plan": ("sdhub.plan", "make_plan"),
-    "open_variant": ("sdhub.variants", "open_variant"),
-    "publish": ("sdhub.publish", "publish"),
+    "make_plan": ("sdhub.workflow.plan", "make_plan"),
+    "open_variant": ("sdhub.workflow.variants", "open_variant"),
+    "publish": ("sdhub.workflow.publish", "publish"),
 }
 
 

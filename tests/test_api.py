@@ -13,7 +13,7 @@ for each in pkgutil.iter_modules(sdhub.__path__):
     if each.name != "__main__":
         importlib.import_module(f"sdhub.{each.name}")
 """,
-    "from": "from sdhub.publish import prepare; import sdhub.plan, sdhub.publish, sdhub.analyze",
+    "from": "from sdhub.workflow.publish import prepare; import sdhub.workflow.plan, sdhub.workflow.publish, sdhub.workflow.analyze",
 }
 SCRIPT = """
 import importlib, types
@@ -22,9 +22,10 @@ import sdhub
 for name in sdhub.__all__:
     found = getattr(sdhub, name)
     assert callable(found) and not isinstance(found, types.ModuleType), name
-from sdhub import inspect, open_variant, publish
-assert publish.__module__ == "sdhub.publish" and publish.__name__ == "publish"
-assert isinstance(importlib.import_module("sdhub.publish"), types.ModuleType)
+from sdhub import inspect, open_variant
+from sdhub.workflow import publish
+assert publish.__module__ == "sdhub.workflow.publish" and publish.__name__ == "publish"
+assert isinstance(importlib.import_module("sdhub.workflow.publish"), types.ModuleType)
 """
 
 

@@ -11,18 +11,19 @@ import time
 
 import pytest
 
-from sdhub import cache, scratch
-from sdhub.errors import UsageError
-from sdhub.scratch import temporary
-from sdhub.work import Work, key_file
+from sdhub.core import scratch
+from sdhub.core.errors import UsageError
+from sdhub.core.scratch import temporary
+from sdhub.core.work import Work, key_file
+from sdhub.workflow import cache
 from tests.runs import environment, sdhub, sdhub_json
 from tests.spaces.docs import commands
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from sdhub.scratch import temporary
-from sdhub.work import Work
+from sdhub.core.scratch import temporary
+from sdhub.core.work import Work
 def make(out):
     (out / "half").write_bytes(b"x" * 1000)
     print("made", flush=True)
@@ -148,7 +149,7 @@ def test_what_is_used_stays(tmp_path):
 def test_two_users_and_a_cleaner(tmp_path):
     """Results are whole whenever they are asked for, however often they are cleared meanwhile."""
     code = (
-        "import sys; from pathlib import Path; from sdhub.work import Work\n"
+        "import sys; from pathlib import Path; from sdhub.core.work import Work\n"
         "for number in range(60):\n"
         "    Work(Path(sys.argv[1])).stage('s', {'k': number % 3}, lambda out: (out / 'x').write_bytes(b'x'))\n"
     )

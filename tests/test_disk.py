@@ -9,15 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdhub import disk
 from sdhub.checkpoint.remote import telling
-from sdhub.disk import full_disk, watched
-from sdhub.errors import BuildError, SdhubError
-from sdhub.isolate import apart
-from sdhub.progress import SILENT
-from sdhub.publishing.access import speaking
+from sdhub.core import disk
+from sdhub.core.access import speaking
+from sdhub.core.disk import full_disk, watched
+from sdhub.core.errors import BuildError, SdhubError
+from sdhub.core.isolated import apart
+from sdhub.core.progress import SILENT
+from sdhub.core.work import Work, publish_folder
 from sdhub.watching.dispatch import failure
-from sdhub.work import Work, publish_folder
 
 FULL = Path("/dev/full")
 needs_device = pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
@@ -85,9 +85,9 @@ def test_a_build_in_a_process_of_its_own(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     import jobs_of_disk
 
-    from sdhub import isolate
+    from sdhub.core import isolated as isolate
 
-    command = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sdhub.isolate import main; main()"
+    command = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sdhub.core.isolated import main; main()"
     monkeypatch.setattr(isolate, "COMMAND", [sys.executable, "-I", "-c", command])
     with pytest.raises(SdhubError, match=r"the disk of .* is full"):
         apart(jobs_of_disk.fill, tmp_path / "out", progress=SILENT)

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from sdhub.endpoint import LOCAL_PORT, Endpoint, connect, embedded, endpoint, shown_address
-from sdhub.errors import UsageError
+from sdhub.core.endpoint import LOCAL_PORT, Endpoint, connect, embedded, endpoint, shown_address
+from sdhub.core.errors import UsageError
 from tests.runs import environment, sdhub, sdhub_json
 
 SECRETS = [
@@ -95,7 +95,7 @@ def test_a_port_that_another_takes_in_between(tmp_path, monkeypatch):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        monkeypatch.setattr("sdhub.endpoint._free", lambda _: True)
+        monkeypatch.setattr("sdhub.core.endpoint._free", lambda _: True)
         with embedded(tmp_path / "hub", port) as url:
             assert url != f"http://127.0.0.1:{port}"
             assert url != f"http://127.0.0.1:{LOCAL_PORT}"
@@ -103,7 +103,7 @@ def test_a_port_that_another_takes_in_between(tmp_path, monkeypatch):
 
 def test_a_hub_ends_with_a_killed_owner(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from sdhub.endpoint import embedded\n"
+        "import sys, time; from pathlib import Path; from sdhub.core.endpoint import embedded\n"
         "with embedded(Path(sys.argv[1])) as url: print(url, flush=True); time.sleep(60)\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from sdhub.endpoint import embedded
-from sdhub.errors import BuildError, SdhubError
-from sdhub.isolate import apart
-from sdhub.progress import SILENT, Progress, Task
+from sdhub.core.endpoint import embedded
+from sdhub.core.errors import BuildError, SdhubError
+from sdhub.core.isolated import apart
+from sdhub.core.progress import SILENT, Progress, Task
 
 
 class Recorder(Progress):
@@ -35,7 +35,7 @@ class RecordedTask(Task):
 
 def test_progress_and_errors_come_back(tmp_path, monkeypatch):
     (tmp_path / "jobs.py").write_text(
-        "from sdhub.errors import BuildError\n"
+        "from sdhub.core.errors import BuildError\n"
         "def work(out, progress):\n"
         "    print('a library talks')\n"
         "    progress.note('begun')\n"
@@ -50,10 +50,10 @@ def test_progress_and_errors_come_back(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     import jobs
 
-    from sdhub import isolate
+    from sdhub.core import isolated as isolate
 
     # The child does not look where this test's module lies: tell it.
-    command = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sdhub.isolate import main; main()"
+    command = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sdhub.core.isolated import main; main()"
     monkeypatch.setattr(isolate, "COMMAND", [sys.executable, "-I", "-c", command])
     recorder = Recorder()
     apart(jobs.work, tmp_path / "out", progress=recorder)

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from sdhub import analyze, mixed
+from sdhub.analysis.laboratory import Laboratory
 from sdhub.backends.coreml.backend import BACKEND
-from sdhub.errors import UnsupportedError
-from sdhub.plan import choose
-from sdhub.progress import SILENT
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.errors import UnsupportedError
+from sdhub.core.progress import SILENT
 from sdhub.recipes.adjust import Adjustment
-from sdhub.recipes.laboratory import Laboratory
 from sdhub.recipes.recipe import Palette, load_recipe
-from sdhub.sources import resolve
+from sdhub.workflow import analyze, mixed
+from sdhub.workflow.plan import choose
 
 NAME = "coreml-mixed-4.5bit"
 

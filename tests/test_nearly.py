@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from sdhub.backends.base import backend_of
-from sdhub.errors import RecipeError, UnsupportedError
-from sdhub.nearly import meant
+from sdhub.core.errors import RecipeError, UnsupportedError
+from sdhub.core.nearly import meant
 from sdhub.recipes.presets import preset
 
 

@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import HubError, UsageError
-from sdhub.job import Options
-from sdhub.watch import Watcher
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import HubError, UsageError
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.github import Events, Matrix
 from sdhub.watching.jobs import Jobs
@@ -25,6 +23,8 @@ from sdhub.watching.orders import Order, Outcome, Task
 from sdhub.watching.published import is_published
 from sdhub.watching.query import Query, listed, parse_since
 from sdhub.watching.state import ATTEMPTS, State
+from sdhub.watching.watch import Watcher
+from sdhub.workflow.job import Options
 from tests.checkpoint.tiny import skeleton
 from tests.hubs import running_hub
 from tests.runs import environment, sdhub, sdhub_json
@@ -359,7 +359,7 @@ def test_a_hub_that_is_away_is_waited_for(state):
 
     watching = watcher(endpoint.url, state, Counting(), "anna")
     watching.progress = Notes()
-    import sdhub.publishing.retry as retry
+    import sdhub.core.retry as retry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retry.time, "sleep", lambda _: None)
@@ -463,7 +463,7 @@ def test_an_order_becomes_one_labelled_job(stub):
 
 
 def test_a_job_whose_answer_was_lost_is_not_sent_again(stub, monkeypatch):
-    monkeypatch.setattr("sdhub.publishing.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr("sdhub.core.retry.time.sleep", lambda _: None)
     jobs = Jobs(Options(namespace="me"), Endpoint(stub.url, "token"), "me")
     stub.lose = True
     for _ in range(2):

@@ -9,18 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import HubError, SdhubError, UsageError
-from sdhub.job import Options
-from sdhub.run import Run
-from sdhub.stages import VariantStages
-from sdhub.watch import Watcher
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import HubError, SdhubError, UsageError
 from sdhub.watching import look, query, state
 from sdhub.watching.local import Local
 from sdhub.watching.orders import Outcome, Task
 from sdhub.watching.query import Found, Query
 from sdhub.watching.state import ATTEMPTS, LOOKS, State
+from sdhub.watching.watch import Watcher
 from sdhub.watching.webhook import Change, Deliveries
+from sdhub.workflow.job import Options
+from sdhub.workflow.run import Run
+from sdhub.workflow.stages import VariantStages
 from tests.runs import sdhub
 from tests.spaces.sources import space_module
 
@@ -67,8 +67,8 @@ class Faulty:
         self.error, self.stage, self.tries = error, stage, 0
         self.state = known
         found = [Found(each, "a" * 40, datetime.now(timezone.utc)) for each in SOURCES]
-        monkeypatch.setattr("sdhub.watch.listed", lambda *_: found)
-        monkeypatch.setattr("sdhub.watch.is_published", self.at("published", lambda task, _: False))
+        monkeypatch.setattr("sdhub.watching.watch.listed", lambda *_: found)
+        monkeypatch.setattr("sdhub.watching.watch.is_published", self.at("published", lambda task, _: False))
         self.patch(
             monkeypatch, look, "resolve", "inspect", lambda source: SimpleNamespace(id=source, sha="a" * 40)
         )
@@ -80,11 +80,11 @@ class Faulty:
         monkeypatch.setattr("sdhub.watching.local.publish", self.publish)
         for place, name in ((VariantStages, "build"), (VariantStages, "evidence")):
             monkeypatch.setattr(place, name, self.at(name, lambda _: tmp_path, always=True))
-        monkeypatch.setattr("sdhub.run.vet_target", lambda *_, **__: None)
+        monkeypatch.setattr("sdhub.workflow.run.vet_target", lambda *_, **__: None)
         monkeypatch.setattr(Run, "_repository", lambda *_: tmp_path)
-        monkeypatch.setattr("sdhub.run._packages", lambda _: ())
-        monkeypatch.setattr("sdhub.run._hashes", lambda _: {})
-        monkeypatch.setattr("sdhub.run.regular_files", lambda _: {})
+        monkeypatch.setattr("sdhub.workflow.run._packages", lambda _: ())
+        monkeypatch.setattr("sdhub.workflow.run._hashes", lambda _: {})
+        monkeypatch.setattr("sdhub.workflow.run.regular_files", lambda _: {})
         monkeypatch.setattr(Run, "_push", self.at("push", self.pushed, always=True))
         monkeypatch.setattr(Run, "_check", self.at("check", lambda *_: None, always=True))
         monkeypatch.setattr(Run, "_others", lambda _: [])
@@ -130,7 +130,7 @@ class Faulty:
 
     def publish(self, checkpoint, options, **_):
         """The real run for the bad source, with stages that do nothing but raise; a report for the others."""
-        from sdhub.report import Published
+        from sdhub.workflow.report import Published
 
         if BAD not in checkpoint.id:
             done = Published("openvino-int8", "me/x", "r" * 64, status="published", url="there")
@@ -160,8 +160,8 @@ class Faulty:
             options=SimpleNamespace(adjustment=adjustment),
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sdhub.run.mixed.is_open", lambda _: False)
-            patch.setattr("sdhub.run.figures_of", lambda _: {})
+            patch.setattr("sdhub.workflow.run.mixed.is_open", lambda _: False)
+            patch.setattr("sdhub.workflow.run.figures_of", lambda _: {})
             return Run(job, base).report()
 
 
@@ -292,7 +292,7 @@ def test_the_worker_of_the_space_goes_on(monkeypatch, tmp_path):
             yield order, [Outcome("done")]
 
     monkeypatch.setattr(look, "tasks_of", tasks)
-    monkeypatch.setattr("sdhub.watch.is_published", lambda *_: False)
+    monkeypatch.setattr("sdhub.watching.watch.is_published", lambda *_: False)
     worker = hooks.Worker(Options(namespace="me"), HUB, tmp_path, deliveries, dispatch)
     worker.round()
     assert worker._state.counts() == {"done": 2}

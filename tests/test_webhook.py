@@ -10,12 +10,12 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import HubError, UsageError
-from sdhub.job import Options
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import HubError, UsageError
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.orders import Outcome
 from sdhub.watching.webhook import MAX_BODY, MOST_WAITING, Change, Deliveries, Refused, Webhook, parse
+from sdhub.workflow.job import Options
 from tests.checkpoint.tiny import skeleton
 from tests.hubs import running_hub
 from tests.spaces.sources import space_module

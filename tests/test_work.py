@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sdhub.work import Work, canonical, digest, home, publish_folder, write_atomic
+from sdhub.core.work import Work, canonical, digest, home, publish_folder, write_atomic
 
 
 def test_a_stage_runs_once_per_key(tmp_path):
@@ -60,7 +60,7 @@ def test_two_threads_share_one_result(tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from sdhub.work import Work
+from sdhub.core.work import Work
 def make(out):
     for number in range(200):
         (out / f"{number:03d}").write_text(str(number))

@@ -13,14 +13,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sdhub.endpoint import Endpoint
-from sdhub.job import Options
+from sdhub.core.endpoint import Endpoint
 from sdhub.publishing.push import push
-from sdhub.watch import Watcher
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.orders import Order, Outcome
 from sdhub.watching.query import Query
 from sdhub.watching.state import State
+from sdhub.watching.watch import Watcher
+from sdhub.workflow.job import Options
 
 
 class Small:

@@ -16,10 +16,10 @@ from typing import Any, Literal
 from sdhub.backends.variant.layout import Layout
 from sdhub.backends.variant.view import opened
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.documents import shown
-from sdhub.errors import MissingExtraError, UnsupportedError
-from sdhub.nearly import meant
-from sdhub.progress import Progress
+from sdhub.core.documents import shown
+from sdhub.core.errors import MissingExtraError, UnsupportedError
+from sdhub.core.nearly import meant
+from sdhub.core.progress import Progress
 from sdhub.recipes.recipe import Recipe
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.folder import prove_written, stem_of, write_config
 from sdhub.backends.parts import Parts
-from sdhub.progress import Progress
+from sdhub.core.progress import Progress
 
 if TYPE_CHECKING:
     import torch

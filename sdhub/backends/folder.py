@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.variant.beside import load_beside
-from sdhub.checkpoint.documents import parse_object, shown
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.known import CLASSES, STEMS
 from sdhub.checkpoint.safety import COMPONENT, is_model
 from sdhub.checkpoint.vocabulary import write_bpe_files
-from sdhub.errors import BuildError, MissingExtraError, SdhubError
-from sdhub.foreign import told
-from sdhub.quiet import quiet
+from sdhub.core.documents import parse_object, shown
+from sdhub.core.errors import BuildError, MissingExtraError, SdhubError
+from sdhub.core.foreign import told
+from sdhub.core.quiet import quiet
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.headers import LENGTH_BYTES, read_header
-from sdhub.work import write_atomic
+from sdhub.core.work import write_atomic
 
 if TYPE_CHECKING:
     import torch

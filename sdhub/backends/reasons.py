@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.schedulers import missing
+from sdhub.core.documents import shown
 
 CLIP, PROJECTED = "CLIPTextModel", "CLIPTextModelWithProjection"
 KL, TINY = "AutoencoderKL", "AutoencoderTiny"

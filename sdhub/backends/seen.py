@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdhub.progress import SILENT, Progress
+from sdhub.core.progress import SILENT, Progress
 from sdhub.recipes.recipe import Calibration
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from sdhub.backends.folder import INDEX, blank, document, shards
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.known import CLASSES, SCHEDULERS, TOKENIZERS
 from sdhub.checkpoint.weights import require_finite
-from sdhub.errors import SourceError
-from sdhub.progress import Progress
-from sdhub.quiet import quiet
+from sdhub.core.errors import SourceError
+from sdhub.core.progress import Progress
+from sdhub.core.quiet import quiet
 from sdhub.recipes.recipe import Recipe
 
 if TYPE_CHECKING:

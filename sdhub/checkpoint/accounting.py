@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from sdhub.checkpoint import scales
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import Tensor
 from sdhub.checkpoint.said import MARKERS
-from sdhub.errors import SourceError, UnsupportedError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsupportedError
 
 # Tensors of training and of samplers, and parameters of CLIP that no picture depends on.
 NO_USE = re.compile(

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdhub.checkpoint.documents import parse_object, shown
 from sdhub.checkpoint.headers import Header
-from sdhub.errors import SourceError, UnsafeError, UnsupportedError
+from sdhub.core.documents import parse_object, shown
+from sdhub.core.errors import SourceError, UnsafeError, UnsupportedError
 
 METADATA = "lora_adapter_metadata"
 PATTERN = re.compile(r"\^?[\w.-]{1,300}\$?")

@@ -15,15 +15,15 @@ from typing import Any
 from sdhub.checkpoint import licenses
 from sdhub.checkpoint.checkpoint import Checkpoint, Companion, Kind, Source
 from sdhub.checkpoint.configs import keep_component
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.remote import Hub, Repository
 from sdhub.checkpoint.safety import vet_config
 from sdhub.checkpoint.tree import Folder
 from sdhub.checkpoint.weights import check_map, choose, measure, plain_name
-from sdhub.errors import SourceError, UnsupportedError, UsageError
-from sdhub.progress import SILENT, Progress
-from sdhub.quiet import quiet
-from sdhub.scratch import temporary
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsupportedError, UsageError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.quiet import quiet
+from sdhub.core.scratch import temporary
 
 CONFIG = "config.json"
 CHECKER = "safety_checker"

@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.known import SCHEDULERS
 from sdhub.checkpoint.tokens import keep_tokenizer
 from sdhub.checkpoint.values import RULES, Kept, impossible, keep
-from sdhub.errors import UnsafeError
+from sdhub.core.documents import shown
+from sdhub.core.errors import UnsafeError
 
 VERSION = re.compile(r"\d{1,4}(\.\d{1,6}){1,3}(\.?(dev|rc|post|a|b)\d{1,6})?")
 # Who wrote the file, and how: sdhub writes its own.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Component
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.families import FAMILIES, INPAINTING, PIPELINES, Family
-from sdhub.errors import SourceError, UnsupportedError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsupportedError
 
 SD2_WIDTH = 1024
 SD1_WIDTH = 768

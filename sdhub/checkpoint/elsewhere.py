@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.known import STEMS
 from sdhub.checkpoint.licenses import read_card
 from sdhub.checkpoint.remote import Repository
 from sdhub.checkpoint.tree import Tree
-from sdhub.errors import SourceError, UnsupportedError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsupportedError
 
 MANIFEST, RECIPE = "sdhub.json", "recipe.json"
 ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?")

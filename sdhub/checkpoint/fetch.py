@@ -11,13 +11,13 @@ from typing import Any
 
 from sdhub.checkpoint import companions, lora
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.inspect import config_tree, parts_of
 from sdhub.checkpoint.remote import Hub, Repository, telling
 from sdhub.checkpoint.tree import stamp
-from sdhub.errors import SdhubError, SourceError
-from sdhub.progress import SILENT, Progress, Task
-from sdhub.work import digest
+from sdhub.core.documents import shown
+from sdhub.core.errors import SdhubError, SourceError
+from sdhub.core.progress import SILENT, Progress, Task
+from sdhub.core.work import digest
 
 BLOCK = 2**20
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdhub.checkpoint.documents import parse_object, shown
-from sdhub.errors import SourceError
+from sdhub.core.documents import parse_object, shown
+from sdhub.core.errors import SourceError
 
 LENGTH_BYTES = 8
 MAX_HEADER = 100_000_000

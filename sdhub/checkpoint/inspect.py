@@ -12,7 +12,6 @@ from sdhub.checkpoint import companions, licenses, lora, scales, single_file
 from sdhub.checkpoint.checkpoint import Checkpoint, Component, PinnedLora, Source
 from sdhub.checkpoint.configs import keep_component
 from sdhub.checkpoint.detect import Detected, detect, is_turbo, require_known, side_of
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.elsewhere import files_of, instead, only_file, refuse_variant
 from sdhub.checkpoint.habits import habits_of
 from sdhub.checkpoint.headers import Header, read_header
@@ -26,8 +25,9 @@ from sdhub.checkpoint.tokens import keep_tokenizer
 from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder, Tree, stamp
 from sdhub.checkpoint.values import Kept
 from sdhub.checkpoint.weights import Weights, check_map, choose, measure
-from sdhub.errors import SourceError
-from sdhub.nearly import meant
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError
+from sdhub.core.nearly import meant
 
 INDEX = "model_index.json"
 MAX_LISTED = 12

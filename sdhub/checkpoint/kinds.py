@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import Header
-from sdhub.errors import UnsupportedError
+from sdhub.core.documents import shown
+from sdhub.core.errors import UnsupportedError
 
 WHOLE = "use a full checkpoint of Stable Diffusion 1.x, 2.x or XL, or a diffusers folder"
 DIFFUSERS = "name its diffusers repository or folder instead"

@@ -11,7 +11,6 @@ from typing import Any
 
 from sdhub.checkpoint import accounting, lora, original
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.fetch import config_files, require_unchanged
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.inspect import INDEX, Parts, parts_of
@@ -23,11 +22,12 @@ from sdhub.checkpoint.tokens import CONFIG as TOKENIZER_CONFIG
 from sdhub.checkpoint.tokens import keep_tokenizer
 from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder
 from sdhub.checkpoint.weights import choose, plain_name, require_finite
-from sdhub.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError, UsageError
-from sdhub.nearly import meant
-from sdhub.progress import SILENT, Progress
-from sdhub.quiet import quiet
-from sdhub.scratch import temporary
+from sdhub.core.documents import shown
+from sdhub.core.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError, UsageError
+from sdhub.core.nearly import meant
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.quiet import quiet
+from sdhub.core.scratch import temporary
 
 HALF = ("float16", "bfloat16")
 DTYPES = ("float32", *HALF)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from sdhub.checkpoint import adapter, licenses
 from sdhub.checkpoint.adapter import Settings
 from sdhub.checkpoint.checkpoint import License, Lora, PinnedLora
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import Header, read_header
 from sdhub.checkpoint.lora_file import Layer, read_layers
 from sdhub.checkpoint.lora_names import Piece, Place, inner, places_of
@@ -23,8 +22,9 @@ from sdhub.checkpoint.remote import Hub, Repository
 from sdhub.checkpoint.safety import PICKLES, convert_hint
 from sdhub.checkpoint.source import LORA_FILES
 from sdhub.checkpoint.tree import MAX_VOCABULARY
-from sdhub.errors import SdhubError, SourceError, UnsafeError, UnsupportedError
-from sdhub.progress import Progress
+from sdhub.core.documents import shown
+from sdhub.core.errors import SdhubError, SourceError, UnsafeError, UnsupportedError
+from sdhub.core.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 from sdhub.checkpoint.adapter import HINT
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import Header, Tensor
-from sdhub.errors import SourceError, UnsupportedError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsupportedError
 
 ROLES = tuple(
     (role, re.compile(rf"(?P<layer>.+?){ending}"))

@@ -15,11 +15,11 @@ from typing import Any
 from sdhub.checkpoint import scales
 from sdhub.checkpoint.accounting import is_weight, plain_names, unknown
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import Header, read_header
 from sdhub.checkpoint.said import MEAN, PLAYGROUND_DATA, SIGMA_MAX, SIGMA_MIN, STD
 from sdhub.checkpoint.single_file import CLIP_L, CLIP_L_XL, LAYOUTS
-from sdhub.errors import SourceError, UnsupportedError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsupportedError
 
 Rename = Callable[[dict[str, Any]], dict[str, Any]]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import LENGTH_BYTES, Header, header_length, parse_header
 from sdhub.checkpoint.tree import MAX_VOCABULARY, Tree, check_path
-from sdhub.disk import watched
-from sdhub.errors import HubError, RefusedError, SourceError
+from sdhub.core.disk import watched
+from sdhub.core.documents import shown
+from sdhub.core.errors import HubError, RefusedError, SourceError
 
 WORKERS = 8
 TIMEOUT = 30.0

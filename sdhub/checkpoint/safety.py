@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.known import CLASSES, ROLES, SCHEDULERS, SETTINGS, STEMS, TOKENIZERS
 from sdhub.checkpoint.tree import Tree
 from sdhub.checkpoint.values import FLAG, keep
-from sdhub.errors import SourceError, UnsafeError, UnsupportedError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsafeError, UnsupportedError
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 CODE = re.compile(

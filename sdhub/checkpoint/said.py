@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import Header
-from sdhub.errors import SourceError, UnsupportedError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsupportedError
 
 V, ZERO_SNR = "v_pred", "ztsnr"
 MEAN, STD = "edm_mean", "edm_std"

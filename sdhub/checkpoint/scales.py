@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdhub.checkpoint.documents import parse_object, shown
 from sdhub.checkpoint.headers import Tensor
-from sdhub.errors import SourceError, UnsupportedError
+from sdhub.core.documents import parse_object, shown
+from sdhub.core.errors import SourceError, UnsupportedError
 
 if TYPE_CHECKING:
     import torch

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.known import UNLOADED
 from sdhub.checkpoint.safety import is_model
 from sdhub.checkpoint.weights import BUFFERS, plain_name
-from sdhub.errors import SourceError
-from sdhub.isolate import ExhaustedError, bounded
-from sdhub.quiet import quiet
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError
+from sdhub.core.isolated import ExhaustedError, bounded
+from sdhub.core.quiet import quiet
 
 SECONDS = 60
 MIB = 2_048

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from sdhub.checkpoint.accounting import EMA, account, is_weight, plain_names
 from sdhub.checkpoint.checkpoint import Component
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.families import FAMILIES, INPAINTING, Family
 from sdhub.checkpoint.headers import Header, Tensor
 from sdhub.checkpoint.kinds import refuse_part
 from sdhub.checkpoint.said import Said, said_by
 from sdhub.checkpoint.weights import measure
-from sdhub.errors import SourceError, UnsupportedError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsupportedError
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."

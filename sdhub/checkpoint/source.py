@@ -11,12 +11,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sdhub.checkpoint.checkpoint import Lora, Source
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.elsewhere import MANIFEST
 from sdhub.checkpoint.safety import PICKLES, convert_hint
 from sdhub.checkpoint.tree import check_path
-from sdhub.errors import SourceError, UnsafeError
-from sdhub.nearly import nearest
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsafeError
+from sdhub.core.nearly import nearest
 
 PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 REPOSITORY = re.compile(rf"{PART}/{PART}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdhub.checkpoint.values import FLAG, HINT, Kept, Rule, Whole, Word, impossible, keep, maybe, named
-from sdhub.errors import SourceError
+from sdhub.core.errors import SourceError
 
 CONFIG, SPECIAL, ADDED, WHOLE, VOCABULARY = (
     "tokenizer_config.json",

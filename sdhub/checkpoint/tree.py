@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdhub.checkpoint.documents import parse_object, shown
 from sdhub.checkpoint.headers import Header, read_header
-from sdhub.errors import SourceError, UnsafeError
+from sdhub.core.documents import parse_object, shown
+from sdhub.core.errors import SourceError, UnsafeError
 
 MIB = 2**20
 MAX_DOCUMENT = 2 * MIB

@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdhub.checkpoint.documents import shown
-from sdhub.errors import SourceError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError
 
 HINT = "correct the file, or get the checkpoint again"
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")

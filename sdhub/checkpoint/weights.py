@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import Header, Tensor
 from sdhub.checkpoint.known import STEMS
 from sdhub.checkpoint.safety import PLAIN, refuse_weights
 from sdhub.checkpoint.tree import MAX_INDEX, Tree, check_path
-from sdhub.errors import SourceError, UnsafeError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsafeError
 
 BUFFERS = ("position_ids",)
 

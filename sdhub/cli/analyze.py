@@ -13,8 +13,8 @@ from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
 
 if TYPE_CHECKING:
-    from sdhub.analyze import Analyzed
     from sdhub.recipes.recipe import Recipe
+    from sdhub.workflow.analyze import Analyzed
 
 EXAMPLES = examples(
     "sdhub analyze demo --budget 4.5bits -o mixed.json",
@@ -76,11 +76,11 @@ def analyze(
     json: options.Json = False,
 ) -> None:
     """Find the best treatment of each layer for a size, measured on the checkpoint's own trajectories."""
-    from sdhub.analyze import Wanted, require_device
-    from sdhub.analyze import analyze as run
-    from sdhub.errors import UsageError
-    from sdhub.recipes.analysis import parse_budget
-    from sdhub.sources import resolve
+    from sdhub.analysis.analysis import parse_budget
+    from sdhub.checkpoint.resolve import resolve
+    from sdhub.core.errors import UsageError
+    from sdhub.workflow.analyze import Wanted, require_device
+    from sdhub.workflow.analyze import analyze as run
 
     budgets = tuple(budget or ()) or (() if min_psnr is not None or start_from else ("4.5bits",))
     if output is not None and len(budgets) + (min_psnr is not None) + (start_from is not None) != 1:
@@ -108,8 +108,8 @@ def analyze(
 
 def _start(file: Path, key: str | None) -> Recipe:
     """Our recipe, or one of Apple's as ours."""
-    from sdhub.errors import RecipeError
-    from sdhub.recipes.apple import load_apple
+    from sdhub.analysis.apple import load_apple
+    from sdhub.core.errors import RecipeError
     from sdhub.recipes.recipe import load_recipe
 
     try:
@@ -122,7 +122,7 @@ def _start(file: Path, key: str | None) -> Recipe:
 
 
 def _widths(text: str | None) -> tuple[int, ...]:
-    from sdhub.errors import UsageError
+    from sdhub.core.errors import UsageError
 
     try:
         return tuple(sorted({int(part) for part in text.split(",")})) if text else ()
@@ -133,7 +133,7 @@ def _widths(text: str | None) -> tuple[int, ...]:
 def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path | None) -> None:
     import json
 
-    from sdhub.recipes.apple import write_apple
+    from sdhub.analysis.apple import write_apple
 
     if output is not None:
         text = json.dumps(found.recipes[0].document(), indent=2, ensure_ascii=False) + "\n"

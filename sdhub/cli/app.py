@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from sdhub.cache import sweep
 from sdhub.cli import (
     analyze,
     build,
@@ -29,8 +28,9 @@ from sdhub.cli import (
 )
 from sdhub.cli.console import fail
 from sdhub.cli.interrupts import INTERRUPTED
-from sdhub.disk import watched
-from sdhub.errors import SdhubError
+from sdhub.core.disk import watched
+from sdhub.core.errors import SdhubError
+from sdhub.workflow.cache import sweep
 
 # Of the click that typer uses: newer ones carry one of their own, under a private name.
 CLICK_EXCEPTION: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException")

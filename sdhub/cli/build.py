@@ -35,8 +35,8 @@ def build(
     json: options.Json = False,
 ) -> None:
     """Build one variant into a folder and publish nothing."""
-    from sdhub.build import build_variant
-    from sdhub.sources import resolve
+    from sdhub.checkpoint.resolve import resolve
+    from sdhub.workflow.build import build_variant
 
     checkpoint = resolve(source, lora, config, controlnet, safety_checker)
     built = build_variant(

@@ -13,7 +13,7 @@ from sdhub.cli.console import emit, facts, say, size, table, talk
 from sdhub.cli.examples import examples
 
 if TYPE_CHECKING:
-    from sdhub.cache import Held
+    from sdhub.workflow.cache import Held
 
 app = typer.Typer(help="What sdhub keeps on this machine, and clearing it.", invoke_without_command=True)
 
@@ -21,8 +21,8 @@ app = typer.Typer(help="What sdhub keeps on this machine, and clearing it.", inv
 @app.callback(epilog=examples("sdhub cache", "sdhub cache --json", "sdhub cache clear --older-than 30d"))
 def cache(context: typer.Context, json: options.Json = False) -> None:
     """Show what the work folder (SDHUB_HOME) and folders for passing files hold."""
-    from sdhub.cache import holdings
-    from sdhub.work import home
+    from sdhub.core.work import home
+    from sdhub.workflow.cache import holdings
 
     if context.invoked_subcommand:
         return
@@ -64,9 +64,9 @@ def clear(
     What dead processes left goes in any case. Cleared results are made again when they are needed. Published
     repositories of the embedded Hub and the state of a watcher are no cache, and stay.
     """
-    from sdhub.cache import chosen, holdings, parse_bytes, parse_span
-    from sdhub.cache import clear as run
-    from sdhub.errors import UsageError
+    from sdhub.core.errors import UsageError
+    from sdhub.workflow.cache import chosen, holdings, parse_bytes, parse_span
+    from sdhub.workflow.cache import clear as run
 
     if not everything and older_than is None and max_size is None:
         raise UsageError("nothing says what to clear", hint="give --older-than 30d, --max-size 20GB or --all")
@@ -90,7 +90,7 @@ def clear(
 def _confirm(going: Sequence[Held]) -> None:
     import sys
 
-    from sdhub.errors import UsageError
+    from sdhub.core.errors import UsageError
 
     if not sys.stdin.isatty():
         raise UsageError(
@@ -101,7 +101,7 @@ def _confirm(going: Sequence[Held]) -> None:
 
 
 def _document(held: Sequence[Held]) -> dict[str, object]:
-    from sdhub.work import home
+    from sdhub.core.work import home
 
     return {
         "home": str(home()),

@@ -33,9 +33,9 @@ def card(
     json: options.Json = False,
 ) -> None:
     """Write the card of a variant's folder; figures that were not measured are marked so."""
-    from sdhub.card import card_of
+    from sdhub.checkpoint.resolve import resolve
     from sdhub.publishing.names import repository_id
-    from sdhub.sources import resolve
+    from sdhub.workflow.card import card_of
 
     namespace, _, name = repo.partition("/")
     text = card_of(folder, resolve(source, lora, config), repository_id(namespace, name), license=license)

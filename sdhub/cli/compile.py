@@ -20,9 +20,9 @@ def compile(
     json: options.Json = False,
 ) -> None:
     """On macOS: compile the packages of a published variant, and add the bundles to its repository."""
-    from sdhub.compiled import add_compiled
-    from sdhub.endpoint import connect
-    from sdhub.publishing.access import check_token
+    from sdhub.core.access import check_token
+    from sdhub.core.endpoint import connect
+    from sdhub.workflow.compiled import add_compiled
 
     with connect(hub) as at:
         check_token(at.url, at.token, repo.partition("/")[0], propose=create_pr)

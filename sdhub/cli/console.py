@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sdhub.progress import Progress, Task
+from sdhub.core.progress import Progress, Task
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,10 +11,10 @@ EXAMPLES = examples("sdhub demo", "sdhub demo --variant openvino-fp16", "sdhub d
 
 def demo(variant: options.Variants = None, json: options.Json = False) -> None:
     """Publish the built-in checkpoint to the embedded Hub and say where to look. Needs no network."""
+    from sdhub.checkpoint.resolve import resolve
     from sdhub.cli.reports import leave, show
-    from sdhub.job import Options
-    from sdhub.publish import publish
-    from sdhub.sources import resolve
+    from sdhub.workflow.job import Options
+    from sdhub.workflow.publish import publish
 
     talk("The built-in checkpoint becomes a variant, is measured, published to the embedded Hub, and checked.")
     wanted = Options(namespace="demo", variants=tuple(variant or ("openvino-int8",)))

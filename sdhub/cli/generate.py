@@ -30,7 +30,7 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Draw a picture with a variant on this machine."""
-    from sdhub.variants import draw_picture
+    from sdhub.workflow.variants import draw_picture
 
     result = draw_picture(
         variant, prompt, output, seed=seed, steps=steps, guidance=guidance, hub=hub, progress=ConsoleProgress()

@@ -10,7 +10,7 @@ import typer
 
 from sdhub.cli.console import say
 from sdhub.cli.examples import examples
-from sdhub.endpoint import LOCAL_PORT
+from sdhub.core.endpoint import LOCAL_PORT
 
 app = typer.Typer(
     help="The embedded Hub: repositories on this machine, for unmodified Hub clients.", no_args_is_help=True
@@ -36,10 +36,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the embedded Hub until interrupted."""
-    from sdhub.errors import HubError
+    from sdhub.core.errors import HubError
+    from sdhub.core.work import home
     from sdhub.hub.errors import StartError
     from sdhub.hub.server import serve as run
-    from sdhub.work import home
 
     try:
         run(root or home() / "hub", host=host, port=port, users=users, run_spaces=spaces, on_ready=_tell)

@@ -26,8 +26,8 @@ def inspect(
     json: options.Json = False,
 ) -> None:
     """Say what a checkpoint is and which variants it can have. Downloads no weights."""
-    from sdhub.plan import possible
-    from sdhub.sources import resolve
+    from sdhub.checkpoint.resolve import resolve
+    from sdhub.workflow.plan import possible
 
     checkpoint = resolve(source, lora, config)
     rows = possible(checkpoint)

@@ -130,8 +130,8 @@ def adjustment(
     """What the options say. Raises UsageError."""
     from typing import get_args
 
-    from sdhub.errors import UsageError
-    from sdhub.nearly import meant
+    from sdhub.core.errors import UsageError
+    from sdhub.core.nearly import meant
     from sdhub.recipes.adjust import Adjustment, parse_size, parse_static
     from sdhub.recipes.recipe import Attention
 

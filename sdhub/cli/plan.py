@@ -9,7 +9,7 @@ from sdhub.cli.console import emit, facts, say, table
 from sdhub.cli.examples import examples
 
 if TYPE_CHECKING:
-    from sdhub.plan import Plan
+    from sdhub.workflow.plan import Plan
 
 EXAMPLES = examples("sdhub plan demo", "sdhub plan org/model --variant openvino-int8 --to me --json")
 
@@ -35,8 +35,8 @@ def plan(
     json: options.Json = False,
 ) -> None:
     """Say what publish would do: files, bytes, memory, minutes, repositories. Changes nothing."""
-    from sdhub.plan import make_plan, sampling_for
-    from sdhub.sources import resolve
+    from sdhub.checkpoint.resolve import resolve
+    from sdhub.workflow.plan import make_plan, sampling_for
 
     checkpoint = resolve(source, lora, config, controlnet, safety_checker)
     made = make_plan(

@@ -13,10 +13,10 @@ from sdhub.cli.examples import examples
 from sdhub.cli.reports import leave, show, show_many, show_way
 
 if TYPE_CHECKING:
-    from sdhub.job import Job
-    from sdhub.many import Order
-    from sdhub.report import Report
     from sdhub.spaces.deploy import Deployed
+    from sdhub.workflow.job import Job
+    from sdhub.workflow.many import Order
+    from sdhub.workflow.report import Report
 
 EXAMPLES = examples(
     "sdhub publish demo --to demo --hub local",
@@ -100,8 +100,8 @@ def publish(
     json: options.Json = False,
 ) -> None:
     """Make variants of checkpoints, measure them, publish them, and check that they load."""
-    from sdhub.job import Options
-    from sdhub.many import Order
+    from sdhub.workflow.job import Options
+    from sdhub.workflow.many import Order
 
     wanted = Options(
         namespace=to,
@@ -144,7 +144,7 @@ def publish(
 
 def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
     from sdhub.cli.space import tell
-    from sdhub.publish import prepare, run
+    from sdhub.workflow.publish import prepare, run
 
     checkpoint, wanted = order.resolved()
     with prepare(checkpoint, wanted, hub=order.hub, dry_run=order.dry_run) as job:
@@ -166,7 +166,7 @@ def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
 
 def _fit_for_a_space(orders: Sequence[Order]) -> None:
     """Raises UsageError, before any work, where a Space could not show what will be published."""
-    from sdhub.errors import UsageError
+    from sdhub.core.errors import UsageError
 
     options = orders[0].options
     if len(orders) > 1:
@@ -187,7 +187,7 @@ def _deploy(report: Report, job: Job) -> Deployed | None:
 
 
 def _many(orders: Sequence[Order], jobs: int, memory: float | None, *, ask: bool, json: bool) -> None:
-    from sdhub.many import publish_many
+    from sdhub.workflow.many import publish_many
 
     if ask and _asks():
         typer.confirm(f"Publish variants of {len(orders)} sources?", abort=True, err=True)

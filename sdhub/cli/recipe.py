@@ -28,8 +28,8 @@ def show(
     source: options.Source,
 ) -> None:
     """Print the preset of a variant, spelled out for a checkpoint; edit it and pass it to `publish --recipe`."""
-    from sdhub.plan import choose
-    from sdhub.sources import resolve
+    from sdhub.checkpoint.resolve import resolve
+    from sdhub.workflow.plan import choose
 
     ((_, recipe),) = choose(resolve(source), [variant], None)
     emit(recipe.document())

@@ -11,8 +11,8 @@ from sdhub.cli import console
 from sdhub.cli.console import fail, say, table
 
 if TYPE_CHECKING:
-    from sdhub.many import Outcome
-    from sdhub.report import Published, Report
+    from sdhub.workflow.many import Outcome
+    from sdhub.workflow.report import Published, Report
 
 MARKS = {"added": "+", "changed": "~", "removed": "-"}
 
@@ -37,7 +37,7 @@ def show(report: Report) -> None:
 
 def show_way(hub: str | None) -> None:
     """How to open pages of the embedded Hub, which ended with the run unless it was there before."""
-    from sdhub.endpoint import running
+    from sdhub.core.endpoint import running
 
     if hub == "local" and not running():
         say("")

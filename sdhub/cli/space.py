@@ -42,7 +42,7 @@ def deploy(
     json: options.Json = False,
 ) -> None:
     """Create or update a Space that draws with published variants, and wait until it runs."""
-    from sdhub.endpoint import connect
+    from sdhub.core.endpoint import connect
     from sdhub.spaces.publish import deploy_demo
 
     with connect(hub) as at:
@@ -79,8 +79,8 @@ def publisher(
     json: options.Json = False,
 ) -> None:
     """Create or update a Space that publishes variants from a browser and by webhook."""
-    from sdhub.endpoint import connect
-    from sdhub.publishing.access import check_token
+    from sdhub.core.access import check_token
+    from sdhub.core.endpoint import connect
     from sdhub.spaces.deploy import deploy as run
     from sdhub.spaces.sources import space_files
 
@@ -116,7 +116,7 @@ def tell(deployed: Deployed, hub: str | None) -> None:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    from sdhub.errors import UsageError
+    from sdhub.core.errors import UsageError
 
     name, equals, value = text.partition("=")
     if not equals:
@@ -125,7 +125,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _value(name: str) -> str:
-    from sdhub.errors import UsageError
+    from sdhub.core.errors import UsageError
 
     value = os.environ.get(name)
     if not value:

@@ -41,8 +41,8 @@ def push(
     json: options.Json = False,
 ) -> None:
     """Upload a folder in one commit; what the repository has already is not uploaded again."""
-    from sdhub.endpoint import connect
-    from sdhub.publishing.access import check_token
+    from sdhub.core.access import check_token
+    from sdhub.core.endpoint import connect
     from sdhub.publishing.names import repository_id
     from sdhub.publishing.push import push as run
 

@@ -31,7 +31,7 @@ def verify(
     json: options.Json = False,
 ) -> None:
     """Download a published variant, check every hash, its recipe and figures, and draw again on this machine."""
-    from sdhub.verify import verify as run
+    from sdhub.workflow.verify import verify as run
 
     verified = run(repo, hub=hub, revision=revision, pictures=pictures, progress=ConsoleProgress())
     if json:

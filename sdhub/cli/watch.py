@@ -78,13 +78,13 @@ def watch(
     json: options.Json = False,
 ) -> None:
     """Watch a Hub, and make variants of what is new or changed there, each once."""
-    from sdhub.endpoint import connect, endpoint
-    from sdhub.job import Options
-    from sdhub.publishing.access import check_token
-    from sdhub.watch import Watcher, dispatcher
+    from sdhub.core.access import check_token
+    from sdhub.core.endpoint import connect, endpoint
+    from sdhub.core.work import home
     from sdhub.watching.query import Query, parse_since
     from sdhub.watching.state import State
-    from sdhub.work import home
+    from sdhub.watching.watch import Watcher, dispatcher
+    from sdhub.workflow.job import Options
 
     with State(state or home() / "watch.sqlite3") as known:
         if known.set_aside:

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 # Measured in docs/compression.md.
 SMALLEST = 0.4  # of the range, the most that the search clips to

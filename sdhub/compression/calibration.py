@@ -15,7 +15,7 @@ from torch import nn
 
 from sdhub.compression.observers import LayerStatistics, Observer, block_widths
 from sdhub.compression.trajectories import Drive, spread, trajectories
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 __all__ = ["LayerStatistics", "collect", "fitting_block", "spread", "trajectories"]
 

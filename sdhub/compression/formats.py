@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.affine import check_finite
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 E4M3_MAX, E2M1_MAX = 448.0, 6.0  # the greatest finite ones

@@ -21,7 +21,7 @@ from sdhub.compression.columns import Picker, picker
 from sdhub.compression.formats import Levels
 from sdhub.compression.gram import Gram, blocks_of, damp_, factor
 from sdhub.compression.palettize import Palette
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 Codebook = TypeVar("Codebook", Palette, Grid, Levels)
 ColumnOrder = Literal["natural", "energy"]

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 Gram: TypeAlias = "Tensor | Sequence[Tensor]"
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from sdhub.errors import SdhubError
+from sdhub.core.errors import SdhubError
 
 Result = TypeVar("Result")
 

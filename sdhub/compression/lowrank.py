@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.gram import Gram, blocks_of, factor
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 
 @dataclass(frozen=True)

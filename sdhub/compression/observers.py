@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdhub.compression.rows import Rows, layer_rows
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 CHUNK = 4096  # rows of a Gram update at once, for bounded memory
 

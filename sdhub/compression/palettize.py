@@ -19,7 +19,7 @@ from sdhub.compression.affine import check_finite
 from sdhub.compression.histogram import Floats, assign, histogram
 from sdhub.compression.kmeans import batch_size, kmeans, sketches
 from sdhub.compression.vectors import cluster_vectors, nearest_vectors
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 BITS = (1, 2, 3, 4, 6, 8)  # the widths of Core ML's indices
 THREADS = 4  # at most, and no more than torch's: each takes up to 150 MB (peak in benchmarks/RESULTS.md)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.affine import check_finite
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 Quantize = Callable[[Tensor], Tensor]
 Build = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]

@@ -27,7 +27,7 @@ from sdhub.compression.gram import damped, divided, factor
 from sdhub.compression.lowrank import LowRank, nearest_branch, randomized_svd
 from sdhub.compression.smoothquant import Smoothing, search_smoothing
 from sdhub.compression.w4a4 import SHIFT, Precision, linear, rounded_inputs, rounded_weight
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 Rounded = Callable[[Tensor], Tensor]
 

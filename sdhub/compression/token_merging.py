@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 MOST = 0.75  # of the tokens are sources
 

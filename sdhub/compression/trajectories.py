@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 Switch = Callable[[bool], None]
 Drive = Callable[[Switch], None]

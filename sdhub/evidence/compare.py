@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sdhub.errors import EvidenceError
+from sdhub.core.errors import EvidenceError
 from sdhub.evidence.latency import Latency
 from sdhub.evidence.metrics import latent_psnr, psnr, ssim
 from sdhub.evidence.sampling import Sample, Sampling

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 from sdhub.evidence.figures import drawable
 
 WIDTH, HEIGHT = 960, 600

@@ -10,9 +10,9 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
 
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.quiet import quiet
 from sdhub.evidence.sampling import Sampling, draw
-from sdhub.progress import SILENT, Progress
-from sdhub.quiet import quiet
 
 STEPS_PER_RUN = 4
 MIN_ROUNDS, MAX_ROUNDS = 3, 12

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.checkpoint.documents import parse_object, shown
-from sdhub.errors import EvidenceError, SourceError, UsageError
+from sdhub.core.documents import parse_object, shown
+from sdhub.core.errors import EvidenceError, SourceError, UsageError
+from sdhub.core.foreign import told
 from sdhub.evidence.given import given, kind_of
-from sdhub.foreign import told
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sdhub.errors import EvidenceError, MissingExtraError, UsageError
-from sdhub.quiet import quiet
+from sdhub.core.errors import EvidenceError, MissingExtraError, UsageError
+from sdhub.core.quiet import quiet
 
 Picture = npt.NDArray[np.float32]
 Encoder = Callable[[Sequence[Picture]], npt.NDArray[np.float32]]

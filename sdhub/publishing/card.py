@@ -16,7 +16,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.errors import CheckError
+from sdhub.core.errors import CheckError
 from sdhub.publishing import markdown, words
 from sdhub.publishing.front_matter import front_matter
 from sdhub.publishing.package import Package

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdhub.errors import CheckError, SdhubError
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import client, redact, speaking
+from sdhub.core.access import client, redact, speaking
+from sdhub.core.errors import CheckError, SdhubError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.retry import patiently
+from sdhub.core.scratch import temporary
 from sdhub.publishing.card import extract_usage
 from sdhub.publishing.download import silent_bar
 from sdhub.publishing.markdown import plain
-from sdhub.publishing.retry import patiently
-from sdhub.scratch import temporary
 
 TIME_LIMIT = 1800.0
 LINES = 3

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdhub.checkpoint.documents import parse_object
-from sdhub.errors import HubError, SdhubError
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import client
+from sdhub.core.access import client
+from sdhub.core.documents import parse_object
+from sdhub.core.errors import HubError, SdhubError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.scratch import temporary
 from sdhub.publishing.markdown import plain
 from sdhub.publishing.publication import Sibling
 from sdhub.publishing.repository import MANIFEST
 from sdhub.publishing.target import Target, ask
-from sdhub.scratch import temporary
 
 T = TypeVar("T")
 MAX_TITLE, MAX_NOTE = 59, 500  # the Hub's

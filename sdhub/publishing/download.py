@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sdhub.errors import CheckError
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import client, speaking
-from sdhub.publishing.retry import patiently
+from sdhub.core.access import client, speaking
+from sdhub.core.errors import CheckError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.retry import patiently
 
 
 def download(

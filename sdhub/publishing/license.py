@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from sdhub.checkpoint.checkpoint import License
 from sdhub.checkpoint.licenses import AND
-from sdhub.errors import LicenseError, UsageError
+from sdhub.core.errors import LicenseError, UsageError
 
 _ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd(-|$)|no-?deriv", re.IGNORECASE)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sdhub.checkpoint.documents import parse_object
+from sdhub.core.documents import parse_object
+from sdhub.core.scratch import temporary
 from sdhub.publishing.repository import MANIFEST
 from sdhub.publishing.target import Target
-from sdhub.scratch import temporary
 
 
 def remote_manifest(target: Target) -> dict[str, Any] | None:

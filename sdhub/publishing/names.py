@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 MAX_LENGTH = 96
 _SEGMENT = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")

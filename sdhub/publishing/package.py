@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sdhub.errors import UnsafeError
-from sdhub.progress import SILENT, Progress, Task
-from sdhub.scratch import temporary
+from sdhub.core.errors import UnsafeError
+from sdhub.core.progress import SILENT, Progress, Task
+from sdhub.core.scratch import temporary
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 UNIX = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.errors import PrivacyError
+from sdhub.core.errors import PrivacyError
 
 
 def target_private(checkpoint: Checkpoint, *, private: bool = False, allow_public: bool = False) -> bool:

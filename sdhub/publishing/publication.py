@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from sdhub.checkpoint.checkpoint import Checkpoint, License
+from sdhub.core.work import digest
 from sdhub.demo import emoji_sd
 from sdhub.publishing import words
 from sdhub.publishing.markdown import safe_url
-from sdhub.work import digest
 
 PUBLIC = "https://huggingface.co"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sdhub.errors import CheckError, HubError
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import is_public_hub
+from sdhub.core.access import is_public_hub
+from sdhub.core.errors import CheckError, HubError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.retry import status_of
 from sdhub.publishing.privacy import require_private
 from sdhub.publishing.pulls import Pull, pull_of
 from sdhub.publishing.remote import Difference, compare
-from sdhub.publishing.retry import status_of
 from sdhub.publishing.staging import Staging
 from sdhub.publishing.target import MAIN, Target
 

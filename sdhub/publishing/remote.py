@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdhub.core.scratch import temporary
 from sdhub.publishing.package import CHUNK, regular_files, sha256_of
 from sdhub.publishing.repository import MANIFEST
-from sdhub.scratch import temporary
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

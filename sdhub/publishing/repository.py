@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import License
-from sdhub.errors import BuildError
-from sdhub.progress import SILENT, Progress
+from sdhub.core.errors import BuildError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.work import canonical
 from sdhub.publishing.card import card
 from sdhub.publishing.package import Package, pack, regular_files, sha256_of, sums
 from sdhub.publishing.publication import Publication
-from sdhub.work import canonical
 
 MANIFEST = "sdhub.json"
 _RESERVED = {"readme.md", "recipe.json", MANIFEST, "evidence", "packages", ".gitattributes", ".git"}

@@ -6,7 +6,7 @@ for it: a check that fails then takes the repository with it.
 
 from __future__ import annotations
 
-from sdhub.errors import HubError, SdhubError
+from sdhub.core.errors import HubError, SdhubError
 from sdhub.publishing.target import Target
 
 PREFIX = "sdhub-unchecked"

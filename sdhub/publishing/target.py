@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from sdhub.errors import HubError, SdhubError
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import client, speaking
+from sdhub.core.access import client, speaking
+from sdhub.core.errors import HubError, SdhubError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.quiet import quiet
+from sdhub.core.retry import patiently, status_of
 from sdhub.publishing.privacy import require_private
-from sdhub.publishing.retry import patiently, status_of
-from sdhub.quiet import quiet
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, ModelInfo
@@ -20,7 +20,7 @@ MAIN = "main"
 
 
 def ask(doing: str, act: Callable[[], T], *, endpoint: str, token: str | None, progress: Progress = SILENT) -> T:
-    """`act`, with patience (`sdhub.publishing.retry`). Raises HubError: "cannot {doing}: why"."""
+    """`act`, with patience (`sdhub.core.retry`). Raises HubError: "cannot {doing}: why"."""
     with speaking(doing, endpoint=endpoint, token=token), quiet():
         return patiently(doing, act, progress=progress)
 
@@ -28,7 +28,7 @@ def ask(doing: str, act: Callable[[], T], *, endpoint: str, token: str | None, p
 class Target:
     """The branch of a repository, and its head as last looked at; `made` says what this run created.
 
-    Everything is asked patiently (`sdhub.publishing.retry`), and every failure is a HubError.
+    Everything is asked patiently (`sdhub.core.retry`), and every failure is a HubError.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from sdhub.checkpoint.checkpoint import Checkpoint, License
-from sdhub.errors import LicenseError
+from sdhub.core.errors import LicenseError
 from sdhub.publishing.license import settle
 
 # From few conditions to many. What is in neither is stricter than both, and not to be compared with another such.

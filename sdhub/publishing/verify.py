@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sdhub.checkpoint.documents import parse_object
 from sdhub.checkpoint.safety import is_code
-from sdhub.errors import CheckError, SdhubError
-from sdhub.progress import SILENT, Progress, Task
+from sdhub.core.documents import parse_object
+from sdhub.core.errors import CheckError, SdhubError
+from sdhub.core.progress import SILENT, Progress, Task
 from sdhub.publishing.markdown import plain
 from sdhub.publishing.package import CHUNK, regular_files, sha256_of
 from sdhub.publishing.repository import MANIFEST

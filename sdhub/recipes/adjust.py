@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sdhub.errors import UnsupportedError, UsageError
+from sdhub.core.errors import UnsupportedError, UsageError
 from sdhub.recipes.recipe import Attention, Recipe, Side
 
 _SIZE = re.compile(r"(\d{2,4})x(\d{2,4})")

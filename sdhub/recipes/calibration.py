@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.progress import SILENT, Progress
+from sdhub.core.progress import SILENT, Progress
 from sdhub.recipes.recipe import Calibration
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sdhub.errors import RecipeError
-from sdhub.nearly import meant
+from sdhub.core.errors import RecipeError
+from sdhub.core.nearly import meant
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Recipe, Treatment
 
 FLOAT = Float()

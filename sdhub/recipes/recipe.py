@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sdhub.errors import RecipeError
-from sdhub.work import canonical
+from sdhub.core.errors import RecipeError
+from sdhub.core.work import canonical
 
 SCHEMA_ID = "https://huggingface.co/schemas/sdhub/recipe-1.json"
 MAX_BYTES = 16 * 2**20

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from sdhub.errors import UsageError
-from sdhub.progress import SILENT, Progress
+from sdhub.core.errors import UsageError
+from sdhub.core.progress import SILENT, Progress
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Rounding, Treatment
 from sdhub.recipes.weights import codes_of, compress
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from sdhub.progress import SILENT, Progress
+from sdhub.core.progress import SILENT, Progress
 from sdhub.recipes.recipe import Affine, Component, Palette, Treatment
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdhub.errors import UnsupportedError, UsageError
+from sdhub.core.errors import UnsupportedError, UsageError
 from sdhub.publishing.markdown import code, text
 from sdhub.publishing.names import repository_id, repository_name
 from sdhub.spaces.sources import space_files

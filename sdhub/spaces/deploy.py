@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import CheckError, HubError, PrivacyError
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import client
-from sdhub.publishing.retry import status_of
+from sdhub.core.access import client
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import CheckError, HubError, PrivacyError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.retry import status_of
 from sdhub.publishing.target import ask
 
 if TYPE_CHECKING:

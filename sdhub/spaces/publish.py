@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import UsageError
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import check_token
+from sdhub.core.access import check_token
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import UsageError
+from sdhub.core.progress import SILENT, Progress
 from sdhub.publishing.names import repository_id
 from sdhub.spaces.demo import demo_files, fit, space_name
 from sdhub.spaces.deploy import HARDWARE, Deployed, deploy

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import SourceError
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import SourceError
 from sdhub.publishing.manifest import remote_manifest
 from sdhub.publishing.repository import MANIFEST
 from sdhub.publishing.target import Target

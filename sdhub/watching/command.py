@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdhub.job import Options
 from sdhub.watching.orders import Order
+from sdhub.workflow.job import Options
 
 
 def publish_arguments(order: Order, options: Options) -> list[str]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from sdhub.disk import full_disk, words_of
-from sdhub.errors import SdhubError
+from sdhub.core.disk import full_disk, words_of
+from sdhub.core.errors import SdhubError
 from sdhub.watching.orders import Order, Outcome
 
 SAID = 300  # characters of an error that is not ours

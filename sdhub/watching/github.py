@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sdhub.errors import HubError, UsageError
-from sdhub.job import Options
-from sdhub.progress import SILENT, Progress
+from sdhub.core.errors import HubError, UsageError
+from sdhub.core.progress import SILENT, Progress
 from sdhub.watching.dispatch import Dispatch, one_by_one
 from sdhub.watching.orders import Order, Outcome
+from sdhub.workflow.job import Options
 
 MOST = 256  # jobs of one matrix
 EVENT = "sdhub-publish"

@@ -12,15 +12,15 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from sdhub.backends.base import backends
-from sdhub.endpoint import PUBLIC, Endpoint
-from sdhub.errors import UsageError
-from sdhub.job import Options
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import client
+from sdhub.core.access import client
+from sdhub.core.endpoint import PUBLIC, Endpoint
+from sdhub.core.errors import UsageError
+from sdhub.core.progress import SILENT, Progress
 from sdhub.publishing.target import ask
 from sdhub.watching.command import publish_arguments
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.orders import Order, Outcome
+from sdhub.workflow.job import Options
 
 if TYPE_CHECKING:
     from huggingface_hub import JobInfo

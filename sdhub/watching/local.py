@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sdhub.job import Options
-from sdhub.progress import SILENT, Progress
-from sdhub.publish import publish
-from sdhub.report import Published
-from sdhub.sources import resolve
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.progress import SILENT, Progress
 from sdhub.watching.dispatch import failure, one_by_one
 from sdhub.watching.orders import Order, Outcome
+from sdhub.workflow.job import Options
+from sdhub.workflow.publish import publish
+from sdhub.workflow.report import Published
 
 MISSING = Outcome("failed", "publish said nothing of it")
 

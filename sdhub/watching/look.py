@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from sdhub.errors import HubError, RefusedError, UnsupportedError, UsageError
-from sdhub.job import Options
-from sdhub.plan import make_plan, sampling_for
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import is_public_hub
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.access import is_public_hub
+from sdhub.core.errors import HubError, RefusedError, UnsupportedError, UsageError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.work import digest
 from sdhub.recipes.recipe import load_recipe
-from sdhub.sources import resolve
 from sdhub.watching.dispatch import reason_of
 from sdhub.watching.orders import Task
 from sdhub.watching.query import Found
 from sdhub.watching.state import State
-from sdhub.work import digest
+from sdhub.workflow.job import Options
+from sdhub.workflow.plan import make_plan, sampling_for
 
 PACE_SECONDS = 6.0  # some twenty requests each, and huggingface.co allows 1,000 in five minutes
 PATIENCE = 3  # failures in a row, after which the rest waits for the next round

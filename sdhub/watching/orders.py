@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sdhub.work import digest
+from sdhub.core.work import digest
 
 Status = Literal["pending", "running", "done", "dispatched", "refused", "failed"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import SourceError
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import SourceError
 from sdhub.publishing.manifest import remote_manifest
 from sdhub.publishing.target import Target
 from sdhub.watching.orders import Task

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from itertools import islice
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import UsageError
-from sdhub.progress import SILENT, Progress
-from sdhub.publishing.access import client
+from sdhub.core.access import client
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import UsageError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.work import digest
 from sdhub.publishing.target import ask
-from sdhub.work import digest
 
 MOST = 10_000  # listed at a time
 OVERLAP = timedelta(hours=1)  # the Hub's lists may lag behind

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, get_args
 
-from sdhub.errors import SdhubError, UsageError
+from sdhub.core.errors import SdhubError, UsageError
 from sdhub.watching.orders import Order, Outcome, Status, Task
 from sdhub.watching.store import Damaged, open_store
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 BUSY_SECONDS = 60
 MAX_BYTES = 2**30

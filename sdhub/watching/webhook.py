@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.remote import SHA
 from sdhub.checkpoint.source import REPOSITORY
-from sdhub.errors import HubError, UsageError
+from sdhub.core.errors import HubError, UsageError
 from sdhub.watching.store import Damaged, open_store
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog import SIDES, Variant
 
-from sdhub.errors import SdhubError
+from sdhub.core.errors import SdhubError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -155,7 +155,7 @@ def open_vetted(folder: Path) -> Any:
     Raises SdhubError for a folder that is no sound variant.
     """
     from sdhub.backends.variant.view import opened
-    from sdhub.variants import backend_of_folder
+    from sdhub.workflow.variants import backend_of_folder
 
     backend = backend_of_folder(folder)
     load = backend.load if any(folder.glob("*/openvino_model.xml")) else _native

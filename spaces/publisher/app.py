@@ -24,8 +24,8 @@ from bounds import Bounded
 from limits import Limits
 from looking import Look
 
-from sdhub.endpoint import LOCAL_TOKEN, Endpoint, endpoint
-from sdhub.errors import SdhubError
+from sdhub.core.endpoint import LOCAL_TOKEN, Endpoint, endpoint
+from sdhub.core.errors import SdhubError
 from sdhub.publishing.names import repository_id
 
 HERE = Path(__file__).parent

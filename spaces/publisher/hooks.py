@@ -14,19 +14,19 @@ from typing import Any
 import making
 from limits import Limits
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import UsageError
-from sdhub.job import Options
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import UsageError
+from sdhub.core.work import home
 from sdhub.publishing.target import Target
-from sdhub.watch import carry_out
 from sdhub.watching.command import publish_arguments
 from sdhub.watching.dispatch import REFUSALS, Dispatch, one_by_one, reason_of
 from sdhub.watching.look import Looker
 from sdhub.watching.orders import Order, Outcome
 from sdhub.watching.query import Found
 from sdhub.watching.state import State
+from sdhub.watching.watch import carry_out
 from sdhub.watching.webhook import Deliveries, Webhook
-from sdhub.work import home
+from sdhub.workflow.job import Options
 
 RETRY_SECONDS = 600.0
 MANY = 10**6  # the webhook waits as long as it takes

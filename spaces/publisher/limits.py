@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 
 @dataclass(frozen=True)

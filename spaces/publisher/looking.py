@@ -10,9 +10,9 @@ from sdhub.backends.base import backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint, Source
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_repository
-from sdhub.endpoint import Endpoint
-from sdhub.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError
-from sdhub.plan import make_plan, possible, sampling_for
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError
+from sdhub.workflow.plan import make_plan, possible, sampling_for
 
 MAX_SOURCE = 200
 

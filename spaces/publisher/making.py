@@ -22,9 +22,9 @@ from typing import IO, Any
 
 from limits import Limits
 
-from sdhub import cache
-from sdhub.endpoint import Endpoint
-from sdhub.scratch import temporary
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.scratch import temporary
+from sdhub.workflow import cache
 
 KEPT = ("PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS", "SDHUB_HOME", "HOME")
 COMMAND = [sys.executable, "-I", "-m", "sdhub"]

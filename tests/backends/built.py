@@ -6,12 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from sdhub import measure
 from sdhub.backends.base import Backend
-from sdhub.endpoint import endpoint
-from sdhub.progress import SILENT
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.endpoint import endpoint
+from sdhub.core.progress import SILENT
 from sdhub.recipes.recipe import Calibration, Component, Float, Recipe, Treatment
-from sdhub.sources import resolve
+from sdhub.workflow import measure
 
 CALIBRATION = Calibration(
     prompts=("red heart", "pizza"),

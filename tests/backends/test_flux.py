@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdhub import stages
 from sdhub.backends.base import backend_of
 from sdhub.backends.calibration import HUGE
 from sdhub.backends.sdnq import BACKEND
@@ -15,11 +14,12 @@ from sdhub.backends.streaming import stream
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.load import load
 from sdhub.checkpoint.source import Source
-from sdhub.endpoint import endpoint
-from sdhub.errors import RecipeError
-from sdhub.progress import SILENT
+from sdhub.core.endpoint import endpoint
+from sdhub.core.errors import RecipeError
+from sdhub.core.progress import SILENT
 from sdhub.recipes.recipe import Component, LowRank
-from sdhub.variants import backend_of_folder
+from sdhub.workflow import stages
+from sdhub.workflow.variants import backend_of_folder
 from tests.backends.flux import draw, flux_folder
 
 UINT4 = LowRank(rank=16, residual="uint4", group_size=64)

@@ -9,19 +9,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdhub import measure, stages
 from sdhub.backends.base import backend_of, backends
 from sdhub.backends.openvino import floor, graph, shapes
 from sdhub.backends.openvino.export import vet_layers
 from sdhub.backends.openvino.graph import MODEL
-from sdhub.endpoint import endpoint
-from sdhub.errors import RecipeError, UnsupportedError
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.endpoint import endpoint
+from sdhub.core.errors import RecipeError, UnsupportedError
+from sdhub.core.isolated import apart
+from sdhub.core.progress import SILENT
 from sdhub.evidence.compare import compare
 from sdhub.evidence.sampling import Prompt, Sampling
-from sdhub.isolate import apart
-from sdhub.progress import SILENT
 from sdhub.recipes.recipe import Affine, Component, Float, Palette, Recipe
-from sdhub.sources import resolve
+from sdhub.workflow import measure, stages
 from tests.backends.flux import flux_folder
 from tests.backends.openvino_graphs import integer_products
 from tests.exact import EXACT

@@ -5,14 +5,14 @@ The converter wraps modules whose arguments it has to reorder, and names their l
 
 import pytest
 
-from sdhub import measure
 from sdhub.backends.base import backends
 from sdhub.backends.openvino import graph
-from sdhub.endpoint import endpoint
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.endpoint import endpoint
+from sdhub.core.progress import SILENT
 from sdhub.evidence.compare import compare
 from sdhub.evidence.sampling import Prompt, Sampling
-from sdhub.progress import SILENT
-from sdhub.sources import resolve
+from sdhub.workflow import measure
 from tests.backends.flux import flux_folder
 from tests.backends.openvino_graphs import integer_products
 from tests.checkpoint.test_load import inpainting, lcm, refiner, sd2, sdxl

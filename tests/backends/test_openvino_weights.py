@@ -13,7 +13,7 @@ from sdhub.backends.openvino.quantize import compress
 from sdhub.compression import affine
 from sdhub.compression.calibration import collect
 from sdhub.compression.observers import LayerStatistics
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 from sdhub.recipes.recipe import Affine, Component, Float
 from tests.backends.openvino_graphs import integer_products
 from tests.exact import EXACT

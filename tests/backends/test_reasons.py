@@ -18,10 +18,10 @@ from sdhub.checkpoint.checkpoint import Checkpoint, Component
 from sdhub.checkpoint.families import FAMILIES
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.known import SCHEDULERS
+from sdhub.checkpoint.resolve import resolve
 from sdhub.checkpoint.source import Source
-from sdhub.errors import BuildError
-from sdhub.progress import SILENT
-from sdhub.sources import resolve
+from sdhub.core.errors import BuildError
+from sdhub.core.progress import SILENT
 from tests.checkpoint.tiny import copy_demo, write
 
 USUALLY = {"coreml": "coreml-fp16", "openvino": "openvino-fp16", "sdnq": "sdnq-uint4", "svdquant": "svdquant-int4"}

@@ -12,8 +12,8 @@ from sdhub.backends.sdnq.build import write as write_sdnq
 from sdhub.backends.streaming import stream
 from sdhub.backends.svdquant.build import write as write_lite
 from sdhub.backends.svdquant.targets import layers_of as lite_layers
-from sdhub.errors import SourceError
-from sdhub.progress import SILENT
+from sdhub.core.errors import SourceError
+from sdhub.core.progress import SILENT
 from sdhub.recipes.recipe import Affine, Component, LowRank
 
 INT4 = LowRank(rank=16, residual="int4", group_size=64, activations="int4")

@@ -13,9 +13,9 @@ from sdhub.backends.variant.gate import vet
 from sdhub.backends.variant.layout import Variant
 from sdhub.backends.variant.view import lay, opened
 from sdhub.checkpoint.tree import Folder
-from sdhub.errors import BuildError, SourceError, UnsafeError, UnsupportedError
-from sdhub.foreign import told
-from sdhub.variants import vet_folder
+from sdhub.core.errors import BuildError, SourceError, UnsafeError, UnsupportedError
+from sdhub.core.foreign import told
+from sdhub.workflow.variants import vet_folder
 from tests.checkpoint.tiny import write
 from tests.hostile.variants import edit, skeletons
 

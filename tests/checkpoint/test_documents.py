@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sdhub.checkpoint.documents import parse_object, shown
-from sdhub.errors import SourceError
+from sdhub.core.documents import parse_object, shown
+from sdhub.core.errors import SourceError
 
 
 def test_an_object_is_read() -> None:

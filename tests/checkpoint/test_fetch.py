@@ -13,8 +13,8 @@ from sdhub.checkpoint.checkpoint import Source
 from sdhub.checkpoint.fetch import fetch, fingerprint
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_source
+from sdhub.core.errors import SdhubError, SourceError
 from sdhub.demo import emoji_sd
-from sdhub.errors import SdhubError, SourceError
 from tests.checkpoint.test_single_file import SD1
 from tests.checkpoint.tiny import safetensors_bytes, skeleton, write
 

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import deserialize, save
 
 from sdhub.checkpoint.headers import MAX_HEADER, header_length, parse_header, read_header
+from sdhub.core.errors import SourceError
 from sdhub.demo import emoji_sd
-from sdhub.errors import SourceError
 
 
 def parse(content: bytes) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from sdhub.checkpoint.checkpoint import License, Lora, Source
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_source
-from sdhub.errors import SourceError, UnsafeError, UnsupportedError
+from sdhub.core.errors import SourceError, UnsafeError, UnsupportedError
 from tests.checkpoint.tiny import safetensors_bytes, skeleton, write
 
 

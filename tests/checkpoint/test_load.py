@@ -13,8 +13,8 @@ from sdhub.checkpoint.fetch import fetch
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.load import load
 from sdhub.checkpoint.source import parse_source
+from sdhub.core.errors import SourceError, UnsupportedError, UsageError
 from sdhub.demo import emoji_sd
-from sdhub.errors import SourceError, UnsupportedError, UsageError
 from tests.checkpoint.ldm import write_ldm
 from tests.checkpoint.tiny import (
     WIDTH,

@@ -15,8 +15,8 @@ from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.load import load
 from sdhub.checkpoint.remote import Hub
 from sdhub.checkpoint.source import parse_lora, parse_source
-from sdhub.errors import SourceError, UnsupportedError
-from sdhub.progress import SILENT
+from sdhub.core.errors import SourceError, UnsupportedError
+from sdhub.core.progress import SILENT
 
 torch = pytest.importorskip("torch")
 

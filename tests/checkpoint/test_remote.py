@@ -14,10 +14,10 @@ from sdhub.checkpoint.checkpoint import License, Source
 from sdhub.checkpoint.fetch import fetch, fingerprint
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_source
+from sdhub.core.endpoint import embedded
+from sdhub.core.errors import HubError, RefusedError, SourceError, UnsafeError, UnsupportedError
+from sdhub.core.progress import Progress, Task
 from sdhub.demo import emoji_sd
-from sdhub.endpoint import embedded
-from sdhub.errors import HubError, RefusedError, SourceError, UnsafeError, UnsupportedError
-from sdhub.progress import Progress, Task
 from tests.checkpoint.ldm import write_ldm
 from tests.checkpoint.test_single_file import SD1
 from tests.checkpoint.tiny import safetensors_bytes, skeleton, write

@@ -13,7 +13,7 @@ import pytest
 from sdhub.checkpoint.checkpoint import Source
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.safety import vet_config
-from sdhub.errors import SdhubError, SourceError, UnsafeError, UnsupportedError
+from sdhub.core.errors import SdhubError, SourceError, UnsafeError, UnsupportedError
 from tests.checkpoint.tiny import safetensors_bytes, skeleton, write
 
 UNET = "unet/diffusion_pytorch_model.safetensors"

@@ -9,8 +9,8 @@ import pytest
 
 from sdhub.checkpoint.checkpoint import Checkpoint, License, Source
 from sdhub.checkpoint.inspect import inspect
+from sdhub.core.errors import SourceError, UnsupportedError
 from sdhub.demo import emoji_sd
-from sdhub.errors import SourceError, UnsupportedError
 from tests.checkpoint.ldm import write_ldm
 from tests.checkpoint.tiny import Entry, safetensors_bytes, write
 

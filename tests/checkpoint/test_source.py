@@ -6,8 +6,8 @@ import pytest
 
 from sdhub.checkpoint.checkpoint import Lora
 from sdhub.checkpoint.source import parse_config, parse_lora, parse_source
+from sdhub.core.errors import SdhubError, SourceError, UnsafeError
 from sdhub.demo import emoji_sd
-from sdhub.errors import SdhubError, SourceError, UnsafeError
 from tests.checkpoint.tiny import safetensors_bytes, skeleton, write
 
 

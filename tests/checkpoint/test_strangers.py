@@ -19,8 +19,8 @@ from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.known import SCHEDULERS
 from sdhub.checkpoint.load import load
 from sdhub.checkpoint.said import EDM, RESCALING, WITHOUT_PREDICTION, Said, said_by
+from sdhub.core.errors import SourceError, UnsupportedError
 from sdhub.demo import emoji_sd
-from sdhub.errors import SourceError, UnsupportedError
 from tests.checkpoint.ldm import write_ldm
 from tests.checkpoint.test_single_file import SD1, SDXL, look
 from tests.checkpoint.tiny import Entry, copy_demo

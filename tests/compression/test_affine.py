@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sdhub.compression.affine import quantize
 from sdhub.compression.formats import E2M1, nvfp4
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 TYPES = [torch.float16, torch.bfloat16, torch.float32]
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sdhub.compression.calibration import collect, fitting_block, spread, trajectories
-from sdhub.errors import BuildError, UsageError
+from sdhub.core.errors import BuildError, UsageError
 
 CONVOLUTIONS = [
     {"kernel_size": 3, "padding": 1},

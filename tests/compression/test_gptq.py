@@ -12,7 +12,7 @@ from sdhub.compression.formats import nvfp4
 from sdhub.compression.gptq import gptq, output_error
 from sdhub.compression.gram import damped, divided, factor
 from sdhub.compression.palettize import palettize
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 CODEBOOKS = {
     "palette": lambda w: palettize(w, 3),

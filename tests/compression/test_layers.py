@@ -10,7 +10,7 @@ import torch
 
 from sdhub.compression.layers import each_layer
 from sdhub.compression.palettize import palettize
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 NAMES = [f"layer{number}" for number in range(12)]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdhub.compression.lowrank import decompose, randomized_svd
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 
 def gaussian(*shape, seed=0):

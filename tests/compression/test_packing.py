@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdhub.compression.packing import pack_bits, pack_sdnq, packed_size, unpack_bits, unpack_sdnq
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 WIDTHS = range(1, 9)
 # What sdnq 0.2.8 packs (i·i·7 + i·5 + i // 3) mod 2^bits, i from 0 to 15, into.

@@ -17,7 +17,7 @@ from sdhub.compression.packing import (
     unpack_qweight,
     unpack_scale,
 )
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 
 def random(low, high, *shape, seed=0):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sdhub.compression.histogram import assign, histogram
 from sdhub.compression.palettize import BITS, palettize, sketch
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 TYPES = [torch.float16, torch.bfloat16, torch.float32]
 

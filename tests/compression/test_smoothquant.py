@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdhub.compression.smoothquant import exponents, search_smoothing, smoothing_factors
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 
 def per_row(bits):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sdhub.compression.token_merging import MergingAttnProcessor, TokenMerging
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 from tests.exact import EXACT
 
 SHAPES = [

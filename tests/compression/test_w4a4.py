@@ -7,7 +7,7 @@ from sdhub.compression.formats import E2M1, nearest_levels
 from sdhub.compression.lowrank import randomized_svd
 from sdhub.compression.svdquant import Inputs, split
 from sdhub.compression.w4a4 import GROUP, linear, nearest_e2m1, rounded_inputs, rounded_weight
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 
 def gaussian(*shape, seed=0):

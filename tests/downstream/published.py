@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdhub.backends.base import backend_of
-from sdhub.sources import resolve
+from sdhub.checkpoint.resolve import resolve
 from tests.environments import environment
 from tests.runs import sdhub_json
 
@@ -49,7 +49,7 @@ def draw_with_sdhub(repo: str, url: str, picture: Path) -> None:
     """The same picture by sdhub's own reading of the published files."""
     import torch
 
-    from sdhub.variants import open_variant
+    from sdhub.workflow.variants import open_variant
 
     pipe = open_variant(repo, hub=url)
     pipe.set_progress_bar_config(disable=True)

@@ -57,13 +57,13 @@ def test_flux_and_its_t5_load_plainly(tmp_path):
     import torch
     from safetensors.torch import load_file
 
-    from sdhub import stages
     from sdhub.backends.sdnq import BACKEND
     from sdhub.checkpoint.inspect import inspect
     from sdhub.checkpoint.source import Source
-    from sdhub.endpoint import endpoint
-    from sdhub.progress import SILENT
+    from sdhub.core.endpoint import endpoint
+    from sdhub.core.progress import SILENT
     from sdhub.recipes.recipe import Affine, Component, LowRank
+    from sdhub.workflow import stages
     from tests.backends.flux import draw, flux_folder
 
     checkpoint = inspect(Source("folder", str(flux_folder(tmp_path / "flux"))))

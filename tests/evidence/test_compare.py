@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdhub.errors import EvidenceError
+from sdhub.core.errors import EvidenceError
 from sdhub.evidence.compare import Evidence, compare, folder_bytes, machine
 from sdhub.evidence.latency import Latency
 from sdhub.evidence.sampling import Sample, parse_sampling

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 from sdhub.evidence.curve import Series, draw_curve
 
 SERIES = [

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sdhub.core.errors import EvidenceError
 from sdhub.demo import emoji_sd
-from sdhub.errors import EvidenceError
 from sdhub.evidence.sampling import Prompt, Sampling, draw
 from tests.evidence.fakes import FakePipeline, sampling
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 from sdhub.evidence.sampling import Prompt, general_prompts, load_prompts, parse_sampling
 from tests.evidence.fakes import sampling
 

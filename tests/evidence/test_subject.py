@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdhub.errors import EvidenceError, UsageError
+from sdhub.core.errors import EvidenceError, UsageError
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.subject import encoder, pixels, subject_kept
 

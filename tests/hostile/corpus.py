@@ -48,7 +48,7 @@ CODE = f"import os\nopen(os.environ[{CANARY!r}], 'w').close()\n"
 
 def _inspect(source: Path | str, *loras: str, config: str | None = None) -> Call:
     def call() -> Any:
-        from sdhub.sources import resolve
+        from sdhub.checkpoint.resolve import resolve
 
         return resolve(str(source), loras, config)
 
@@ -449,7 +449,7 @@ def _published(manifest: Any, **files: bytes) -> Callable[[Path], Call]:
 
         def call() -> Any:
             from sdhub.publishing.verify import verify_folder
-            from sdhub.variants import vet_folder
+            from sdhub.workflow.variants import vet_folder
 
             findings = verify_folder(root, gate=vet_folder)
             assert any(each.status == "failed" for each in findings), "it passes"

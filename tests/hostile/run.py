@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sdhub.errors import SdhubError
+from sdhub.core.errors import SdhubError
 from sdhub.evidence.memory import peak_mib
 from tests.hostile.corpus import CASES
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sdhub.errors import SdhubError
+from sdhub.core.errors import SdhubError
 from sdhub.evidence.memory import peak_mib
 from tests.hostile.variants import CASES, SECRET, skeletons
 
@@ -75,12 +75,12 @@ def make_sound(root: Path) -> None:
     """A sound variant of every kind: those of OpenVINO and SDNQ are built, the others are skeletons."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    from sdhub import measure
     from sdhub.backends.base import backends
-    from sdhub.endpoint import endpoint
-    from sdhub.progress import SILENT
+    from sdhub.checkpoint.resolve import resolve
+    from sdhub.core.endpoint import endpoint
+    from sdhub.core.progress import SILENT
     from sdhub.recipes.recipe import Affine, Component, Float, Recipe
-    from sdhub.sources import resolve
+    from sdhub.workflow import measure
     from tests.checkpoint.tiny import tiny_text_encoder, tiny_unet, tiny_vae, tokenizer
 
     skeletons(root)
@@ -108,17 +108,17 @@ def make_sound(root: Path) -> None:
 
 def generate(folder: Path, out: Path) -> None:
     """`sdhub generate`."""
-    from sdhub.variants import draw_picture
+    from sdhub.workflow.variants import draw_picture
 
     draw_picture(folder, "x", out / "picture.png", steps=1)
 
 
 def verify(folder: Path, out: Path) -> None:
     """`sdhub verify`, where every file is as stated and all but the gate and the drawing has passed."""
-    from sdhub.progress import SILENT
+    from sdhub.core.progress import SILENT
     from sdhub.publishing.verify import verify_folder
-    from sdhub.variants import vet_folder
-    from sdhub.verify import draw_again
+    from sdhub.workflow.variants import vet_folder
+    from sdhub.workflow.verify import draw_again
 
     code = next(each for each in verify_folder(folder, gate=vet_folder) if each.name == "code")
     if code.status == "failed":
@@ -135,7 +135,7 @@ def space(folder: Path, out: Path) -> None:
 
 def gate(folder: Path, out: Path) -> None:
     """What every door begins with."""
-    from sdhub.variants import vet_folder
+    from sdhub.workflow.variants import vet_folder
 
     vet_folder(folder)
 

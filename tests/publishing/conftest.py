@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdhub.endpoint import embedded
+from sdhub.core.endpoint import embedded
 
 
 @pytest.fixture(scope="module")

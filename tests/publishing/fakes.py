@@ -12,11 +12,11 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from sdhub import plan, run, stages
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.variant.layout import Layout
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 from sdhub.recipes.recipe import Component, Float, Recipe
+from sdhub.workflow import plan, run, stages
 from tests.publishing.publications import evidence
 
 FAILS = "fake-broken"

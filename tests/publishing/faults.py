@@ -25,7 +25,7 @@ import huggingface_hub.utils._http as http
 import uvicorn
 from huggingface_hub import CommitOperationAdd, HfApi, set_client_factory
 
-from sdhub.errors import HubError
+from sdhub.core.errors import HubError
 from sdhub.hub.app import make_app
 from sdhub.hub.hub import open_hub
 from sdhub.hub.server import listen

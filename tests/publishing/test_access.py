@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from sdhub.errors import HubError
-from sdhub.publishing import access, retry
-from sdhub.publishing.access import check_token, client, is_public_hub, speaking
+from sdhub.core import access, retry
+from sdhub.core.access import check_token, client, is_public_hub, speaking
+from sdhub.core.errors import HubError
 from sdhub.publishing.remote import git_blob_id
 
 TOKEN = "hf_very_secret"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from sdhub.checkpoint.checkpoint import License, PinnedLora, Source
-from sdhub.errors import CheckError
+from sdhub.core.errors import CheckError
 from sdhub.publishing import markdown, words
 from sdhub.publishing.card import card, extract_usage, index_card
 from sdhub.publishing.package import Package

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import HfApi
 from PIL import Image
 
-from sdhub.errors import CheckError, HubError
+from sdhub.core.errors import CheckError, HubError
 from sdhub.publishing.check import check
 from sdhub.publishing.push import push
 from sdhub.publishing.repository import assemble
@@ -88,7 +88,7 @@ def test_private_repositories_and_pull_requests(hub, published, capsys):
     ("lines", "why"),
     [
         ("import sdhub\n" + DRAW, "must not need sdhub"),
-        ("import sdhub.errors\n" + DRAW, "must not need sdhub"),
+        ("import sdhub.core.errors\n" + DRAW, "must not need sdhub"),
         ("print('nothing')\n", "0 PNG pictures"),
         ("raise ValueError('no\\nsuch thing')\n", "no | such thing"),
         ("import os, sys\nsys.exit(str(sorted(os.environ)))\n", "HF_HOME"),

@@ -8,12 +8,12 @@ import zipfile
 
 import pytest
 
-from sdhub.compiled import add_compiled, compile_folder
-from sdhub.errors import BuildError, CheckError, UnsupportedError
+from sdhub.core.errors import BuildError, CheckError, UnsupportedError
 from sdhub.publishing.download import download
 from sdhub.publishing.package import sha256_of
 from sdhub.publishing.verify import verify_folder
-from sdhub.variants import vet_folder
+from sdhub.workflow.compiled import add_compiled, compile_folder
+from sdhub.workflow.variants import vet_folder
 from tests.hubs import running_hub
 
 NAME = "coreml-emoji-6bit"

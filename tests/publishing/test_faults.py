@@ -9,12 +9,12 @@ import httpx
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from sdhub.errors import HubError
-from sdhub.progress import Progress
-from sdhub.publishing import retry
-from sdhub.publishing.access import check_token
+from sdhub.core import retry
+from sdhub.core.access import check_token
+from sdhub.core.errors import HubError
+from sdhub.core.progress import Progress
+from sdhub.core.retry import Patience, asked_for, passes, patiently
 from sdhub.publishing.push import push
-from sdhub.publishing.retry import Patience, asked_for, passes, patiently
 from tests.publishing.faults import TOKEN, faulty_hub, hasty, make_folder, runs
 
 SEEDS = range(1000, 1016)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sdhub.checkpoint.checkpoint import License
-from sdhub.errors import LicenseError, UsageError
+from sdhub.core.errors import LicenseError, UsageError
 from sdhub.publishing.license import ids, settle
 from sdhub.publishing.privacy import target_private
 from tests.publishing.publications import checkpoint

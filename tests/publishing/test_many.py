@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from sdhub import many
-from sdhub.errors import BuildError, SourceError
-from sdhub.job import Options
-from sdhub.many import Order, Outcome, publish_many
-from sdhub.progress import Progress
+from sdhub.core.errors import BuildError, SourceError
+from sdhub.core.progress import Progress
+from sdhub.workflow import many
+from sdhub.workflow.job import Options
+from sdhub.workflow.many import Order, Outcome, publish_many
 
 GIB = 2**30
 

@@ -5,7 +5,7 @@ from huggingface_hub.utils import validate_repo_id
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 from sdhub.publishing.names import MAX_LENGTH, repository_id, repository_name
 
 TEMPLATE = "{model}-openvino-{treatment}"

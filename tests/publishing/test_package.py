@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sdhub.errors import UnsafeError
+from sdhub.core.errors import UnsafeError
 from sdhub.publishing import package
 from sdhub.publishing.package import Limits, pack, sums, unpack
 

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from sdhub.errors import HubError, PrivacyError
+from sdhub.core.errors import HubError, PrivacyError
 from sdhub.publishing import push as pushing
 from sdhub.publishing.package import regular_files
 from sdhub.publishing.push import push

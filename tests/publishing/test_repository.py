@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from sdhub.checkpoint.checkpoint import PinnedLora
-from sdhub.errors import BuildError, UnsafeError
+from sdhub.core.errors import BuildError, UnsafeError
+from sdhub.core.work import digest
 from sdhub.publishing.package import regular_files
 from sdhub.publishing.repository import assemble, read_manifest
-from sdhub.work import digest
 from tests.publishing.publications import SHA, checkpoint, publication, recipe
 
 

@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 from huggingface_hub import HfApi
 
-from sdhub.errors import CheckError
+from sdhub.core.errors import CheckError
 from sdhub.publishing.push import push
 from sdhub.publishing.remote import compare
 from sdhub.publishing.repository import assemble

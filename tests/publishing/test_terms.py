@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sdhub.checkpoint.checkpoint import License, PinnedLora
-from sdhub.errors import LicenseError
+from sdhub.core.errors import LicenseError
 from sdhub.publishing.terms import settle_all
 from tests.publishing.publications import checkpoint
 

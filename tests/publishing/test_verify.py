@@ -8,14 +8,14 @@ import zipfile
 
 import pytest
 
-from sdhub.errors import CheckError, SourceError
+from sdhub.core.errors import CheckError, SourceError
 from sdhub.publishing.download import download
 from sdhub.publishing.push import push
 from sdhub.publishing.repository import assemble
 from sdhub.publishing.verify import verify_folder
 from sdhub.recipes.recipe import parse_recipe
-from sdhub.variants import vet_folder
-from sdhub.verify import verify
+from sdhub.workflow.variants import vet_folder
+from sdhub.workflow.verify import verify
 from tests.publishing.publications import honest
 
 

@@ -11,11 +11,11 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from sdhub.checkpoint.checkpoint import License
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.errors import LicenseError, UsageError
 from sdhub.demo import emoji_sd
-from sdhub.errors import LicenseError, UsageError
-from sdhub.job import Options
-from sdhub.publish import publish
-from sdhub.sources import resolve
+from sdhub.workflow.job import Options
+from sdhub.workflow.publish import publish
 from tests.publishing.fakes import FAILS, fake_backend, gated
 
 BOTH = ("fake-one", "fake-two")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sdhub.errors import UnsupportedError, UsageError
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.errors import UnsupportedError, UsageError
 from sdhub.recipes.adjust import Adjustment, parse_size, parse_static
 from sdhub.recipes.calibration import calibration_for
 from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import Recipe
-from sdhub.sources import resolve
 
 
 def recipe() -> Recipe:

@@ -7,8 +7,8 @@ from itertools import product
 
 import pytest
 
-from sdhub.errors import UsageError
-from sdhub.recipes.allocation import Option, Options, allocate, loyal, path, total
+from sdhub.analysis.allocation import Option, Options, allocate, loyal, path, total
+from sdhub.core.errors import UsageError
 
 
 def problem(seed: int, layers: int = 5) -> Options:

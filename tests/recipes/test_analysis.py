@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from sdhub.errors import RecipeError, UsageError
-from sdhub.recipes.allocation import Option, total
-from sdhub.recipes.analysis import MOST_DB, Analysis, Subject
+from sdhub.analysis.allocation import Option, total
+from sdhub.analysis.analysis import MOST_DB, Analysis, Subject
+from sdhub.core.errors import RecipeError, UsageError
 from sdhub.recipes.recipe import Calibration, Component, Float, Palette, Recipe, parse_recipe
 
 TREATMENTS = (Palette(bits=2), Palette(bits=4), Palette(bits=8), Float())

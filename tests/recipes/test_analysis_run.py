@@ -13,12 +13,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 from typer.testing import CliRunner
 
-from sdhub.analyze import repair
+from sdhub.analysis import sensitivity
+from sdhub.analysis.laboratory import Laboratory
+from sdhub.core.work import Work
 from sdhub.demo import emoji_sd
-from sdhub.recipes import sensitivity
-from sdhub.recipes.laboratory import Laboratory
 from sdhub.recipes.recipe import Calibration, Component, Float, Palette, Recipe, load_recipe
-from sdhub.work import Work
+from sdhub.workflow.analyze import repair
 
 SETTING = Calibration(
     prompts=("pear", "fox"),
@@ -120,14 +120,14 @@ def fine_tune(pipeline: Any, steps: int) -> None:
 
 def test_the_command_writes_a_recipe_and_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sdhub.backends.coreml.backend import BACKEND
+    from sdhub.checkpoint.resolve import resolve
     from sdhub.cli.app import app
-    from sdhub.sources import resolve
 
     monkeypatch.setenv("SDHUB_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("sdhub.recipes.laboratory.PROMPTS", 1)
-    monkeypatch.setattr("sdhub.recipes.laboratory.STEPS", 1)
-    monkeypatch.setattr("sdhub.recipes.laboratory.LEAST", 200_000)
-    monkeypatch.setattr("sdhub.analyze.CURVE_CHECKS", ())
+    monkeypatch.setattr("sdhub.analysis.laboratory.PROMPTS", 1)
+    monkeypatch.setattr("sdhub.analysis.laboratory.STEPS", 1)
+    monkeypatch.setattr("sdhub.analysis.laboratory.LEAST", 200_000)
+    monkeypatch.setattr("sdhub.workflow.analyze.CURVE_CHECKS", ())
     file, apple, curve = (tmp_path / name for name in ("mixed.json", "apple.json", "curve.svg"))
     call = ["analyze", "demo", "--budget", "4bits", "--widths", "2,6", "-o", str(file), "--apple", str(apple)]
     ran = CliRunner().invoke(app, [*call, "--curve", str(curve), "--json"], catch_exceptions=False)

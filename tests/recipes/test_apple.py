@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from sdhub.errors import RecipeError
-from sdhub.recipes.apple import AppleFile, AppleRecipe, applied, exported, load_apple, parse_apple, write_apple
+from sdhub.analysis.apple import AppleFile, AppleRecipe, applied, exported, load_apple, parse_apple, write_apple
+from sdhub.core.errors import RecipeError
 from sdhub.recipes.recipe import Affine, Float, Palette
 
 FILE = {

@@ -6,7 +6,7 @@ import json
 import jsonschema
 import pytest
 
-from sdhub.errors import RecipeError
+from sdhub.core.errors import RecipeError
 from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import Affine, Component, Float, Recipe, json_schema, load_recipe, parse_recipe
 

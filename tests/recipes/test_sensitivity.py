@@ -8,12 +8,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from sdhub.analysis.sensitivity import Trace, candidates, errors, factors, sample, scales, trace
 from sdhub.compression.calibration import LayerStatistics
 from sdhub.compression.gptq import gptq
 from sdhub.compression.palettize import palettize
 from sdhub.demo import emoji_sd
 from sdhub.recipes.recipe import Affine, Calibration, Float, LowRank, Palette, Treatment
-from sdhub.recipes.sensitivity import Trace, candidates, errors, factors, sample, scales, trace
 from sdhub.recipes.treatments import dequantized, offers, size_of
 
 SETTING = Calibration(
@@ -58,7 +58,7 @@ def test_tracing_leaves_no_trace(pipeline: Any) -> None:
 
 def test_computing_calls_anew_gives_the_same_gradients(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = trace(pipeline, SETTING, 0, "unet", LAYERS[:1])
-    monkeypatch.setattr("sdhub.recipes.sensitivity.LARGE", 0)
+    monkeypatch.setattr("sdhub.analysis.sensitivity.LARGE", 0)
     again = trace(pipeline, SETTING, 0, "unet", LAYERS[:1])
     assert torch.allclose(
         kept.gradients[LAYERS[0]].float(), again.gradients[LAYERS[0]].float(), rtol=0.02, atol=1e-7

@@ -7,7 +7,7 @@ import torch
 
 from sdhub.compression.calibration import LayerStatistics
 from sdhub.compression.gptq import output_error
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 from sdhub.recipes.recipe import Affine, Component, Float, Palette
 from sdhub.recipes.weights import compress, treatments
 

@@ -16,12 +16,12 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import UnsupportedError, UsageError
-from sdhub.job import Options
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import UnsupportedError, UsageError
+from sdhub.core.work import Work
 from sdhub.spaces.sources import space_files
 from sdhub.watching.orders import Order, Task
-from sdhub.work import Work
+from sdhub.workflow.job import Options
 from tests.spaces.sources import space_module
 
 bounds = space_module("publisher", "bounds")

@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
-from sdhub.endpoint import Endpoint
-from sdhub.errors import CheckError, PrivacyError, SourceError, UnsupportedError, UsageError
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.errors import CheckError, PrivacyError, SourceError, UnsupportedError, UsageError
 from sdhub.spaces.demo import Shown, demo_files, fit, readme, space_name
 from sdhub.spaces.deploy import deploy
 from sdhub.spaces.publish import deploy_demo

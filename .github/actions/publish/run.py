@@ -134,8 +134,8 @@ def _what(inputs: dict[str, Any], variants: list[str]) -> list[str]:
 
 def is_published(plan: dict[str, Any], variant: dict[str, Any], inputs: dict[str, Any]) -> bool:
     """Whether the Hub has this recipe of this commit; no where that cannot be told."""
-    from sdhub.endpoint import Endpoint, endpoint
-    from sdhub.errors import SdhubError
+    from sdhub.core.endpoint import Endpoint, endpoint
+    from sdhub.core.errors import SdhubError
     from sdhub.watching.orders import Task
     from sdhub.watching.published import is_published as asked
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sdhub.backends.coreml.layers import Pointwise, static
-from sdhub.errors import UnsupportedError
+from sdhub.core.errors import UnsupportedError
 
 QUERIES = 512  # that `split_einsum_v2` takes at a time
 

@@ -13,10 +13,10 @@ from sdhub.backends.coreml.specs import BLOCKS, STEP, USUAL, USUAL_UNET
 from sdhub.backends.reasons import reason, unusual
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.schedulers import fractional
-from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
-from sdhub.progress import Progress
+from sdhub.core.documents import shown
+from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
+from sdhub.core.progress import Progress
 from sdhub.recipes.calibration import calibration_for
 from sdhub.recipes.presets import PRESETS, mixed_bits, preset
 from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Treatment

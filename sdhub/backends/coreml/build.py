@@ -28,10 +28,10 @@ from sdhub.backends.coreml.specs import (
 )
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.vocabulary import write_bpe_files
-from sdhub.errors import BuildError, RecipeError
-from sdhub.nearly import meant
-from sdhub.progress import Progress
-from sdhub.quiet import quiet
+from sdhub.core.errors import BuildError, RecipeError
+from sdhub.core.nearly import meant
+from sdhub.core.progress import Progress
+from sdhub.core.quiet import quiet
 from sdhub.recipes.calibration import calibrate
 from sdhub.recipes.recipe import Component, Recipe
 from sdhub.recipes.weights import compress, treatments

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sdhub.backends.coreml.program import block_of, constant, is_constant, named, operations, reads, rename
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 WINDOW = 0.05  # how far from the middle, as a share of all weights, a place that fewer numbers cross is looked for
 INSIDE = "_half"  # ends the names of what goes across, where it has 16 bits

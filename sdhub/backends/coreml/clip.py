@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdhub.errors import UnsupportedError
+from sdhub.core.errors import UnsupportedError
 
 MASKED = -1e4  # minus infinity is no number for the Neural Engine
 

@@ -20,7 +20,7 @@ from sdhub.backends.coreml.program import named
 from sdhub.compression.affine import Grid
 from sdhub.compression.packing.bits import pack_bits
 from sdhub.compression.palettize import Palette
-from sdhub.errors import BuildError, UnsupportedError
+from sdhub.core.errors import BuildError, UnsupportedError
 
 Array: TypeAlias = npt.NDArray[Any]
 Codes: TypeAlias = Palette | Grid

@@ -16,10 +16,10 @@ from sdhub.backends.coreml.package import write_package
 from sdhub.backends.coreml.program import operations
 from sdhub.backends.coreml.skeleton import Weights, converting, number_of, trace
 from sdhub.backends.coreml.specs import ComponentSpec, Features, Options, Shape
-from sdhub.errors import BuildError, MissingExtraError, RecipeError
-from sdhub.progress import SILENT, Progress
-from sdhub.quiet import quiet
-from sdhub.scratch import temporary
+from sdhub.core.errors import BuildError, MissingExtraError, RecipeError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.quiet import quiet
+from sdhub.core.scratch import temporary
 
 # Passes of coremltools for what these models have not. Each looks at every operation, and checks the program
 # afterwards, which is what conversion spends most of its time with.

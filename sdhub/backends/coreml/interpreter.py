@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sdhub.backends.coreml.mil.description import SCALARS, Description, Feature, describe
 from sdhub.backends.coreml.mil.files import PackageFiles, parse
 from sdhub.backends.coreml.mil.program import Program, read_program
-from sdhub.errors import BuildError, MissingExtraError, UsageError
+from sdhub.core.errors import BuildError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     import torch

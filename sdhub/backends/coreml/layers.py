@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdhub.errors import UnsupportedError
+from sdhub.core.errors import UnsupportedError
 
 Shape: TypeAlias = tuple[int, ...]
 

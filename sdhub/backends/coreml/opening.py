@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.coreml.vetting import ATTENTIONS
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 if TYPE_CHECKING:
     import torch

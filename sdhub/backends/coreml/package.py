@@ -15,7 +15,7 @@ from sdhub.backends.coreml.program import block_of, file_values, operations, ren
 from sdhub.backends.coreml.skeleton import Weight, number_of
 from sdhub.compression.affine import Grid
 from sdhub.compression.palettize import Palette
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 AUTHOR = "com.apple.CoreML"
 DATA = "Data"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sdhub.checkpoint.families import PIPELINES
 from sdhub.checkpoint.known import SCHEDULERS, TOKENIZERS
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 CARRIED = ("scheduler", "tokenizer", "tokenizer_2")
 SETTINGS = ("requires_aesthetics_score", "force_zeros_for_empty_prompt")

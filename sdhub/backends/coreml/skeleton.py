@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 SMALL = 4096  # numbers in a tensor that goes through the converter as it is
 MARK = "sdhub_weight"

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sdhub.errors import BuildError, UnsupportedError, UsageError
-from sdhub.nearly import meant
+from sdhub.core.errors import BuildError, UnsupportedError, UsageError
+from sdhub.core.nearly import meant
 
 Scalar = Literal["float16", "float32"]
 TEXT = 77  # tokens

@@ -16,7 +16,7 @@ from sdhub.backends.coreml.attention import IMPLEMENTATIONS, Attend, Attention
 from sdhub.backends.coreml.layers import ChannelNorm, FeedForward, Pointwise, Sinusoids, pixels, static, tokens
 from sdhub.backends.coreml.specs import GUIDANCE, USUAL, USUAL_UNET
 from sdhub.backends.reasons import unusual
-from sdhub.errors import UnsupportedError
+from sdhub.core.errors import UnsupportedError
 
 
 class Embedding(nn.Module):

@@ -10,9 +10,9 @@ from sdhub.backends.variant.configs import config, written
 from sdhub.backends.variant.files import BESIDE
 from sdhub.backends.variant.keys import HINT
 from sdhub.backends.variant.layout import File, Layout, Variant
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.families import PIPELINES
-from sdhub.errors import SourceError, UnsafeError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsafeError
 
 ATTENTIONS = ("split_einsum", "split_einsum_v2", "original")
 ANY = rf"({'|'.join(ATTENTIONS)})"

@@ -16,8 +16,8 @@ from sdhub.backends.reasons import TINY, reason
 from sdhub.backends.variant.beside import load_beside
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.errors import MissingExtraError, RecipeError, UnsupportedError
-from sdhub.progress import Progress
+from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
+from sdhub.core.progress import Progress
 from sdhub.recipes.calibration import LARGE, calibration_for
 from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import Affine, Calibration, Component, Float, Recipe, Treatment

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdhub.progress import SILENT, Progress
+from sdhub.core.progress import SILENT, Progress
 from sdhub.recipes.recipe import Calibration
 
 if TYPE_CHECKING:

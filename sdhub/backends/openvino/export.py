@@ -17,12 +17,12 @@ from sdhub.backends.openvino.quantize import compress, smoothing_of
 from sdhub.backends.openvino.sensitivity import Cost, sensitivities, spare
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.vocabulary import write_bpe_files
-from sdhub.errors import BuildError, MissingExtraError, RecipeError
-from sdhub.nearly import meant
-from sdhub.progress import Progress
-from sdhub.quiet import quiet
+from sdhub.core.errors import BuildError, MissingExtraError, RecipeError
+from sdhub.core.nearly import meant
+from sdhub.core.progress import Progress
+from sdhub.core.quiet import quiet
+from sdhub.core.scratch import temporary
 from sdhub.recipes.recipe import Affine, Calibration, Component, Recipe
-from sdhub.scratch import temporary
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics

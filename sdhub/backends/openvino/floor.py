@@ -10,10 +10,10 @@ from typing import Any
 
 from sdhub.backends.openvino.export import compress_part, convert, prepare
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.errors import UnsupportedError
-from sdhub.progress import Progress
+from sdhub.core.errors import UnsupportedError
+from sdhub.core.progress import Progress
+from sdhub.core.scratch import temporary
 from sdhub.recipes.recipe import Affine, Recipe
-from sdhub.scratch import temporary
 
 SHARES = (0.0, 0.01, 0.02, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 LEAST = 0.01  # so that costs are measured

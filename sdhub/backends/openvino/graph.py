@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.backends.openvino import telemetry
-from sdhub.errors import BuildError
-from sdhub.foreign import told
+from sdhub.core.errors import BuildError
+from sdhub.core.foreign import told
 
 MODEL = "openvino_model.xml"
 # The converter names operations after the module and the torch function that they come from.

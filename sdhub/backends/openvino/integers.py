@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino import constants
 from sdhub.backends.openvino.graph import moves
-from sdhub.progress import SILENT, Progress
+from sdhub.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import torch

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino import constants, graph
 from sdhub.backends.openvino.integers import compute_in_integers
-from sdhub.errors import BuildError
-from sdhub.progress import SILENT, Progress
-from sdhub.quiet import quiet
+from sdhub.core.errors import BuildError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.quiet import quiet
 from sdhub.recipes.recipe import Affine, Component, Treatment
 
 if TYPE_CHECKING:

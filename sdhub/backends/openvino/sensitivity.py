@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino.calls import latents_of, run
-from sdhub.progress import SILENT, Progress
+from sdhub.core.progress import SILENT, Progress
 from sdhub.recipes.recipe import Affine
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.backends.openvino import graph
-from sdhub.errors import UnsupportedError
-from sdhub.quiet import quiet
+from sdhub.core.errors import UnsupportedError
+from sdhub.core.quiet import quiet
 
 TEXTS = ("input_ids", "attention_mask", "encoder_hidden_states")
 UNGUIDED = frozenset({"turbo", "lcm"})  # traits of checkpoints whose denoiser is passed once for each step

@@ -17,8 +17,8 @@ from sdhub.backends.variant.configs import config
 from sdhub.backends.variant.files import BESIDE
 from sdhub.backends.variant.keys import HINT
 from sdhub.backends.variant.layout import File, Layout, Variant
-from sdhub.checkpoint.documents import shown
-from sdhub.errors import SourceError, UnsafeError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsafeError
 
 MAX_GRAPH = 64 * 2**20  # those of the largest denoisers have some ten million bytes
 MAX_DEPTH = 64

@@ -19,9 +19,9 @@ from sdhub.backends.sdnq.formats import (
 )
 from sdhub.backends.seen import seen_inputs
 from sdhub.backends.streaming import copy_rest, stream
-from sdhub.errors import BuildError, MissingExtraError, RecipeError
-from sdhub.nearly import meant
-from sdhub.progress import Progress
+from sdhub.core.errors import BuildError, MissingExtraError, RecipeError
+from sdhub.core.nearly import meant
+from sdhub.core.progress import Progress
 from sdhub.recipes.recipe import Component, Float, Recipe
 
 # transformers' T5 casts what it gives this layer to the type of its weight, unless that is int8.

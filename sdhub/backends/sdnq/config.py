@@ -8,8 +8,8 @@ from typing import Any
 
 from sdhub.backends.sdnq.formats import DTYPES, Format
 from sdhub.backends.variant.keys import HINT, vet_keys, vet_names
-from sdhub.checkpoint.documents import shown
-from sdhub.errors import BuildError, SourceError
+from sdhub.core.documents import shown
+from sdhub.core.errors import BuildError, SourceError
 
 METHOD = "sdnq"
 VERSION = "0.2.8"

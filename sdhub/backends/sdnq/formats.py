@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sdhub.errors import BuildError, UnsupportedError, UsageError
+from sdhub.core.errors import BuildError, UnsupportedError, UsageError
 from sdhub.recipes.recipe import Affine, Float, LowRank, Treatment
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 SDXL, FLUX = "NunchakuSDXLUNet2DConditionModel", "NunchakuFluxTransformer2dModel"
 QKV = ("to_q", "to_k", "to_v")

@@ -18,8 +18,8 @@ from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.load import LOADABLE
-from sdhub.errors import RecipeError, UnsupportedError
-from sdhub.progress import Progress
+from sdhub.core.errors import RecipeError, UnsupportedError
+from sdhub.core.progress import Progress
 from sdhub.recipes.presets import PRESETS, find, preset
 from sdhub.recipes.recipe import Affine, Float, LowRank, Recipe, Treatment
 

@@ -15,9 +15,9 @@ from sdhub.backends.svdquant.arrangement import FLUX, arrangement_of
 from sdhub.backends.svdquant.lite import METHOD, W4A4, Format, decode, encode, format_of, quantization_config
 from sdhub.backends.svdquant.targets import layers_of
 from sdhub.checkpoint.configs import keep_component
-from sdhub.checkpoint.documents import parse_object
-from sdhub.errors import BuildError, MissingExtraError
-from sdhub.progress import Progress
+from sdhub.core.documents import parse_object
+from sdhub.core.errors import BuildError, MissingExtraError
+from sdhub.core.progress import Progress
 from sdhub.recipes.recipe import Recipe
 
 if TYPE_CHECKING:

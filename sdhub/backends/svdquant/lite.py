@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sdhub.backends.variant.keys import HINT, vet_keys, vet_names
-from sdhub.errors import BuildError, SdhubError, SourceError, UnsupportedError
+from sdhub.core.errors import BuildError, SdhubError, SourceError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Float, LowRank, Treatment
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.keys import HINT, vet_keys
 from sdhub.backends.variant.layout import File, Layout, Variant
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.documents import parse_object, shown
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.load import LOADABLE
-from sdhub.errors import BuildError, SdhubError, SourceError, UnsafeError, UnsupportedError
-from sdhub.progress import Progress
+from sdhub.core.documents import parse_object, shown
+from sdhub.core.errors import BuildError, SdhubError, SourceError, UnsafeError, UnsupportedError
+from sdhub.core.progress import Progress
 from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import LowRank, Recipe
 

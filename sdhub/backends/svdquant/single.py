@@ -27,8 +27,8 @@ from sdhub.backends.svdquant.lite import (
     split_layer,
     tensors_in,
 )
-from sdhub.errors import BuildError, SdhubError
-from sdhub.progress import Progress
+from sdhub.core.errors import BuildError, SdhubError
+from sdhub.core.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sdhub.backends.svdquant.lite import W4A4, W4A16, Format, format_of
-from sdhub.errors import RecipeError
-from sdhub.nearly import meant
+from sdhub.core.errors import RecipeError
+from sdhub.core.nearly import meant
 from sdhub.recipes.recipe import Component
 
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")

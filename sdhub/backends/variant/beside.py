@@ -8,9 +8,9 @@ from typing import Any
 
 from sdhub.backends.variant.gate import INDEX
 from sdhub.checkpoint.known import SCHEDULERS, TOKENIZERS
-from sdhub.errors import BuildError
-from sdhub.foreign import told
-from sdhub.quiet import quiet
+from sdhub.core.errors import BuildError
+from sdhub.core.foreign import told
+from sdhub.core.quiet import quiet
 
 
 def load_beside(view: Path) -> dict[str, Any]:

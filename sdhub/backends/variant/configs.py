@@ -9,11 +9,11 @@ from typing import Any
 from sdhub.backends.variant.keys import HINT
 from sdhub.backends.variant.layout import Variant
 from sdhub.checkpoint.configs import keep_component
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.known import TOKENIZERS
 from sdhub.checkpoint.safety import vet_config
 from sdhub.checkpoint.tokens import keep_tokenizer
-from sdhub.errors import SourceError, UnsafeError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsafeError
 
 REACHING = frozenset({"attribute_map", "config_class", "init_inputs", "transformers_weights"})
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sdhub.backends.variant.configs import config, scheduler, tokenizer
 from sdhub.backends.variant.layout import File, Variant
-from sdhub.checkpoint.documents import parse_object, shown
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.tree import MAX_INDEX, MIB
-from sdhub.errors import SourceError, UnsafeError
+from sdhub.core.documents import parse_object, shown
+from sdhub.core.errors import SourceError, UnsafeError
 
 MAX_VOCABULARY = 64 * MIB  # Gemma's have 34 million bytes
 TOKENIZER = r"tokenizer(_[23])?"

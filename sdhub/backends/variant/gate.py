@@ -11,11 +11,11 @@ from typing import Any
 
 from sdhub.backends.variant.keys import HINT
 from sdhub.backends.variant.layout import ROLES, SETTINGS, Entry, File, Layout, Variant
-from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.known import CLASSES, UNLOADED
 from sdhub.checkpoint.safety import PICKLES, is_code
 from sdhub.checkpoint.tree import MAX_DOCUMENT, Folder, check_path
-from sdhub.errors import SourceError, UnsafeError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsafeError
 
 INDEX = "model_index.json"
 MAX_COPIED = 512 * 2**20  # bytes of a view that are not linked to, which are held in memory

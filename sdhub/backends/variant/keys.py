@@ -6,8 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sdhub.checkpoint.documents import shown
-from sdhub.errors import SourceError, UnsafeError
+from sdhub.core.documents import shown
+from sdhub.core.errors import SourceError, UnsafeError
 
 LAYER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,255}")
 MOST_NAMES = 100_000

@@ -73,7 +73,7 @@ class Variant:
 
     def where(self, path: str) -> str:
         """The file in words."""
-        from sdhub.checkpoint.documents import shown
+        from sdhub.core.documents import shown
 
         return f"{shown(path)} of {self.tree.where}"
 

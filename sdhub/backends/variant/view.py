@@ -11,9 +11,9 @@ from typing import Any
 
 from sdhub.backends.variant.gate import Vetted, vet
 from sdhub.backends.variant.layout import Layout
-from sdhub.errors import BuildError
-from sdhub.foreign import told
-from sdhub.scratch import temporary
+from sdhub.core.errors import BuildError
+from sdhub.core.foreign import told
+from sdhub.core.scratch import temporary
 
 
 def lay(vetted: Vetted, view: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.packing.layout import contiguous, to_signed, to_unsigned
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 
 def packed_size(count: int, bits: int) -> int:

@@ -9,7 +9,7 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 
 @dataclass(frozen=True)

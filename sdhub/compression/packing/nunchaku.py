@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdhub.compression.packing.bits import pack_bits, unpack_bits
 from sdhub.compression.packing.order import Order
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 TILE = 128
 RANK = 16

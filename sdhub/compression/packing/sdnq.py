@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.packing.layout import Field, Layout, contiguous, to_signed, to_unsigned
-from sdhub.errors import UsageError
+from sdhub.core.errors import UsageError
 
 
 def _layout(bits: int, values: int, rest: Sequence[tuple[int, int, int, int, int]]) -> Layout:

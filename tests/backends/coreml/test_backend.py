@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from sdhub import measure
 from sdhub.backends.coreml.backend import BACKEND
 from sdhub.backends.coreml.interpreter import open_package
 from sdhub.backends.coreml.pipeline import Autoencoder, Denoiser, TextEncoder
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.endpoint import endpoint
-from sdhub.errors import BuildError, RecipeError, UnsupportedError
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.endpoint import endpoint
+from sdhub.core.errors import BuildError, RecipeError, UnsupportedError
+from sdhub.core.progress import SILENT
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling, draw
-from sdhub.progress import SILENT
 from sdhub.recipes.adjust import Adjustment
 from sdhub.recipes.recipe import Affine, Component, Palette, Recipe
-from sdhub.sources import resolve
+from sdhub.workflow import measure
 
 ATTENTIONS = ("original", "split_einsum", "split_einsum_v2")
 SAMPLING = Sampling((Prompt("pizza", 1),), steps=6, guidance=4.0, width=64, height=64)

@@ -10,20 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdhub import measure
 from sdhub.backends.coreml.backend import BACKEND
 from sdhub.backends.coreml.interpreter import open_package
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.companions import load_all
 from sdhub.checkpoint.remote import Hub
-from sdhub.endpoint import endpoint
-from sdhub.errors import SourceError, UnsupportedError
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.endpoint import endpoint
+from sdhub.core.errors import SourceError, UnsupportedError
+from sdhub.core.progress import SILENT
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling, draw
-from sdhub.plan import choose
-from sdhub.progress import SILENT
 from sdhub.recipes.adjust import Adjustment
-from sdhub.sources import resolve
+from sdhub.workflow import measure
+from sdhub.workflow.plan import choose
 from tests.backends.coreml import models
 from tests.checkpoint.tiny import copy_demo, tokenizer
 

@@ -17,7 +17,7 @@ from sdhub.backends.coreml import specs
 from sdhub.backends.coreml.convert import convert_component
 from sdhub.backends.coreml.interpreter import open_package
 from sdhub.backends.coreml.specs import ComponentSpec, Options, Shape
-from sdhub.errors import UnsupportedError, UsageError
+from sdhub.core.errors import UnsupportedError, UsageError
 from tests.backends.coreml import models
 
 HALF, FULL = "float16", "float32"

@@ -21,7 +21,7 @@ from sdhub.backends.coreml.interpreter import open_package
 from sdhub.backends.coreml.specs import ComponentSpec, Feature, Options, Shape
 from sdhub.compression.affine import Grid, quantize
 from sdhub.compression.palettize import Palette, palettize
-from sdhub.errors import BuildError, RecipeError, UnsupportedError
+from sdhub.core.errors import BuildError, RecipeError, UnsupportedError
 from tests.backends.coreml import models
 
 SMALL = Shape(64, 64)

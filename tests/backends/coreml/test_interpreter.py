@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sdhub.backends.coreml.interpreter import open_package
-from sdhub.errors import BuildError, UnsafeError, UsageError
+from sdhub.core.errors import BuildError, UnsafeError, UsageError
 from tests.backends.coreml.programs import run, save, snr
 
 pytest.importorskip("coremltools")

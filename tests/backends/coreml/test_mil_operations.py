@@ -318,7 +318,7 @@ def test_dequantize_is_scale_times_difference(tmp_path):
 
 
 def test_an_index_out_of_range_is_refused(tmp_path):
-    from sdhub.errors import BuildError
+    from sdhub.core.errors import BuildError
 
     inputs = [COUNTS, np.array([7], np.int32)]
     package = opened(tmp_path, lambda x, i: mb.gather(x=x, indices=i, axis=0), inputs)

@@ -10,7 +10,7 @@ import pytest
 from sdhub.backends.coreml.mil.packing import unpack
 from sdhub.backends.coreml.mil.types import SCALARS, TensorType
 from sdhub.backends.coreml.mil.weights import WeightFile
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 pytest.importorskip("coremltools")
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from sdhub import measure
 from sdhub.backends.coreml.backend import BACKEND
 from sdhub.backends.coreml.interpreter import open_package
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.endpoint import endpoint
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.endpoint import endpoint
+from sdhub.core.progress import SILENT
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling, draw
-from sdhub.progress import SILENT
-from sdhub.sources import resolve
+from sdhub.workflow import measure
 from tests.backends.coreml import models
 from tests.checkpoint.test_load import sdxl
 from tests.checkpoint.tiny import PROJECTION_2, WIDTH, WIDTH_2

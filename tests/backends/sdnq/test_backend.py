@@ -12,9 +12,9 @@ from sdhub.backends.sdnq.build import layers_of
 from sdhub.backends.sdnq.config import format_in
 from sdhub.backends.sdnq.formats import Format
 from sdhub.checkpoint.families import FAMILIES
-from sdhub.errors import BuildError, RecipeError, UnsafeError, UnsupportedError
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.errors import BuildError, RecipeError, UnsafeError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank
-from sdhub.sources import resolve
 from tests.backends.built import build, hashes, noise_predictions, recipe_for
 from tests.backends.sdnq.sizes import stored_bytes
 
@@ -61,9 +61,9 @@ def test_quantized_layers_have_their_tensors_and_others_are_float16(variant):
 
 
 def test_it_predicts_nearly_the_noise_of_the_base(variant, checkpoint):
-    from sdhub import measure
-    from sdhub.endpoint import endpoint
-    from sdhub.progress import SILENT
+    from sdhub.core.endpoint import endpoint
+    from sdhub.core.progress import SILENT
+    from sdhub.workflow import measure
 
     assert BACKEND.recognizes(variant)
     base = noise_predictions(measure.load_base(checkpoint, endpoint(None), SILENT))
@@ -174,9 +174,9 @@ def test_a_fused_text_encoder_is_the_one_that_is_saved(checkpoint, tmp_path):
     """`sdnq` saves text encoders by way of transformers: nothing of a LoRA but its sum is in the files."""
     from safetensors.torch import save_file
 
-    from sdhub import measure
-    from sdhub.endpoint import endpoint
-    from sdhub.progress import SILENT
+    from sdhub.core.endpoint import endpoint
+    from sdhub.core.progress import SILENT
+    from sdhub.workflow import measure
 
     layer = "text_model.encoder.layers.1.self_attn.q_proj"
     name, (up, down) = f"lora_te_{layer.replace('.', '_')}", (torch.randn(128, 4), torch.randn(4, 128))

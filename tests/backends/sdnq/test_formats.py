@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdhub.backends.sdnq.formats import Format, dequantize_layer, format_of, quantize_layer
-from sdhub.errors import BuildError, UnsupportedError
+from sdhub.core.errors import BuildError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Float, LowRank, Palette
 from tests.backends.sdnq.sizes import stored_bytes
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from sdhub.backends.svdquant import BACKEND
 from sdhub.checkpoint.families import FAMILIES
-from sdhub.errors import RecipeError, UnsupportedError
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.errors import RecipeError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Component, LowRank
-from sdhub.sources import resolve
 from tests.backends.built import build, hashes, noise_predictions, recipe_for
 from tests.backends.svdquant.test_lite import SD15
 
@@ -42,9 +42,9 @@ def test_targets_and_tensors(variant):
 
 
 def test_it_predicts_nearly_the_noise_of_the_base(variant, checkpoint):
-    from sdhub import measure
-    from sdhub.endpoint import endpoint
-    from sdhub.progress import SILENT
+    from sdhub.core.endpoint import endpoint
+    from sdhub.core.progress import SILENT
+    from sdhub.workflow import measure
 
     assert BACKEND.recognizes(variant)
     base = noise_predictions(measure.load_base(checkpoint, endpoint(None), SILENT))

@@ -16,7 +16,7 @@ from sdhub.backends.svdquant.lite import (
 from sdhub.backends.svdquant.targets import layers_of, share, unet_linears
 from sdhub.compression.observers import LayerStatistics
 from sdhub.compression.svdquant import Inputs, split
-from sdhub.errors import BuildError, RecipeError, UnsupportedError
+from sdhub.core.errors import BuildError, RecipeError, UnsupportedError
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette
 
 INT4 = LowRank(rank=16, residual="int4", group_size=64, activations="int4", smoothing=True, rounding="compensated")

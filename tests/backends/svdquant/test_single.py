@@ -10,8 +10,8 @@ from safetensors import safe_open
 from sdhub.backends.svdquant import NUNCHAKU, single
 from sdhub.backends.svdquant.lite import Format
 from sdhub.checkpoint.headers import read_header
-from sdhub.errors import BuildError
-from sdhub.progress import SILENT
+from sdhub.core.errors import BuildError
+from sdhub.core.progress import SILENT
 from tests.downstream import kernels_stand_in as kernels
 
 GROUP = {"int4": 64, "nvfp4": 16}

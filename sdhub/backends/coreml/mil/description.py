@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 _DTYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131080: "int8", 131104: "int32"}
 SCALARS = {"float16": "fp16", "float32": "fp32", "float64": "fp64", "int8": "int8", "int32": "int32"}

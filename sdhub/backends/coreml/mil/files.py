@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sdhub.backends.coreml.mil.weights import WeightFile
-from sdhub.errors import BuildError, UnsafeError
+from sdhub.core.errors import BuildError, UnsafeError
 
 MOST_MANIFEST_BYTES = 2**20
 MOST_SPECIFICATION_BYTES = 2**28

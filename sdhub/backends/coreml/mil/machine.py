@@ -15,7 +15,7 @@ from sdhub.backends.coreml.mil.operations.elementwise import DTYPES
 from sdhub.backends.coreml.mil.program import Argument, Operation, Program
 from sdhub.backends.coreml.mil.types import TensorType
 from sdhub.backends.coreml.mil.values import Constant
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 SMALL_BYTES = 2**16  # constants up to this size are always kept
 _FAILURES = (RuntimeError, ValueError, IndexError, TypeError, KeyError, OverflowError, ZeroDivisionError)

@@ -14,7 +14,7 @@ from sdhub.backends.coreml.mil.decompression import DECOMPRESSIONS
 from sdhub.backends.coreml.mil.files import PackageFiles
 from sdhub.backends.coreml.mil.types import TensorType, tensor_type
 from sdhub.backends.coreml.mil.values import Constant, constant, decompressed
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 Argument = Constant | str  # a constant, or the name of what another operation gives
 

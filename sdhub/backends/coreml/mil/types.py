@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 MOST_ELEMENTS = 2**31  # of one tensor; attention of 1024 by 1024 pixels has a sixth of it
 MOST_DIMENSIONS = 16

@@ -11,7 +11,7 @@ import numpy as np
 from sdhub.backends.coreml.mil.files import PackageFiles
 from sdhub.backends.coreml.mil.packing import Array, packed_bytes, unpack
 from sdhub.backends.coreml.mil.types import Scalar, TensorType, tensor_type
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 
 @dataclass(frozen=True, eq=False)

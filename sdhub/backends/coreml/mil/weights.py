@@ -17,7 +17,7 @@ import numpy as np
 
 from sdhub.backends.coreml.mil.packing import Array, packed_bytes, unpack
 from sdhub.backends.coreml.mil.types import SCALARS, TensorType
-from sdhub.errors import BuildError
+from sdhub.core.errors import BuildError
 
 ALIGNMENT = 64
 SENTINEL = 0xDEADBEEF

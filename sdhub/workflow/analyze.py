@@ -1,0 +1,294 @@
+"""The analysis of a checkpoint, from its name to recipes: measure, choose, check."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdhub.analysis.allocation import Choice, total
+from sdhub.analysis.analysis import Analysis, parse_budget
+from sdhub.analysis.apple import AppleFile, exported
+from sdhub.analysis.laboratory import Laboratory, trajectories_for
+from sdhub.backends.base import backends
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.fetch import fingerprint
+from sdhub.core.endpoint import endpoint
+from sdhub.core.errors import EvidenceError, MissingExtraError, RecipeError, UnsupportedError, UsageError
+from sdhub.core.nearly import meant
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.quiet import quiet
+from sdhub.core.work import Work, home
+from sdhub.evidence.curve import Series, draw_curve
+from sdhub.recipes.presets import mixed_bits
+from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment
+from sdhub.recipes.treatments import offers
+from sdhub.workflow import measure
+
+TEMPLATES = {
+    "coreml": "coreml-4bit",
+    "openvino": "openvino-int4",
+    "sdnq": "sdnq-uint4",
+    "svdquant": "svdquant-int4",
+}
+CURVE_CHECKS = ("2.5bits", "4bits", "6bits")
+CURVE_POINTS = 64
+MOST_CHECKS = 5
+EVERYWHERE = (1, 2, 4, 6, 8)  # widths of palettes that every system reads
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of an analysis: recipes for `budgets` ("4.5bits", "1.4GB"), one for at least `min_psnr` dB,
+    one repaired from `start`; with `curve` the whole range is checked. `widths`: the bits that palettes may have,
+    where not all (Core ML has 3 bits from iOS 18 and macOS 15 on). `rounding`: of palettes. `template`: what other
+    components get; None: a preset of the backend's."""
+
+    backend: str = "coreml"
+    budgets: tuple[str, ...] = ()
+    min_psnr: float | None = None
+    start: Recipe | None = None
+    curve: bool = False
+    device: str = "cpu"
+    widths: tuple[int, ...] = ()
+    rounding: Rounding = "compensated"
+    template: Recipe | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Wanted:
+        """What a recipe of mixed bits asks for that says no layers yet, with a curve."""
+        calibrated: Rounding = "compensated" if recipe.calibration else "nearest"
+        budget = f"{mixed_bits(recipe.name):g}bits"
+        return cls(recipe.backend, (budget,), curve=True, widths=EVERYWHERE, rounding=calibrated, template=recipe)
+
+
+@dataclass(frozen=True)
+class Analyzed:
+    """The analysis and the recipes, in the order in which they were asked for."""
+
+    checkpoint: Checkpoint
+    analysis: Analysis
+    recipes: tuple[Recipe, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form: recipes with their evidence, and the curve."""
+        return {
+            "source": self.checkpoint.id,
+            "sha": self.checkpoint.sha,
+            "calls": self.analysis.calls,
+            "recipes": [each.document() for each in self.recipes],
+            "curve": curve_document(self.analysis),
+        }
+
+    def apple(self) -> AppleFile:
+        """The recipes in Apple's form. Raises RecipeError for treatments that it has no number for."""
+        component = self.analysis.subject.component
+        found = []
+        for recipe in self.recipes:
+            layers = {name: recipe.components[component].layers[name] for name in self.analysis.weights}
+            measured = recipe.evidence.measured_db if recipe.evidence else None
+            found.append(exported(layers, self.analysis.weights, measured))
+        return AppleFile(self.checkpoint.id, tuple(found))
+
+    def draw(self, path: Path) -> None:
+        """The curve, as .svg or .png."""
+        draw(self.analysis, path, self.checkpoint.name)
+
+
+def analyze(checkpoint: Checkpoint, wanted: Wanted, progress: Progress = SILENT) -> Analyzed:
+    """Recipes of mixed treatments for a checkpoint's denoiser; its other components are treated as in the
+    backend's preset.
+
+    Raises UsageError for a budget that cannot be kept, UnsupportedError for a checkpoint that the backend does not
+    take, EvidenceError where no recipe is as good as asked for.
+    """
+    template = wanted.template or _template(checkpoint, wanted.backend)
+    for budget in wanted.budgets:
+        parse_budget(budget)
+    on_offer = _offers(wanted)
+    require_device(wanted.device)
+    lab = laboratory(checkpoint, device=wanted.device, handful=wanted.start is not None, progress=progress)
+    analysis = lab.analysis(on_offer)
+    choices: list[tuple[Choice, str | None]] = [
+        (analysis.within(analysis.size(budget)), _label(budget)) for budget in wanted.budgets
+    ]
+    repaired: tuple[str, ...] = ()
+    if wanted.start is not None:
+        choice, repaired = repair(analysis, wanted.start)
+        choices.insert(0, (choice, None))
+    for choice, _ in choices:
+        analysis = lab.check(analysis, choice)
+    if wanted.curve:
+        for budget in CURVE_CHECKS:
+            analysis = _checked_within(lab, analysis, analysis.size(budget))
+    if wanted.min_psnr is not None:
+        choice, analysis = least(lab, analysis, wanted.min_psnr)
+        choices.append((choice, None))
+    recipes = []
+    for number, (choice, label) in enumerate(choices):
+        first = number == 0 and wanted.start is not None
+        name = (
+            wanted.template.name
+            if wanted.template
+            else f"{wanted.backend}-mixed-{label or f'{analysis.bits(choice):.2f}'.rstrip('0').rstrip('.')}bit"
+        )
+        recipes.append(
+            analysis.recipe(choice, template, name, wanted.start if first else None, repaired if first else ())
+        )
+    return Analyzed(checkpoint, analysis, tuple(recipes))
+
+
+def require_device(name: str) -> None:
+    """Raises UsageError where torch has no such device on this machine, MissingExtraError without torch."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingExtraError("torch", "torch") from None
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if name not in there:
+        raise UsageError(f"this machine has no device {name[:40]!r}", hint=f"there are: {', '.join(there)}")
+
+
+def laboratory(
+    checkpoint: Checkpoint, *, device: str = "cpu", handful: bool = False, progress: Progress = SILENT
+) -> Laboratory:
+    """Where a checkpoint's denoiser is measured; with `handful`, on one trajectory."""
+    hub = endpoint(None)
+    setting = trajectories_for(checkpoint)
+    if handful:
+        setting = setting.model_copy(update={"prompts": setting.prompts[:1]})
+
+    def load() -> Any:
+        return measure.load_base(checkpoint, hub, progress)
+
+    with quiet():
+        identity = fingerprint(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+    return Laboratory(
+        load=load,
+        source=checkpoint.id,
+        fingerprint=identity,
+        setting=setting,
+        work=Work(home() / "work"),
+        component=checkpoint.family.denoiser,
+        device=device,
+        progress=progress,
+    )
+
+
+def repair(analysis: Analysis, start: Recipe) -> tuple[Choice, tuple[str, ...]]:
+    """`start`'s choice in its own size, changed where another treatment is at least twice as good here; the layers
+    that were changed. Raises RecipeError where it names no layer that this component has."""
+    former = analysis.former(start)
+    if not former:
+        raise RecipeError(f"{start.name} has no layer of this {analysis.subject.component} in a format on offer")
+    whole = {name: former.get(name, len(options) - 1) for name, options in analysis.options.items()}
+    size = total(analysis.options, whole).size
+    choice = analysis.within(size, former)
+    changed = tuple(sorted(name for name, option in choice.chosen.items() if former.get(name) != option))
+    return choice, changed
+
+
+def least(lab: Laboratory, analysis: Analysis, goal: float) -> tuple[Choice, Analysis]:
+    """The smallest choice that is measured to have at least `goal` dB. Raises EvidenceError."""
+    for _ in range(MOST_CHECKS):
+        found = next((each for each in analysis.path if analysis.predicted_db(each) >= goal), None)
+        if found is None:
+            break
+        if analysis.measured_db(found) is None:
+            analysis = lab.check(analysis, found)
+        measured = analysis.measured_db(found)
+        if measured is not None and measured >= goal:
+            return found, analysis
+    raise EvidenceError(f"no recipe was found to have {goal:g} dB", hint="ask for less, or give a budget")
+
+
+def draw(analysis: Analysis, path: Path, name: str) -> None:
+    """The curve of an analysis beside uniform treatments, as .svg or .png."""
+    curve = curve_document(analysis)
+    weights, parameters = sum(analysis.weights.values()), analysis.parameters
+
+    def whole(bits: float) -> float:
+        return (bits * weights + 16 * (parameters - weights)) / parameters
+
+    draw_curve(
+        path,
+        [
+            Series("mixed, predicted", [(row["bits"], row["predicted_db"]) for row in curve["mixed"]]),
+            Series(
+                "one width for all, predicted",
+                [(row["bits"], row["predicted_db"]) for row in curve["uniform"]],
+                line=False,
+                labels=[row["treatment"] for row in curve["uniform"]],
+            ),
+            Series("measured", [(row["bits"], row["measured_db"]) for row in curve["checks"]], line=False),
+        ],
+        title=f"{name}: mixed bits",
+        bottom=f"effective bits per weight of the {len(analysis.weights)} layers that are chosen among",
+        top="effective bits per parameter of the whole denoiser",
+        side="PSNR of the final latents, dB",
+        other=whole,
+    )
+
+
+def curve_document(analysis: Analysis) -> dict[str, Any]:
+    """Figures of the curve: mixed choices, uniform ones, and the checks."""
+    steps = analysis.path
+    shown = [choice for choice in steps if analysis.raw_db(choice) < 100] or steps
+    thinned = [shown[round(n * (len(shown) - 1) / (CURVE_POINTS - 1))] for n in range(CURVE_POINTS)]
+    rows = analysis.rows(_distinct(thinned))
+    uniform = [treatment for treatment in analysis.treatments if not isinstance(treatment, Float)]
+    told = [
+        {"treatment": _told(treatment), **row}
+        for treatment, row in zip(
+            uniform, analysis.rows(analysis.uniform(treatment) for treatment in uniform), strict=True
+        )
+    ]
+    checks = [{"bits": round(each.bits, 4), "measured_db": round(each.measured_db, 2)} for each in analysis.checks]
+    return {"mixed": rows, "uniform": told, "checks": checks, "layers": len(analysis.weights)}
+
+
+def _distinct(choices: Sequence[Choice]) -> list[Choice]:
+    return list({choice.size: choice for choice in choices}.values())
+
+
+def _checked_within(lab: Laboratory, analysis: Analysis, size: int) -> Analysis:
+    """With a check within `size`, where anything is that small."""
+    return lab.check(analysis, analysis.within(size)) if analysis.path[0].size <= size else analysis
+
+
+def _offers(wanted: Wanted) -> tuple[Treatment, ...]:
+    known = offers(wanted.backend, wanted.rounding)
+    if not wanted.widths:
+        return known
+    found = tuple(each for each in known if isinstance(each, Float) or getattr(each, "bits", 0) in wanted.widths)
+    if len(found) < len(set(wanted.widths)) + 1:
+        raise UsageError(f"{wanted.backend} has no such widths", hint=", ".join(map(_told, known[:-1])))
+    return found
+
+
+def _template(checkpoint: Checkpoint, backend: str) -> Recipe:
+    known = backends().get(backend)
+    if known is None or backend not in TEMPLATES:
+        raise UnsupportedError(f"no analysis is made for {backend}", hint=meant(backend, TEMPLATES))
+    variant = TEMPLATES[backend]
+    reason = known.why_not(checkpoint, variant)
+    if reason is not None:
+        raise UnsupportedError(f"{checkpoint.id} cannot become {variant}: {reason}", hint="see: sdhub inspect")
+    return known.recipe(checkpoint, variant)
+
+
+def _told(treatment: Treatment) -> str:
+    if isinstance(treatment, (Palette, Affine)):
+        return f"{treatment.bits} bit"
+    return "float" if isinstance(treatment, Float) else f"rank {treatment.rank}"
+
+
+def _label(budget: str) -> str | None:
+    """The number of a budget in bits; None of one in bytes."""
+    number, _, unit = budget.strip().lower().replace("bit", " bit", 1).partition(" ")
+    return f"{float(number):g}" if unit.strip().startswith("bit") else None

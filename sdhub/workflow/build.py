@@ -1,0 +1,68 @@
+"""Single steps of the main job, for those who publish nothing: build a variant, measure a variant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.fetch import fingerprint
+from sdhub.core.endpoint import endpoint
+from sdhub.core.errors import UsageError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.work import Work, copy_tree, home, publish_folder
+from sdhub.evidence.compare import folder_bytes
+from sdhub.recipes.adjust import Adjustment
+from sdhub.recipes.recipe import load_recipe
+from sdhub.workflow import mixed
+from sdhub.workflow.floor import reached
+from sdhub.workflow.plan import AS_IT_IS, choose, fitting, sampling_for
+from sdhub.workflow.stages import Base, VariantStages
+
+RECIPE = "recipe.json"
+
+
+def build_variant(
+    checkpoint: Checkpoint,
+    output: Path,
+    *,
+    variants: Sequence[str] = (),
+    recipe: Path | None = None,
+    adjustment: Adjustment = AS_IT_IS,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Build one variant into the new folder `output`, with its `recipe.json`.
+
+    Returns name, output, bytes and recipe_sha256. Raises UsageError where `output` exists or more than one
+    variant is asked for.
+    """
+    if output.exists():
+        raise UsageError(f"{output} exists", hint="name a folder that does not")
+    chosen = choose(checkpoint, variants, recipe, adjustment)
+    if len(chosen) != 1:
+        raise UsageError("one variant can be built into one folder", hint="say which with --variant")
+    ((backend, document),) = chosen
+    backend.accept(checkpoint, document)
+    hub = endpoint(None)
+    identity = fingerprint(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+    sampling = fitting(sampling_for(checkpoint), [document])
+    base = Base(checkpoint, identity, sampling, hub, Work(home() / "work"), progress)
+    if mixed.is_open(document):
+        document = load_recipe(mixed.analyzed(base, backend, document) / mixed.RECIPE)
+    if adjustment.min_psnr is not None:
+        document = reached(base, backend, document, adjustment.min_psnr)
+    built = VariantStages(base, backend, document).build()
+
+    def fill(folder: Path) -> None:
+        copy_tree(built, folder)
+        (folder / RECIPE).write_text(json.dumps(document.document(), indent=2) + "\n", encoding="utf-8")
+
+    publish_folder(output, fill)
+    return {
+        "name": document.name,
+        "output": str(output),
+        "bytes": folder_bytes(built),
+        "recipe_sha256": document.sha256,
+    }

@@ -1,0 +1,175 @@
+"""Several sources one after another, or side by side within a bound of memory; one failure stops no other.
+
+Each source is published in a process of its own, so that its memory is given back when it is done.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.errors import SdhubError
+from sdhub.core.isolated import apart
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.scratch import temporary
+from sdhub.workflow.job import NAMESPACE, Options
+from sdhub.workflow.plan import make_plan, sampling_for
+from sdhub.workflow.publish import prepare, run
+from sdhub.workflow.report import Report
+
+SHARE = 0.8  # of the machine's free memory, where no bound is given
+
+
+@dataclass(frozen=True)
+class Order:
+    """One source to publish, as the user named it; `options.sampling` is found out from the rest."""
+
+    source: str
+    options: Options
+    loras: tuple[str, ...] = ()
+    controlnets: tuple[str, ...] = ()
+    safety_checker: bool = False
+    config: str | None = None
+    prompts: Path | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    hub: str | None = None
+    dry_run: bool = False
+
+    def resolved(self) -> tuple[Checkpoint, Options]:
+        """The checkpoint, and how to publish it. Raises SdhubError."""
+        checkpoint = resolve(self.source, self.loras, self.config, self.controlnets, self.safety_checker)
+        sampling = sampling_for(checkpoint, prompts=self.prompts, steps=self.steps, guidance=self.guidance)
+        return checkpoint, replace(self.options, sampling=sampling)
+
+    def peak_bytes(self) -> int:
+        """Forecast of the most memory that a variant takes; they are made one after another."""
+        checkpoint, options = self.resolved()
+        plan = make_plan(
+            checkpoint,
+            namespace=options.namespace or NAMESPACE,
+            sampling=options.sampling or sampling_for(checkpoint),
+            variants=options.variants,
+            recipe=options.recipe,
+            adjustment=options.adjustment,
+            template=options.template,
+            branches=options.branches,
+        )
+        return max(each.forecast.peak_bytes for each in plan.variants)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one source: its report as JSON, or the error that kept it from beginning.
+
+    `exit_code` is that of its first failure.
+    """
+
+    source: str
+    report: dict[str, Any] | None = None
+    error: SdhubError | None = None
+    exit_code: int = 0
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form."""
+        error = {"message": self.error.message, "hint": self.error.hint} if self.error else None
+        return {"named": self.source, "error": error, **(self.report or {"source": None, "variants": []})}
+
+
+def publish_many(
+    orders: Sequence[Order], *, jobs: int = 1, memory: int | None = None, progress: Progress = SILENT
+) -> list[Outcome]:
+    """Publish each order, `jobs` at a time as far as `memory` bytes allow (default: 80 % of what is free).
+
+    Outcomes come in the order of the orders. An order whose forecast alone exceeds `memory` runs by itself.
+    """
+    bound = _Bound(memory if memory is not None else _free() * SHARE)
+
+    def one(order: Order) -> Outcome:
+        try:
+            with bound.taken(order.peak_bytes()):
+                return _apart(order, progress if jobs == 1 else _Named(order.source, progress))
+        except SdhubError as error:
+            return Outcome(order.source, error=error, exit_code=error.exit_code)
+
+    if jobs == 1:
+        return [one(order) for order in orders]
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(one, orders))
+
+
+def _apart(order: Order, progress: Progress) -> Outcome:
+    progress.note(f"{order.source}:")
+    with temporary() as folder:
+        out = folder / "report.json"
+        apart(fulfil, order, out, progress=progress)
+        told = json.loads(out.read_text(encoding="utf-8"))
+    return Outcome(order.source, told["report"], exit_code=told["exit_code"])
+
+
+def fulfil(order: Order, out: Path, progress: Progress) -> None:
+    """Publish one order and write its report: the work of a process of its own."""
+    checkpoint, options = order.resolved()
+    with prepare(checkpoint, options, hub=order.hub, dry_run=order.dry_run) as job:
+        report = run(job, progress)
+    out.write_text(json.dumps({"report": report.document(), "exit_code": exit_code(report)}), encoding="utf-8")
+
+
+def exit_code(report: Report) -> int:
+    """That of the first variant that failed, or 0."""
+    return next((each.error.exit_code for each in report.variants if each.error), 0)
+
+
+class _Bound:
+    """Memory that is handed out, and waited for."""
+
+    def __init__(self, total: float) -> None:
+        self._total = total
+        self._used = 0.0
+        self._running = 0
+        self._change = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: float) -> Iterator[None]:
+        """Hold `size` bytes for the block; begins when they are free, or when nothing else runs."""
+        with self._change:
+            self._change.wait_for(lambda: self._used + size <= self._total or not self._running)
+            self._used += size
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._used -= size
+                self._running -= 1
+                self._change.notify_all()
+
+
+class _Named(Progress):
+    """Notes with the source's name before them, and no bars: several talk at once."""
+
+    def __init__(self, name: str, progress: Progress) -> None:
+        self._name = name
+        self._progress = progress
+
+    def note(self, text: str) -> None:
+        self._progress.note(f"[{self._name}] {text.strip()}")
+
+
+def _free() -> float:
+    """Bytes of memory that programs can have now."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):  # another system
+        pass
+    return 8.0 * 2**30

@@ -1,0 +1,55 @@
+"""Drawing for evidence, and the peak memory of it, each in a process that does nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sdhub.backends.base import backends
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.fetch import fetch
+from sdhub.checkpoint.load import load
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.progress import Progress
+from sdhub.core.quiet import quiet
+from sdhub.evidence.sampling import Sample, Sampling, draw
+
+PEAK_STEPS = 2
+
+
+def load_base(checkpoint: Checkpoint, hub: Endpoint, progress: Progress, *, narrow: bool = False) -> Any:
+    """The checkpoint as a float32 pipeline, downloaded where it is not yet there; `narrow` as in `load`."""
+    path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+    with progress.task(f"loading {checkpoint.name}"), quiet():
+        return load(checkpoint, path, narrow=narrow, endpoint=hub.url, token=hub.token)
+
+
+def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:
+    """One sample per prompt, with a bar that counts sampling steps."""
+    samples = []
+    with progress.task("drawing", total=len(sampling.prompts) * sampling.steps, unit="steps") as task, quiet():
+        for prompt in sampling.prompts:
+            samples.append(draw(pipe, prompt, sampling, on_step=lambda _: task.advance()))
+    return samples
+
+
+def peak_of_base(checkpoint: Checkpoint, hub: Endpoint, sampling: Sampling, out: Path, progress: Progress) -> None:
+    """Write the peak memory of this process, in MiB, of loading the base and drawing one picture."""
+    _write_peak(load_base(checkpoint, hub, progress), sampling, out, progress)
+
+
+def peak_of_variant(backend: str, folder: Path, sampling: Sampling, out: Path, progress: Progress) -> None:
+    """Write the peak memory of this process, in MiB, of loading a variant and drawing one picture."""
+    with quiet():
+        pipe = backends()[backend].open(folder)
+    _write_peak(pipe, sampling, out, progress)
+
+
+def _write_peak(pipe: Any, sampling: Sampling, out: Path, progress: Progress) -> None:
+    """Few steps do: each takes the same memory."""
+    from sdhub.evidence.memory import peak_mib
+
+    draw_all(pipe, replace(sampling, prompts=sampling.prompts[:1], steps=PEAK_STEPS), progress)
+    out.write_text(json.dumps(peak_mib()))

@@ -1,0 +1,250 @@
+"""What publish would do, known before it does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sdhub.backends.base import Backend, Forecast, backend_of, backends
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.core.errors import RecipeError, UnsupportedError, UsageError
+from sdhub.core.nearly import meant
+from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
+from sdhub.recipes.adjust import Adjustment
+from sdhub.recipes.presets import mixed_bits
+from sdhub.recipes.recipe import Recipe, load_recipe
+
+AS_IT_IS = Adjustment()
+SD15_PARAMETERS = 860e6
+SD15_SECONDS = 4.0  # of one denoiser call at 512 x 512 pixels in torch float32 on two cores
+OVERHEAD_SECONDS = 0.02  # of one denoiser call, however small
+LARGE_PARAMETERS, LARGE_PROMPTS, SMALL_PROMPTS = 200e6, 4, 8
+FEW_STEPS = {"lcm": (4, 8.0), "turbo": (4, 0.0)}  # steps and guidance of checkpoints distilled to few steps
+RUNS = 3  # base, variant, and timing, in calls like the base's
+
+
+@dataclass(frozen=True)
+class PlannedVariant:
+    """A variant to make: its recipe, its backend's forecast, and where it goes."""
+
+    name: str
+    backend: Backend
+    recipe: Recipe
+    repo_id: str
+    forecast: Forecast
+    branch: str = "main"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be made of a checkpoint, and how it will be measured."""
+
+    checkpoint: Checkpoint
+    variants: tuple[PlannedVariant, ...]
+    sampling: Sampling
+
+    def document(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "source": self.checkpoint.id,
+            "sha": self.checkpoint.sha,
+            "download": {"files": len(self.checkpoint.files), "bytes": self.checkpoint.bytes},
+            "evidence": self.sampling.document(),
+            "variants": [
+                {
+                    "name": each.name,
+                    "repo": each.repo_id,
+                    "branch": None if each.branch == "main" else each.branch,
+                    "recipe_sha256": each.recipe.sha256,
+                    "bytes": each.forecast.bytes,
+                    "peak_bytes": each.forecast.peak_bytes,
+                    "minutes": round((each.forecast.seconds + self.drawing_seconds) / 60, 1),
+                }
+                for each in self.variants
+            ],
+        }
+
+    @property
+    def drawing_seconds(self) -> float:
+        """A rough forecast of drawing the evidence on two cores."""
+        part = self.checkpoint.component(self.checkpoint.family.denoiser)
+        parameters = part.parameters if part else 0
+        pixels = self.sampling.width * self.sampling.height / 512**2
+        call = parameters / SD15_PARAMETERS * pixels * SD15_SECONDS + OVERHEAD_SECONDS
+        guided = 2 if self.sampling.guidance > 1 else 1
+        return RUNS * len(self.sampling.prompts) * self.sampling.steps * guided * call
+
+
+def possible(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Every variant that an installed backend offers, with the reason where this checkpoint cannot have it."""
+    rows = []
+    for backend in backends().values():
+        for name in backend.variants:
+            reason = _why_not(checkpoint, backend, name)
+            rows.append({"name": name, "possible": reason is None, "reason": reason})
+    return rows
+
+
+def choose(
+    checkpoint: Checkpoint, names: Sequence[str], recipe: Path | None, adjustment: Adjustment = AS_IT_IS
+) -> list[tuple[Backend, Recipe]]:
+    """The recipes asked for: presets by variant name, or one from a file; by default each backend's usual one.
+
+    Presets are adjusted; a recipe from a file is followed to the letter.
+
+    Raises UnsupportedError for a variant that the checkpoint cannot have, RecipeError for a bad recipe.
+    """
+    if recipe is not None:
+        if adjustment != AS_IT_IS:
+            raise UsageError(
+                "a recipe is followed to the letter", hint="leave away --fast, --size, --min-psnr and their like"
+            )
+        document = load_recipe(recipe)
+        backend = backends().get(document.backend)
+        if backend is None:
+            raise UnsupportedError(
+                f"{recipe}: no backend is called {document.backend}", hint=meant(document.backend, backends())
+            )
+        _fit(checkpoint, backend, document.name)
+        preset = backend.knows(document.name) and mixed_bits(document.name) is None
+        if preset and not _alike(document, backend.recipe(checkpoint, document.name)):
+            raise RecipeError(
+                f"{recipe} is called {document.name} and is not that preset",
+                hint=f"give it a name of its own, such as {document.name}-mine",
+            )
+        return [(backend, document)]
+    wanted = list(dict.fromkeys(names)) or _usual(checkpoint)
+    chosen = []
+    for name in wanted:
+        backend = _fit(checkpoint, backend_of(name), name)
+        chosen.append((backend, adjustment.apply(backend.recipe(checkpoint, name))))
+    return chosen
+
+
+def _alike(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes of one name differ in nothing but what an adjustment sets."""
+    return one.components == other.components
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    *,
+    namespace: str,
+    sampling: Sampling,
+    variants: Sequence[str] = (),
+    recipe: Path | None = None,
+    adjustment: Adjustment = AS_IT_IS,
+    template: str | None = None,
+    branches: bool = False,
+) -> Plan:
+    """The plan for a checkpoint.
+
+    `template` names the repositories instead of the backend's own (fields `{model}` and `{treatment}`);
+    `branches`: one repository per backend, with a branch for each treatment. Raises what `choose` raises, and
+    UsageError where two variants would go to one place.
+    """
+    planned = []
+    for backend, each in choose(checkpoint, variants, recipe, adjustment):
+        backend.accept(checkpoint, each)
+        repo_id, branch = _place(checkpoint, backend, each, namespace, template, branches=branches)
+        forecast = backend.forecast(checkpoint, each)
+        planned.append(PlannedVariant(each.name, backend, each, repo_id, forecast, branch))
+    places = {(each.repo_id.lower(), each.branch) for each in planned}
+    if len(places) < len(planned):
+        raise UsageError(
+            f"{template!r} gives several variants one repository", hint="put {treatment} into the template"
+        )
+    return Plan(checkpoint, tuple(planned), fitting(sampling, [each.recipe for each in planned]))
+
+
+def fitting(sampling: Sampling, recipes: Sequence[Recipe]) -> Sampling:
+    """The sampling at the fixed size that recipes have, where it has another. Raises UsageError for several."""
+    own = (sampling.width, sampling.height)
+    fixed = {each.sizes[0] for each in recipes if each.sizes and own not in each.sizes}
+    if not fixed:
+        return sampling
+    (width, height), *others = sorted(fixed)
+    if others or any(each.sizes and (width, height) not in each.sizes for each in recipes):
+        raise UsageError("variants of different fixed sizes are not drawn alike", hint="one size in a run")
+    return replace(sampling, width=width, height=height)
+
+
+def _place(
+    checkpoint: Checkpoint,
+    backend: Backend,
+    recipe: Recipe,
+    namespace: str,
+    template: str | None,
+    *,
+    branches: bool,
+) -> tuple[str, str]:
+    """Repository and branch of a variant."""
+    from sdhub.publishing.names import repository_id, repository_name
+
+    treatment = recipe.name.removeprefix(f"{backend.name}-")
+    pattern = template or backend.repository
+    if branches:
+        pattern = pattern.replace("{treatment}", "")
+    name = repository_name(pattern, model=checkpoint.name, treatment=treatment)
+    return repository_id(namespace, name), treatment if branches else "main"
+
+
+def _fit(checkpoint: Checkpoint, backend: Backend, name: str) -> Backend:
+    reason = _why_not(checkpoint, backend, name)
+    if reason is not None:
+        raise UnsupportedError(f"{checkpoint.id} cannot become {name}: {reason}", hint="see: sdhub inspect")
+    return backend
+
+
+def _why_not(checkpoint: Checkpoint, backend: Backend, name: str) -> str | None:
+    if checkpoint.companions and not backend.companions:
+        return "it has no room for ControlNets or a safety checker, Core ML variants have"
+    return backend.why_not(checkpoint, name)
+
+
+def _usual(checkpoint: Checkpoint) -> list[str]:
+    offered = [each for each in backends().values() if each.usual]
+    usual = [each.usual for each in offered if _why_not(checkpoint, each, each.usual) is None]
+    if not usual:
+        reasons = "; ".join(sorted({str(row["reason"]) for row in possible(checkpoint)}))
+        raise UnsupportedError(f"no variant can be made of {checkpoint.id}: {reasons}")
+    return usual
+
+
+def sampling_for(
+    checkpoint: Checkpoint,
+    *,
+    prompts: Path | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Sampling:
+    """How the evidence of a checkpoint is drawn: what the user says, else what the checkpoint's card shows
+    (widget prompts, inference parameters), else the general prompts and the family's habits.
+
+    Fewer pictures where each takes long.
+    """
+    part = checkpoint.component(checkpoint.family.denoiser)
+    large = part is not None and part.parameters > LARGE_PARAMETERS
+    side = checkpoint.size or checkpoint.family.size
+    drawn = load_prompts(prompts) if prompts else _card_prompts(checkpoint) or general_prompts()
+    habit_steps, habit_guidance = next(
+        (FEW_STEPS[trait] for trait in FEW_STEPS if trait in checkpoint.traits),
+        (checkpoint.family.steps, checkpoint.family.guidance),
+    )
+    return Sampling(
+        prompts=drawn if prompts else drawn[: LARGE_PROMPTS if large else SMALL_PROMPTS],
+        steps=steps or checkpoint.steps or habit_steps,
+        guidance=_first(guidance, checkpoint.guidance, habit_guidance),
+        width=side,
+        height=side,
+    )
+
+
+def _card_prompts(checkpoint: Checkpoint) -> tuple[Prompt, ...]:
+    return tuple(Prompt(text, seed) for seed, text in enumerate(checkpoint.prompts, start=1))
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)

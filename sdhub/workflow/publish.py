@@ -1,0 +1,87 @@
+"""The main job, start to end: from a checkpoint to published, verified variants.
+
+inspect → plan → gates → for each variant: build → measure, then card and packages → push → check
+
+Every stage's result is kept in the work folder under a key of its inputs, so that a run that was cut off goes
+on where it stopped, and a run that changes nothing does nothing. All variants are measured before the first card
+is written: each card shows all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.fetch import fingerprint
+from sdhub.core.access import check_token
+from sdhub.core.endpoint import connect, endpoint
+from sdhub.core.errors import UsageError
+from sdhub.core.progress import SILENT, Progress
+from sdhub.core.work import Work, home
+from sdhub.evidence.subject import PIXELS, encoder
+from sdhub.publishing.terms import settle_all
+from sdhub.workflow.job import NAMESPACE, Job, Options
+from sdhub.workflow.plan import make_plan, sampling_for
+from sdhub.workflow.report import Report
+from sdhub.workflow.run import Run
+from sdhub.workflow.stages import Base
+
+SMALL = 128  # pixels a side of pictures whose subjects plain pixels can tell apart
+__all__ = ["Job", "Options", "prepare", "publish", "run"]
+
+
+def publish(
+    checkpoint: Checkpoint,
+    options: Options,
+    *,
+    hub: str | None = None,
+    dry_run: bool = False,
+    progress: Progress = SILENT,
+) -> Report:
+    """Publish variants of a checkpoint to `hub` ("local", an address, or None for the default).
+
+    A dry run makes and measures everything and writes to no Hub. Raises SdhubError before any work where the
+    call is wrong or refused; a variant that fails later is reported, and the others go on.
+    """
+    with prepare(checkpoint, options, hub=hub, dry_run=dry_run) as job:
+        return run(job, progress)
+
+
+@contextmanager
+def prepare(
+    checkpoint: Checkpoint, options: Options, *, hub: str | None = None, dry_run: bool = False
+) -> Iterator[Job]:
+    """Plan, and pass the gates: licence, token, privacy. A dry run needs no token."""
+    if options.branches and options.create_pr:
+        raise UsageError("a pull request goes to main, not to a variant's branch", hint="choose one of the two")
+    if options.judge:
+        encoder(options.judge)  # before any work: an encoder that is none would fail after all of it
+    settled = settle_all(checkpoint, options.license)
+    with connect(hub) as target:
+        namespace = options.namespace
+        if not dry_run or (namespace is None and target.token):
+            namespace = check_token(target.url, target.token, namespace, propose=options.create_pr)
+        plan = make_plan(
+            checkpoint,
+            namespace=namespace or NAMESPACE,
+            sampling=options.sampling or sampling_for(checkpoint),
+            variants=options.variants,
+            recipe=options.recipe,
+            adjustment=options.adjustment,
+            template=options.template,
+            branches=options.branches,
+        )
+        yield Job(plan, options, settled, target, namespace or NAMESPACE, dry_run)
+
+
+def run(job: Job, progress: Progress = SILENT) -> Report:
+    """Do what was prepared."""
+    checkpoint = job.plan.checkpoint
+    source = endpoint(None)
+    identity = fingerprint(checkpoint, endpoint=source.url, token=source.token, progress=progress)
+    sampling, judge = job.plan.sampling, job.options.judge
+    if judge is None and max(sampling.width, sampling.height) <= SMALL:
+        judge = PIXELS
+    base = Base(checkpoint, identity, sampling, source, Work(home() / "work"), progress, judge)
+    return Run(job, base).report()

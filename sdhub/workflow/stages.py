@@ -1,0 +1,288 @@
+"""The stages of `publish` that leave results in the work folder, each under the key of its inputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdhub.backends.base import Backend, backends
+from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.companions import load_all
+from sdhub.checkpoint.fetch import fetch, require_unchanged
+from sdhub.checkpoint.load import vetted
+from sdhub.checkpoint.remote import Hub
+from sdhub.checkpoint.shapes import check_shapes
+from sdhub.core.endpoint import Endpoint
+from sdhub.core.isolated import apart
+from sdhub.core.progress import Progress
+from sdhub.core.quiet import quiet
+from sdhub.core.work import Work
+from sdhub.evidence import compare, figures, latency, samples
+from sdhub.evidence.sampling import Sampling
+from sdhub.evidence.subject import encoder, subject_kept
+from sdhub.recipes.recipe import Recipe
+from sdhub.workflow import measure
+
+DRAWING = ("torch", "diffusers", "transformers")
+
+
+def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Endpoint) -> tuple[Path, ...]:
+    """Small files of the source, such as its licence, on this machine."""
+    if checkpoint.source.kind == "folder":
+        return tuple(Path(checkpoint.source.ref) / name for name in names)
+    source = Hub(hub.url, hub.token)
+    return tuple(source.download(checkpoint.id, str(checkpoint.sha), name) for name in names)
+
+
+def build(
+    checkpoint: Checkpoint, hub: Endpoint, backend: str, recipe: Recipe, out: Path, progress: Progress
+) -> None:
+    """Build a variant into the empty folder `out`."""
+    maker = backends()[backend]
+    if maker.streams(checkpoint, recipe):
+        path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+        with vetted(checkpoint, path) as folder:
+            for line in check_shapes(checkpoint, folder):
+                progress.note(line)
+            maker.build_streamed(checkpoint, folder, recipe, out, progress)
+        require_unchanged(checkpoint)
+        return
+    pipeline = measure.load_base(checkpoint, hub, progress, narrow=maker.narrow)
+    if checkpoint.companions:
+        pipeline.sdhub_companions = load_all(checkpoint, pipeline, Hub(hub.url, hub.token), progress)
+    maker.build(checkpoint, pipeline, recipe, out, progress)
+
+
+class Base:
+    """The uncompressed checkpoint at work: fetched and loaded when first needed, and no earlier.
+
+    `identity` is its fingerprint; `hub` where it comes from; `judge` the encoder that tells whether subjects are
+    kept (`sdhub.evidence.subject`).
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        identity: str,
+        sampling: Sampling,
+        hub: Endpoint,
+        work: Work,
+        progress: Progress,
+        judge: str | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.identity = identity
+        self.sampling = sampling
+        self.work = work
+        self.progress = progress
+        self.hub = hub
+        self.judge = judge
+        self._pipeline: Any = None
+
+    def load(self) -> Any:
+        """A fresh float32 pipeline."""
+        return measure.load_base(self.checkpoint, self.hub, self.progress)
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline that is drawn with and timed; kept until `release`."""
+        if self._pipeline is None:
+            self._pipeline = self.load()
+        return self._pipeline
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._pipeline = None
+
+    def samples(self, versions: Mapping[str, str]) -> Path:
+        """What the base draws."""
+        key = {
+            "source": self.identity,
+            "sampling": self.sampling.document(),
+            "versions": {name: version for name, version in versions.items() if name in DRAWING},
+        }
+        label = f"draw with {self.checkpoint.name}"
+
+        def make(out: Path) -> None:
+            drawn = measure.draw_all(self.pipeline, self.sampling, self.progress)
+            samples.save(out, drawn)
+
+        return self.work.stage("base", key, make, progress=self.progress, label=label)
+
+
+class VariantStages:
+    """One variant: built, drawn, timed, compared; each result found again by its key."""
+
+    def __init__(self, base: Base, backend: Backend, recipe: Recipe) -> None:
+        self.base = base
+        self.backend = backend
+        self.recipe = recipe
+        self.versions = backend.versions()
+        self.key = {
+            "source": base.identity,
+            "recipe": recipe.sha256,
+            "backend": [backend.name, backend.revision],
+            "versions": self.versions,
+        }
+        self._drawn = {"variant": self.key, "sampling": base.sampling.document()}
+        self._pipeline: Any = None
+
+    def build(self) -> Path:
+        """The variant's folder."""
+        base = self.base
+
+        def make(out: Path) -> None:
+            base.release()  # memory is short
+            apart(build, base.checkpoint, base.hub, self.backend.name, self.recipe, out, progress=base.progress)
+
+        return base.work.stage(
+            "variant", self.key, make, progress=base.progress, label=f"build {self.recipe.name}"
+        )
+
+    @property
+    def pipeline(self) -> Any:
+        """The variant, opened to draw with; kept until `release`."""
+        if self._pipeline is None:
+            with quiet():
+                self._pipeline = self.backend.open(self.build())
+        return self._pipeline
+
+    def release(self) -> None:
+        """Give the memory back."""
+        self._pipeline = None
+
+    def samples(self) -> Path:
+        """What the variant draws."""
+        base = self.base
+
+        def make(out: Path) -> None:
+            samples.save(out, measure.draw_all(self.pipeline, base.sampling, base.progress))
+
+        label = f"draw with {self.recipe.name}"
+        return base.work.stage("samples", self._drawn, make, progress=base.progress, label=label)
+
+    def measured(self) -> Path:
+        """`measured.json`: what differs from run to run and from machine to machine, speed and memory."""
+        base, stand_in = self.base, self.backend.checks == "sdhub"
+
+        def make(out: Path) -> None:
+            if stand_in:  # its speed and memory say nothing of the variant's
+                nothing = {"latency": None, "base_peak_mib": None, "peak_mib": None}
+                (out / "measured.json").write_text(json.dumps(nothing))
+                return
+            timed = self._timed(out / "plain")
+            base.release()
+            self.release()
+            figures = {"latency": timed.document(), **self._peaks(out)}
+            (out / "measured.json").write_text(json.dumps(figures))
+
+        key = {**self._drawn, "machine": compare.machine()}
+        return base.work.stage("measured", key, make, progress=base.progress, label="measure speed and memory")
+
+    def _timed(self, place: Path) -> latency.Latency:
+        """Beside the base, and beside the same runtime without compression; `place` may hold that for a while."""
+        base, backend, variant = self.base, self.backend, self.build()
+        place.mkdir()
+        try:
+            name = backend.plain(base.checkpoint, base.pipeline, variant, place)
+            with quiet():
+                reference = (name, backend.open(place)) if name else None
+            return latency.alternate(
+                base.pipeline,
+                self.pipeline,
+                base.sampling,
+                reference=reference,
+                settings=backend.settings(self.pipeline),
+                progress=base.progress,
+            )
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _peaks(self, out: Path) -> dict[str, float | None]:
+        """Peak memory of both, in MiB, each in a process of its own."""
+        base, file = self.base, out / "peak"
+        peaks = {}
+        apart(measure.peak_of_base, base.checkpoint, base.hub, base.sampling, file, progress=base.progress)
+        peaks["base_peak_mib"] = json.loads(file.read_text())
+        apart(
+            measure.peak_of_variant, self.backend.name, self.build(), base.sampling, file, progress=base.progress
+        )
+        peaks["peak_mib"] = json.loads(file.read_text())
+        file.unlink()
+        return peaks
+
+    def evidence(self) -> Path:
+        """`evidence.json`, `contact_sheet.png`, and `base/` and `variant/` with a picture per prompt."""
+        folder = self.build()
+        reference = self.base.samples(self.versions)
+        drawn = self.samples()
+        measured = json.loads((self.measured() / "measured.json").read_text())
+        twin = self._twin()
+        nearest = twin.samples() if twin else None
+
+        def make(out: Path) -> None:
+            self._write_evidence(out, folder, drawn, reference, measured, nearest)
+
+        key = {
+            **self._drawn,
+            "measured": measured,
+            "nearest": twin.key if twin else None,
+            "judge": self.base.judge,
+        }
+        return self.base.work.stage("evidence", key, make)
+
+    def _twin(self) -> VariantStages | None:
+        """The same formats without calibration, where the backend's cards show both."""
+        nearest = self.recipe.nearest()
+        if not self.backend.shows_nearest or nearest == self.recipe:
+            return None
+        self.release()
+        return VariantStages(self.base, self.backend, nearest)
+
+    def _write_evidence(
+        self,
+        out: Path,
+        folder: Path,
+        drawn: Path,
+        reference: Path,
+        measured: Mapping[str, Any],
+        nearest: Path | None,
+    ) -> None:
+        base, variant = samples.load(reference), samples.load(drawn)
+        fidelity = compare.compare(base, variant, self.base.sampling)
+        judge = self.base.judge
+        kept = None
+        if judge and len(base) > 1:
+            drawings = [each.image for each in base], [each.image for each in variant]
+            kept = subject_kept(*drawings, encoder(judge), name=judge)
+        evidence = compare.Evidence(
+            fidelity=fidelity,
+            latency=latency.Latency(**measured["latency"]) if measured["latency"] else None,
+            bytes=compare.folder_bytes(folder),
+            base_bytes=self.base.checkpoint.bytes,
+            peak_mib=measured["peak_mib"],
+            base_peak_mib=measured["base_peak_mib"],
+            sampling=self.base.sampling,
+            machine=compare.machine(),
+            versions=self.versions,
+            nearest=compare.compare(base, samples.load(nearest), self.base.sampling) if nearest else None,
+            subject=kept,
+        )
+        document = json.dumps(evidence.document(), indent=2, ensure_ascii=False, allow_nan=False)
+        (out / "evidence.json").write_text(document + "\n", encoding="utf-8")
+        name = self.base.checkpoint.name
+        figures.contact_sheet(
+            out / "contact_sheet.png",
+            base,
+            variant,
+            fidelity.prompts,
+            title=f"{name} in float32, and {self.recipe.name}",
+            labels=(f"{name} float32", self.recipe.name),
+        )
+        for side, pictures in (("base", reference), ("variant", drawn)):
+            (out / side).mkdir()
+            for path in sorted(pictures.glob("*.png")):
+                (out / side / path.name).write_bytes(path.read_bytes())
