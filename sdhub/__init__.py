@@ -3,26 +3,75 @@
 import sdhub
 
 checkpoint = sdhub.inspect("org/model")
-report = sdhub.publish(checkpoint, sdhub.Options(variants=("openvino-int8",)))
-pipe = sdhub.open_variant("me/model-openvino-int8")
+sdhub.build(checkpoint, "openvino-int8", output="out")
+pipe = sdhub.load("out")
+report = sdhub.publish(checkpoint, ["openvino-int8", "sdnq-int8"], sdhub.Options(private=True))
 """
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Options", "SdhubError", "inspect", "load_recipe", "make_plan", "open_variant", "publish"]
+if TYPE_CHECKING:
+    from sdhub.checkpoint.checkpoint import Checkpoint
+    from sdhub.checkpoint.resolve import inspect
+    from sdhub.core.errors import SdhubError
+    from sdhub.evidence.sampling import Prompt, Sampling
+    from sdhub.recipes.adjust import Adjustment
+    from sdhub.recipes.recipe import Recipe, load_recipe
+    from sdhub.workflow.analyze import Wanted, analyze
+    from sdhub.workflow.build import build
+    from sdhub.workflow.options import Options
+    from sdhub.workflow.plan import Plan, plan
+    from sdhub.workflow.publish import publish
+    from sdhub.workflow.report import Report
+    from sdhub.workflow.variants import generate, load
+    from sdhub.workflow.verify import Verified, verify
+
+__all__ = [
+    "Adjustment",
+    "Checkpoint",
+    "Options",
+    "Plan",
+    "Prompt",
+    "Recipe",
+    "Report",
+    "Sampling",
+    "SdhubError",
+    "Verified",
+    "Wanted",
+    "analyze",
+    "build",
+    "generate",
+    "inspect",
+    "load",
+    "load_recipe",
+    "plan",
+    "publish",
+    "verify",
+]
 
 _WHERE = {
-    "Options": ("sdhub.workflow.job", "Options"),
+    "Adjustment": ("sdhub.recipes.adjust", "Adjustment"),
+    "Checkpoint": ("sdhub.checkpoint.checkpoint", "Checkpoint"),
+    "Options": ("sdhub.workflow.options", "Options"),
+    "Plan": ("sdhub.workflow.plan", "Plan"),
+    "Prompt": ("sdhub.evidence.sampling", "Prompt"),
+    "Recipe": ("sdhub.recipes.recipe", "Recipe"),
+    "Report": ("sdhub.workflow.report", "Report"),
+    "Sampling": ("sdhub.evidence.sampling", "Sampling"),
     "SdhubError": ("sdhub.core.errors", "SdhubError"),
-    "inspect": ("sdhub.checkpoint.resolve", "resolve"),
+    "Verified": ("sdhub.workflow.verify", "Verified"),
+    "Wanted": ("sdhub.workflow.analyze", "Wanted"),
+    "analyze": ("sdhub.workflow.analyze", "analyze"),
+    "build": ("sdhub.workflow.build", "build"),
+    "generate": ("sdhub.workflow.variants", "generate"),
+    "inspect": ("sdhub.checkpoint.resolve", "inspect"),
+    "load": ("sdhub.workflow.variants", "load"),
     "load_recipe": ("sdhub.recipes.recipe", "load_recipe"),
-    "make_plan": ("sdhub.workflow.plan", "make_plan"),
-    "open_variant": ("sdhub.workflow.variants", "open_variant"),
+    "plan": ("sdhub.workflow.plan", "plan"),
     "publish": ("sdhub.workflow.publish", "publish"),
+    "verify": ("sdhub.workflow.verify", "verify"),
 }
 
 
@@ -36,13 +85,5 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-class _Package(ModuleType):
-    """The package, whose public names are what `__all__` promises although submodules are called alike."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """The import system binds a submodule here: not over a public name."""
-        if not (name in _WHERE and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,7 +24,7 @@ from sdhub.watching.published import is_published
 from sdhub.watching.query import Query, listed, parse_since
 from sdhub.watching.state import ATTEMPTS, State
 from sdhub.watching.watch import Watcher
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 from tests.checkpoint.tiny import skeleton
 from tests.hubs import running_hub
 from tests.runs import environment, sdhub, sdhub_json

@@ -18,7 +18,7 @@ from sdhub.watching.query import Found, Query
 from sdhub.watching.state import ATTEMPTS, LOOKS, State
 from sdhub.watching.watch import Watcher
 from sdhub.watching.webhook import Change, Deliveries
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 from sdhub.workflow.run import Run
 from sdhub.workflow.stages import VariantStages
 from tests.runs import sdhub
@@ -72,7 +72,6 @@ class Faulty:
         self.patch(
             monkeypatch, look, "resolve", "inspect", lambda source: SimpleNamespace(id=source, sha="a" * 40)
         )
-        self.patch(monkeypatch, look, "sampling_for", "sampling", lambda *_: None)
         self.patch(monkeypatch, look, "make_plan", "plan", self.plan)
         monkeypatch.setattr(State, "add", self.at("note", State.add, position=1))
         monkeypatch.setattr(State, "settle", self.at("settle", State.settle, position=1))

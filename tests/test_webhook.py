@@ -15,7 +15,7 @@ from sdhub.core.errors import HubError, UsageError
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.orders import Outcome
 from sdhub.watching.webhook import MAX_BODY, MOST_WAITING, Change, Deliveries, Refused, Webhook, parse
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 from tests.checkpoint.tiny import skeleton
 from tests.hubs import running_hub
 from tests.spaces.sources import space_module

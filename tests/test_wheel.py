@@ -31,3 +31,4 @@ def test_the_wheel_holds_package_spaces_and_checkpoint(tmp_path):
         names = set(packed.namelist())
     assert {f"sdhub/{name}" for name in files_of("sdhub")} <= names
     assert {f"sdhub/_spaces/{name}" for name in files_of("spaces")} <= names
+    assert {f"sdhub/_templates/{name}" for name in files_of("templates")} <= names

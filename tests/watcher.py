@@ -20,7 +20,7 @@ from sdhub.watching.orders import Order, Outcome
 from sdhub.watching.query import Query
 from sdhub.watching.state import State
 from sdhub.watching.watch import Watcher
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 
 
 class Small:

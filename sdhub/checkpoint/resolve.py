@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from sdhub.checkpoint import inspect as inspection
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_source
 from sdhub.core.endpoint import endpoint
 
@@ -20,6 +21,28 @@ def resolve(
     """The checkpoint that a source names, seen through `HF_ENDPOINT` or huggingface.co. Raises SdhubError."""
     parsed = parse_source(source, loras or (), config, controlnets or (), safety_checker)
     if parsed.kind == "folder" and not parsed.loras and not parsed.controlnets:
-        return inspect(parsed)
+        return inspection.inspect(parsed)
     hub = endpoint(None)
-    return inspect(parsed, endpoint=hub.url, token=hub.token)
+    return inspection.inspect(parsed, endpoint=hub.url, token=hub.token)
+
+
+def inspect(
+    source: str | Path,
+    *,
+    loras: Sequence[str] = (),
+    config: str | None = None,
+    controlnets: Sequence[str] = (),
+    safety_checker: bool = False,
+) -> Checkpoint:
+    """What a source is, from its configs and the headers of its weights alone.
+
+    `source` is a Hub id (`org/name`, with `@revision` where wanted), a folder, a `.safetensors` file, or "demo";
+    `loras` (`ID_OR_FILE[:scale]`) are to be fused, `config` names the configs of a single file, `controlnets` go
+    along. Raises SourceError, UnsupportedError, UnsafeError, HubError.
+    """
+    return resolve(str(source), loras, config, controlnets, safety_checker)
+
+
+def checkpoint_of(source: str | Path | Checkpoint) -> Checkpoint:
+    """A checkpoint as it is, or the one that a source names. Raises what `inspect` raises."""
+    return source if isinstance(source, Checkpoint) else inspect(source)

@@ -36,13 +36,13 @@ def build(
 ) -> None:
     """Build one variant into a folder and publish nothing."""
     from sdhub.checkpoint.resolve import resolve
-    from sdhub.workflow.build import build_variant
+    from sdhub.workflow.build import build as run
 
     checkpoint = resolve(source, lora, config, controlnet, safety_checker)
-    built = build_variant(
+    built = run(
         checkpoint,
-        output,
-        variants=variant or (),
+        variant or (),
+        output=output,
         recipe=recipe,
         adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
         progress=ConsoleProgress(),

@@ -11,14 +11,13 @@ EXAMPLES = examples("sdhub demo", "sdhub demo --variant openvino-fp16", "sdhub d
 
 def demo(variant: options.Variants = None, json: options.Json = False) -> None:
     """Publish the built-in checkpoint to the embedded Hub and say where to look. Needs no network."""
-    from sdhub.checkpoint.resolve import resolve
     from sdhub.cli.reports import leave, show
-    from sdhub.workflow.job import Options
+    from sdhub.workflow.options import Options
     from sdhub.workflow.publish import publish
 
     talk("The built-in checkpoint becomes a variant, is measured, published to the embedded Hub, and checked.")
     wanted = Options(namespace="demo", variants=tuple(variant or ("openvino-int8",)))
-    report = publish(resolve("demo"), wanted, hub="local", progress=ConsoleProgress())
+    report = publish("demo", options=wanted, hub="local", progress=ConsoleProgress())
     if json:
         emit(report.document())
         leave(report)

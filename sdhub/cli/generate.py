@@ -30,9 +30,9 @@ def generate(
     json: options.Json = False,
 ) -> None:
     """Draw a picture with a variant on this machine."""
-    from sdhub.workflow.variants import draw_picture
+    from sdhub.workflow.variants import generate as run
 
-    result = draw_picture(
+    result = run(
         variant, prompt, output, seed=seed, steps=steps, guidance=guidance, hub=hub, progress=ConsoleProgress()
     )
     if json:

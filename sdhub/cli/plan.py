@@ -36,17 +36,18 @@ def plan(
 ) -> None:
     """Say what publish would do: files, bytes, memory, minutes, repositories. Changes nothing."""
     from sdhub.checkpoint.resolve import resolve
+    from sdhub.workflow.options import Options
     from sdhub.workflow.plan import make_plan, sampling_for
 
     checkpoint = resolve(source, lora, config, controlnet, safety_checker)
-    made = make_plan(
-        checkpoint,
-        namespace=to or "NAMESPACE",
-        sampling=sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance),
-        variants=variant or (),
+    wanted = Options(
+        namespace=to,
+        variants=tuple(variant or ()),
         recipe=recipe,
         adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
+        sampling=sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance),
     )
+    made = make_plan(checkpoint, wanted)
     if json:
         emit(made.document())
     else:

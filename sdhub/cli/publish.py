@@ -100,8 +100,8 @@ def publish(
     json: options.Json = False,
 ) -> None:
     """Make variants of checkpoints, measure them, publish them, and check that they load."""
-    from sdhub.workflow.job import Options
     from sdhub.workflow.many import Order
+    from sdhub.workflow.options import Options
 
     wanted = Options(
         namespace=to,

@@ -84,7 +84,7 @@ def watch(
     from sdhub.watching.query import Query, parse_since
     from sdhub.watching.state import State
     from sdhub.watching.watch import Watcher, dispatcher
-    from sdhub.workflow.job import Options
+    from sdhub.workflow.options import Options
 
     with State(state or home() / "watch.sqlite3") as known:
         if known.set_aside:

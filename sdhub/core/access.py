@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from sdhub.core.disk import full_disk
 from sdhub.core.errors import HubError, SdhubError
 from sdhub.core.retry import patiently, status_of
-from sdhub.publishing.markdown import plain
+from sdhub.core.text import plain
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -1,8 +1,8 @@
 """Running a function in a process of its own: its memory is its own, and so are the counters of its libraries.
 
 OpenVINO numbers its nodes per process, so only a fresh process gives the same bytes each time. The child
-(`python -m sdhub.core.isolated`) takes one pickled call from its parent on standard input, tells of its progress in
-JSON lines on standard output, and ends when its parent does.
+(`python -m sdhub.core.isolated`) takes one pickled call from its parent on standard input, tells of its progress
+in JSON lines on standard output, and ends when its parent does.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import hmac
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from sdhub.hub.errors import Refusal
 from sdhub.hub.store import repositories
@@ -16,8 +16,21 @@ from sdhub.hub.store.database import Database
 from sdhub.hub.store.repositories import Repo
 from sdhub.hub.users import Caller, Users
 
-if TYPE_CHECKING:
-    from sdhub.hub.running import Runner
+
+class Runner(Protocol):
+    """What runs a Hub's Spaces (`sdhub.hub.running`)."""
+
+    def start(self, repo: Repo) -> None:
+        """Begin to run a Space's app, in the place of what runs."""
+
+    def stop(self, repo: Repo) -> None:
+        """End the app."""
+
+    def url_of(self, repo: Repo) -> str | None:
+        """Where the app answers, once it does."""
+
+    def message_of(self, repo: Repo) -> str | None:
+        """Why it failed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdhub.core.beside import folder_beside
 from sdhub.core.errors import CheckError
 from sdhub.publishing import markdown, words
 from sdhub.publishing.front_matter import front_matter
@@ -25,7 +25,7 @@ from sdhub.publishing.publication import Publication, Sibling, prompts_of
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = folder_beside("templates")
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 BRANCH = re.compile(r"[A-Za-z0-9_.-]+")
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -18,9 +18,9 @@ from sdhub.core.errors import CheckError, SdhubError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.retry import patiently
 from sdhub.core.scratch import temporary
+from sdhub.core.text import plain
 from sdhub.publishing.card import extract_usage
 from sdhub.publishing.download import silent_bar
-from sdhub.publishing.markdown import plain
 
 TIME_LIMIT = 1800.0
 LINES = 3

@@ -6,29 +6,21 @@ Everything that a Jinja template prints goes through `text`, unless it is `Markd
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-LIMIT = 300
+from sdhub.core.text import plain, printable
+
 _INLINE = re.compile(r"([\\`*_\[\]<>|~$&])")
 _LEADING = re.compile(r"^(\d*)([#\-+=.)])(?=[ #\-=]|$)")  # what starts a heading, list or underline
 _LINKED = re.compile(r"(://|@|\bwww(?=\.))", re.IGNORECASE)
 _JOINER = "\u2060"  # a word joiner: invisible, and ends what a renderer takes for an address
-_KEPT = {"\u200d"}  # the zero-width joiner of emoji
 
 
 class Markdown(str):
     """Text that is Markdown already."""
 
     __slots__ = ()
-
-
-def plain(value: Any, limit: int = LIMIT) -> str:
-    """One line of at most `limit` characters without control, format and bidirectional characters."""
-    kept = [_printable(char) for char in str(value)[: 4 * limit]]
-    line = " ".join("".join(kept).split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def text(value: Any) -> Markdown:
@@ -74,19 +66,10 @@ def safe_url(url: str | None) -> str | None:
 
 def fence(content: str, language: str = "") -> Markdown:
     """A fenced code block that its content cannot end; control and format characters are left out."""
-    content = "".join(char if char in "\n\t" else _printable(char) for char in content)
+    content = "".join(char if char in "\n\t" else printable(char) for char in content)
     ticks = "`" * max(3, _longest_run(content) + 1)
     return Markdown(f"{ticks}{language}\n{content.rstrip(chr(10))}\n{ticks}")
 
 
 def _longest_run(content: str) -> int:
     return max((len(run) for run in re.findall(r"`+", content)), default=0)
-
-
-def _printable(char: str) -> str:
-    category = unicodedata.category(char)
-    if char.isspace() or category in {"Cc", "Zl", "Zp"}:
-        return " "
-    if category == "Cs":
-        return "\ufffd"
-    return "" if category == "Cf" and char not in _KEPT else char

@@ -18,7 +18,7 @@ from sdhub.checkpoint.safety import is_code
 from sdhub.core.documents import parse_object
 from sdhub.core.errors import CheckError, SdhubError
 from sdhub.core.progress import SILENT, Progress, Task
-from sdhub.publishing.markdown import plain
+from sdhub.core.text import plain
 from sdhub.publishing.package import CHUNK, regular_files, sha256_of
 from sdhub.publishing.repository import MANIFEST
 from sdhub.publishing.words import number

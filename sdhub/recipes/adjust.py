@@ -54,6 +54,9 @@ class Adjustment:
         return found.model_copy(update=update) if update else found
 
 
+AS_IT_IS = Adjustment()
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """(width, height) of "512x768", in pixels. Raises UsageError."""
     found = _SIZE.fullmatch(text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.sampling import sampling_defaults
 from sdhub.core.progress import SILENT, Progress
 from sdhub.recipes.recipe import Calibration
 
@@ -34,21 +35,17 @@ def calibration_for(checkpoint: Checkpoint) -> Calibration:
     known = json.loads(Path(__file__).with_name("calibration.json").read_text(encoding="utf-8"))
     shown = {text.lower() for text in checkpoint.prompts}
     prompts = [text for text in known if text.lower() not in shown]
-    side = checkpoint.size or checkpoint.family.size
-    steps = checkpoint.steps or checkpoint.family.steps
-    guidance = checkpoint.family.guidance if checkpoint.guidance is None else checkpoint.guidance
-    if checkpoint.traits & {"turbo", "lcm"}:
-        steps, guidance = checkpoint.steps or 4, checkpoint.guidance or 0.0
+    defaults = sampling_defaults(checkpoint)
     prompts = prompts[-LARGE_PROMPTS:] if large else _spaced(prompts, SMALL_PROMPTS)
-    steps = min(LARGE_STEPS if large else SMALL_STEPS, steps)
+    steps = min(LARGE_STEPS if large else SMALL_STEPS, defaults.steps)
     return Calibration(
         prompts=tuple(prompts),
         seed=SEED,
         steps=steps,
         recorded=min(6, steps),
-        guidance=float(guidance),
-        width=side,
-        height=side,
+        guidance=defaults.guidance,
+        width=defaults.side,
+        height=defaults.side,
         rows=LARGE_ROWS if large else SMALL_ROWS,
     )
 

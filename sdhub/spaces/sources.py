@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sdhub.core.beside import folder_beside
+
 COMMON = "common"  # a folder of what all of them have
 IGNORED = {"__pycache__", ".DS_Store"}
 
 
 def space_files(name: str) -> dict[str, bytes]:
     """The files of the Space `demo` or `publisher` by path: beside the package in a checkout, inside it else."""
-    package = Path(__file__).parents[1]
-    spaces = next(path for path in (package / "_spaces", package.parent / "spaces") if path.is_dir())
+    spaces = folder_beside("spaces")
     return {**_files(spaces / COMMON), **_files(spaces / name)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sdhub.watching.orders import Order
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 
 
 def publish_arguments(order: Order, options: Options) -> list[str]:

@@ -20,7 +20,7 @@ from sdhub.core.errors import HubError, UsageError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.watching.dispatch import Dispatch, one_by_one
 from sdhub.watching.orders import Order, Outcome
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 
 MOST = 256  # jobs of one matrix
 EVENT = "sdhub-publish"

@@ -20,7 +20,7 @@ from sdhub.publishing.target import ask
 from sdhub.watching.command import publish_arguments
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.orders import Order, Outcome
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 
 if TYPE_CHECKING:
     from huggingface_hub import JobInfo

@@ -9,7 +9,7 @@ from sdhub.checkpoint.resolve import resolve
 from sdhub.core.progress import SILENT, Progress
 from sdhub.watching.dispatch import failure, one_by_one
 from sdhub.watching.orders import Order, Outcome
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 from sdhub.workflow.publish import publish
 from sdhub.workflow.report import Published
 
@@ -33,7 +33,7 @@ class Local:
         checkpoint = resolve(order.source)
         variants = () if self.options.recipe else order.variants
         options = replace(self.options, variants=variants)
-        report = publish(checkpoint, options, hub=self.hub, progress=self.progress)
+        report = publish(checkpoint, options=options, hub=self.hub, progress=self.progress)
         results = {each.name: _outcome(each) for each in report.variants}
         return [results.get(name, MISSING) for name in order.variants]
 

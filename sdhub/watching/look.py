@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.access import is_public_hub
@@ -17,8 +17,8 @@ from sdhub.watching.dispatch import reason_of
 from sdhub.watching.orders import Task
 from sdhub.watching.query import Found
 from sdhub.watching.state import State
-from sdhub.workflow.job import Options
-from sdhub.workflow.plan import make_plan, sampling_for
+from sdhub.workflow.options import Options
+from sdhub.workflow.plan import make_plan
 
 PACE_SECONDS = 6.0  # some twenty requests each, and huggingface.co allows 1,000 in five minutes
 PATIENCE = 3  # failures in a row, after which the rest waits for the next round
@@ -105,19 +105,11 @@ def tasks_of(repository: str, sha: str, options: Options, max_bytes: int | None 
         raise UnsupportedError(
             f"{repository} has {checkpoint.bytes / 1e9:.1f} GB of weights; here it may have {max_bytes / 1e9:.1f}"
         )
-    namespace = options.namespace or "NAMESPACE"
     tasks, reasons = [], []
     wanted: list[tuple[str, ...]] = [(each,) for each in options.variants] or [()]
     for names in wanted:
         try:
-            plan = make_plan(
-                checkpoint,
-                namespace=namespace,
-                sampling=options.sampling or sampling_for(checkpoint),
-                variants=names,
-                recipe=options.recipe,
-                template=options.template,
-            )
+            plan = make_plan(checkpoint, replace(options, variants=names))
         except UnsupportedError as error:
             reasons.append(error)
             continue

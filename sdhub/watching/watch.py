@@ -23,7 +23,7 @@ from sdhub.watching.orders import Order, Outcome, Task
 from sdhub.watching.published import is_published
 from sdhub.watching.query import Query, listed
 from sdhub.watching.state import State
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 
 INTERVAL_SECONDS = 15 * 60
 Where = Literal["local", "jobs", "github"]

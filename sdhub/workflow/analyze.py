@@ -14,6 +14,7 @@ from sdhub.analysis.laboratory import Laboratory, trajectories_for
 from sdhub.backends.base import backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
+from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import EvidenceError, MissingExtraError, RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
@@ -96,13 +97,14 @@ class Analyzed:
         draw(self.analysis, path, self.checkpoint.name)
 
 
-def analyze(checkpoint: Checkpoint, wanted: Wanted, progress: Progress = SILENT) -> Analyzed:
+def analyze(source: str | Path | Checkpoint, wanted: Wanted, progress: Progress = SILENT) -> Analyzed:
     """Recipes of mixed treatments for a checkpoint's denoiser; its other components are treated as in the
     backend's preset.
 
     Raises UsageError for a budget that cannot be kept, UnsupportedError for a checkpoint that the backend does not
     take, EvidenceError where no recipe is as good as asked for.
     """
+    checkpoint = checkpoint_of(source)
     template = wanted.template or _template(checkpoint, wanted.backend)
     for budget in wanted.budgets:
         parse_budget(budget)

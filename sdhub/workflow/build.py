@@ -9,26 +9,27 @@ from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
+from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import UsageError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.work import Work, copy_tree, home, publish_folder
 from sdhub.evidence.compare import folder_bytes
-from sdhub.recipes.adjust import Adjustment
+from sdhub.recipes.adjust import AS_IT_IS, Adjustment
 from sdhub.recipes.recipe import load_recipe
 from sdhub.workflow import mixed
 from sdhub.workflow.floor import reached
-from sdhub.workflow.plan import AS_IT_IS, choose, fitting, sampling_for
+from sdhub.workflow.plan import choose, fitting, sampling_for
 from sdhub.workflow.stages import Base, VariantStages
 
 RECIPE = "recipe.json"
 
 
-def build_variant(
-    checkpoint: Checkpoint,
-    output: Path,
+def build(
+    source: str | Path | Checkpoint,
+    variants: str | Sequence[str] = (),
     *,
-    variants: Sequence[str] = (),
+    output: str | Path,
     recipe: Path | None = None,
     adjustment: Adjustment = AS_IT_IS,
     progress: Progress = SILENT,
@@ -36,8 +37,10 @@ def build_variant(
     """Build one variant into the new folder `output`, with its `recipe.json`.
 
     Returns name, output, bytes and recipe_sha256. Raises UsageError where `output` exists or more than one
-    variant is asked for.
+    variant is asked for, BuildError, and what `inspect` raises.
     """
+    checkpoint, output = checkpoint_of(source), Path(output)
+    variants = (variants,) if isinstance(variants, str) else variants
     if output.exists():
         raise UsageError(f"{output} exists", hint="name a folder that does not")
     chosen = choose(checkpoint, variants, recipe, adjustment)

@@ -1,8 +1,8 @@
 """What sdhub keeps on this machine, and clearing it: results of stages, least recently used first.
 
-Nothing that a running process uses is touched: results in use are locked by their users (`sdhub.core.work`), passing
-folders by their owners (`sdhub.core.scratch`). On Windows an open file keeps its folder
-from being renamed, which has to do. The embedded Hub's data and a watcher's state are no cache, and stay.
+Nothing that a running process uses is touched: results in use are locked by their users (`sdhub.core.work`),
+passing folders by their owners (`sdhub.core.scratch`). On Windows an open file keeps its folder from being
+renamed, which has to do. The embedded Hub's data and a watcher's state are no cache, and stay.
 """
 
 from __future__ import annotations

@@ -1,43 +1,14 @@
-"""What is asked of `publish`, and what was planned of it."""
+"""What was planned and passed all gates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from sdhub.checkpoint.checkpoint import License
 from sdhub.core.endpoint import Endpoint
-from sdhub.evidence.sampling import Sampling
 from sdhub.publishing.privacy import target_private
-from sdhub.recipes.adjust import Adjustment
-from sdhub.workflow.plan import AS_IT_IS, Plan
-
-NAMESPACE = "NAMESPACE"  # of a dry run that names none
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to publish.
-
-    `namespace` None is the token's own; `sampling` None is what suits the checkpoint; `template` names
-    repositories; `branches` gives each backend one repository with a branch per variant; `collection` ties the
-    variants of the source together on the Hub; `judge` names the encoder that tells whether subjects were kept,
-    None is plain pixels for small pictures.
-    """
-
-    namespace: str | None = None
-    variants: tuple[str, ...] = ()
-    recipe: Path | None = None
-    adjustment: Adjustment = AS_IT_IS
-    license: str | None = None
-    private: bool = False
-    allow_public: bool = False
-    create_pr: bool = False
-    template: str | None = None
-    branches: bool = False
-    collection: bool = True
-    sampling: Sampling | None = None
-    judge: str | None = None
+from sdhub.workflow.options import Options
+from sdhub.workflow.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sdhub.core.errors import SdhubError
 from sdhub.core.isolated import apart
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
-from sdhub.workflow.job import NAMESPACE, Options
+from sdhub.workflow.options import Options
 from sdhub.workflow.plan import make_plan, sampling_for
 from sdhub.workflow.publish import prepare, run
 from sdhub.workflow.report import Report
@@ -53,16 +53,7 @@ class Order:
     def peak_bytes(self) -> int:
         """Forecast of the most memory that a variant takes; they are made one after another."""
         checkpoint, options = self.resolved()
-        plan = make_plan(
-            checkpoint,
-            namespace=options.namespace or NAMESPACE,
-            sampling=options.sampling or sampling_for(checkpoint),
-            variants=options.variants,
-            recipe=options.recipe,
-            adjustment=options.adjustment,
-            template=options.template,
-            branches=options.branches,
-        )
+        plan = make_plan(checkpoint, options)
         return max(each.forecast.peak_bytes for each in plan.variants)
 
 

@@ -9,19 +9,20 @@ from typing import Any
 
 from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.resolve import checkpoint_of
+from sdhub.checkpoint.sampling import sampling_defaults
 from sdhub.core.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
 from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
-from sdhub.recipes.adjust import Adjustment
+from sdhub.recipes.adjust import AS_IT_IS, Adjustment
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Recipe, load_recipe
+from sdhub.workflow.options import NAMESPACE, Options, options_for
 
-AS_IT_IS = Adjustment()
 SD15_PARAMETERS = 860e6
 SD15_SECONDS = 4.0  # of one denoiser call at 512 x 512 pixels in torch float32 on two cores
 OVERHEAD_SECONDS = 0.02  # of one denoiser call, however small
 LARGE_PARAMETERS, LARGE_PROMPTS, SMALL_PROMPTS = 200e6, 4, 8
-FEW_STEPS = {"lcm": (4, 8.0), "turbo": (4, 0.0)}  # steps and guidance of checkpoints distilled to few steps
 RUNS = 3  # base, variant, and timing, in calls like the base's
 
 
@@ -128,34 +129,34 @@ def _alike(one: Recipe, other: Recipe) -> bool:
     return one.components == other.components
 
 
-def make_plan(
-    checkpoint: Checkpoint,
-    *,
-    namespace: str,
-    sampling: Sampling,
-    variants: Sequence[str] = (),
-    recipe: Path | None = None,
-    adjustment: Adjustment = AS_IT_IS,
-    template: str | None = None,
-    branches: bool = False,
+def plan(
+    source: str | Path | Checkpoint, variants: str | Sequence[str] = (), options: Options | None = None
 ) -> Plan:
-    """The plan for a checkpoint.
+    """What `publish` would do, known before it does anything: repositories, bytes, memory, minutes.
 
-    `template` names the repositories instead of the backend's own (fields `{model}` and `{treatment}`);
-    `branches`: one repository per backend, with a branch for each treatment. Raises what `choose` raises, and
-    UsageError where two variants would go to one place.
+    Raises what `inspect` and `make_plan` raise.
     """
+    return make_plan(checkpoint_of(source), options_for(variants, options))
+
+
+def make_plan(checkpoint: Checkpoint, options: Options, *, namespace: str | None = None) -> Plan:
+    """The plan for a checkpoint; `namespace` stands for the one that `options` leave open.
+
+    Raises what `choose` raises, and UsageError where two variants would go to one place.
+    """
+    namespace = options.namespace or namespace or NAMESPACE
     planned = []
-    for backend, each in choose(checkpoint, variants, recipe, adjustment):
+    for backend, each in choose(checkpoint, options.variants, options.recipe, options.adjustment):
         backend.accept(checkpoint, each)
-        repo_id, branch = _place(checkpoint, backend, each, namespace, template, branches=branches)
+        repo_id, branch = _place(checkpoint, backend, each, namespace, options)
         forecast = backend.forecast(checkpoint, each)
         planned.append(PlannedVariant(each.name, backend, each, repo_id, forecast, branch))
     places = {(each.repo_id.lower(), each.branch) for each in planned}
     if len(places) < len(planned):
         raise UsageError(
-            f"{template!r} gives several variants one repository", hint="put {treatment} into the template"
+            f"{options.template!r} gives several variants one repository", hint="put {treatment} into the template"
         )
+    sampling = options.sampling or sampling_for(checkpoint)
     return Plan(checkpoint, tuple(planned), fitting(sampling, [each.recipe for each in planned]))
 
 
@@ -172,23 +173,17 @@ def fitting(sampling: Sampling, recipes: Sequence[Recipe]) -> Sampling:
 
 
 def _place(
-    checkpoint: Checkpoint,
-    backend: Backend,
-    recipe: Recipe,
-    namespace: str,
-    template: str | None,
-    *,
-    branches: bool,
+    checkpoint: Checkpoint, backend: Backend, recipe: Recipe, namespace: str, options: Options
 ) -> tuple[str, str]:
     """Repository and branch of a variant."""
     from sdhub.publishing.names import repository_id, repository_name
 
     treatment = recipe.name.removeprefix(f"{backend.name}-")
-    pattern = template or backend.repository
-    if branches:
+    pattern = options.template or backend.repository
+    if options.branches:
         pattern = pattern.replace("{treatment}", "")
     name = repository_name(pattern, model=checkpoint.name, treatment=treatment)
-    return repository_id(namespace, name), treatment if branches else "main"
+    return repository_id(namespace, name), treatment if options.branches else "main"
 
 
 def _fit(checkpoint: Checkpoint, backend: Backend, name: str) -> Backend:
@@ -221,30 +216,22 @@ def sampling_for(
     guidance: float | None = None,
 ) -> Sampling:
     """How the evidence of a checkpoint is drawn: what the user says, else what the checkpoint's card shows
-    (widget prompts, inference parameters), else the general prompts and the family's habits.
+    (widget prompts, inference parameters), else the general prompts and `sampling_defaults`.
 
     Fewer pictures where each takes long.
     """
     part = checkpoint.component(checkpoint.family.denoiser)
     large = part is not None and part.parameters > LARGE_PARAMETERS
-    side = checkpoint.size or checkpoint.family.size
+    defaults = sampling_defaults(checkpoint)
     drawn = load_prompts(prompts) if prompts else _card_prompts(checkpoint) or general_prompts()
-    habit_steps, habit_guidance = next(
-        (FEW_STEPS[trait] for trait in FEW_STEPS if trait in checkpoint.traits),
-        (checkpoint.family.steps, checkpoint.family.guidance),
-    )
     return Sampling(
         prompts=drawn if prompts else drawn[: LARGE_PROMPTS if large else SMALL_PROMPTS],
-        steps=steps or checkpoint.steps or habit_steps,
-        guidance=_first(guidance, checkpoint.guidance, habit_guidance),
-        width=side,
-        height=side,
+        steps=steps or defaults.steps,
+        guidance=defaults.guidance if guidance is None else guidance,
+        width=defaults.side,
+        height=defaults.side,
     )
 
 
 def _card_prompts(checkpoint: Checkpoint) -> tuple[Prompt, ...]:
     return tuple(Prompt(text, seed) for seed, text in enumerate(checkpoint.prompts, start=1))
-
-
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)

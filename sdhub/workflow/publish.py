@@ -9,11 +9,13 @@ is written: each card shows all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
+from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.core.access import check_token
 from sdhub.core.endpoint import connect, endpoint
 from sdhub.core.errors import UsageError
@@ -21,19 +23,20 @@ from sdhub.core.progress import SILENT, Progress
 from sdhub.core.work import Work, home
 from sdhub.evidence.subject import PIXELS, encoder
 from sdhub.publishing.terms import settle_all
-from sdhub.workflow.job import NAMESPACE, Job, Options
-from sdhub.workflow.plan import make_plan, sampling_for
+from sdhub.workflow.job import Job
+from sdhub.workflow.options import NAMESPACE, Options, options_for
+from sdhub.workflow.plan import make_plan
 from sdhub.workflow.report import Report
 from sdhub.workflow.run import Run
 from sdhub.workflow.stages import Base
 
 SMALL = 128  # pixels a side of pictures whose subjects plain pixels can tell apart
-__all__ = ["Job", "Options", "prepare", "publish", "run"]
 
 
 def publish(
-    checkpoint: Checkpoint,
-    options: Options,
+    source: str | Path | Checkpoint,
+    variants: str | Sequence[str] = (),
+    options: Options | None = None,
     *,
     hub: str | None = None,
     dry_run: bool = False,
@@ -41,9 +44,11 @@ def publish(
 ) -> Report:
     """Publish variants of a checkpoint to `hub` ("local", an address, or None for the default).
 
-    A dry run makes and measures everything and writes to no Hub. Raises SdhubError before any work where the
-    call is wrong or refused; a variant that fails later is reported, and the others go on.
+    `variants` are one name or several; none: each backend's usual one. A dry run makes and measures everything and
+    writes to no Hub. Raises SdhubError before any work where the call is wrong or refused; a variant that fails
+    later is reported, and the others go on.
     """
+    checkpoint, options = checkpoint_of(source), options_for(variants, options)
     with prepare(checkpoint, options, hub=hub, dry_run=dry_run) as job:
         return run(job, progress)
 
@@ -62,16 +67,7 @@ def prepare(
         namespace = options.namespace
         if not dry_run or (namespace is None and target.token):
             namespace = check_token(target.url, target.token, namespace, propose=options.create_pr)
-        plan = make_plan(
-            checkpoint,
-            namespace=namespace or NAMESPACE,
-            sampling=options.sampling or sampling_for(checkpoint),
-            variants=options.variants,
-            recipe=options.recipe,
-            adjustment=options.adjustment,
-            template=options.template,
-            branches=options.branches,
-        )
+        plan = make_plan(checkpoint, options, namespace=namespace)
         yield Job(plan, options, settled, target, namespace or NAMESPACE, dry_run)
 
 

@@ -22,7 +22,8 @@ from sdhub.publishing.target import MAIN
 from sdhub.recipes.recipe import load_recipe
 from sdhub.workflow import mixed
 from sdhub.workflow.floor import reached
-from sdhub.workflow.job import NAMESPACE, Job
+from sdhub.workflow.job import Job
+from sdhub.workflow.options import NAMESPACE
 from sdhub.workflow.plan import PlannedVariant
 from sdhub.workflow.report import Published, Report
 from sdhub.workflow.stages import Base, VariantStages, source_files

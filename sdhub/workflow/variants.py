@@ -21,7 +21,7 @@ from sdhub.evidence.sampling import Prompt, Sampling, bounded, draw, evidence_sa
 STEPS, GUIDANCE = 20, 7.5
 
 
-def open_variant(variant: str | Path, *, hub: str | None = None) -> Any:
+def load(variant: str | Path, *, hub: str | None = None) -> Any:
     """A variant as a pipeline of diffusers' calling convention.
 
     `variant` is a folder, or a repository id on `hub` ("local", an address, or None for the default).
@@ -90,10 +90,10 @@ def _side(pipe: Any) -> int:
     return int(latents * pipe.vae_scale_factor)
 
 
-def draw_picture(
+def generate(
     variant: str | Path,
     prompt: str,
-    output: Path,
+    output: str | Path,
     *,
     seed: int = 0,
     steps: int | None = None,
@@ -101,7 +101,8 @@ def draw_picture(
     hub: str | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Draw one picture into `output` (PNG); returns what was done. Raises what `open_variant` raises."""
+    """Draw one picture into `output` (PNG); returns what was done. Raises what `load` raises."""
+    output = Path(output)
     if not prompt.strip():
         raise SourceError("the prompt is empty", hint="say what to draw")
     if not output.absolute().parent.is_dir():

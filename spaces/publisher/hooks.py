@@ -26,7 +26,7 @@ from sdhub.watching.query import Found
 from sdhub.watching.state import State
 from sdhub.watching.watch import carry_out
 from sdhub.watching.webhook import Deliveries, Webhook
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 
 RETRY_SECONDS = 600.0
 MANY = 10**6  # the webhook waits as long as it takes

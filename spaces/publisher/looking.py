@@ -12,7 +12,8 @@ from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_repository
 from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError
-from sdhub.workflow.plan import make_plan, possible, sampling_for
+from sdhub.workflow.options import Options
+from sdhub.workflow.plan import make_plan, possible
 
 MAX_SOURCE = 200
 
@@ -76,7 +77,7 @@ def _choice(checkpoint: Checkpoint, name: str, limits: Limits) -> Choice:
     except MissingExtraError:
         return Choice(name, "this Space has not the libraries to make it")
     try:
-        plan = make_plan(checkpoint, namespace="me", sampling=sampling_for(checkpoint), variants=[name])
+        plan = make_plan(checkpoint, Options(namespace="me", variants=(name,)))
     except SdhubError as error:
         return Choice(name, error.message.partition(f" cannot become {name}: ")[2] or error.message)
     (planned,) = plan.variants

@@ -11,7 +11,7 @@ import pytest
 
 from sdhub.backends import reasons
 from sdhub.backends.base import backends
-from sdhub.backends.coreml.specs import USUAL, USUAL_UNET
+from sdhub.backends.coreml.usual import USUAL, USUAL_UNET
 from sdhub.backends.svdquant.targets import unet_linears
 from sdhub.checkpoint import schedulers
 from sdhub.checkpoint.checkpoint import Checkpoint, Component

@@ -49,9 +49,9 @@ def draw_with_sdhub(repo: str, url: str, picture: Path) -> None:
     """The same picture by sdhub's own reading of the published files."""
     import torch
 
-    from sdhub.workflow.variants import open_variant
+    from sdhub.workflow.variants import load
 
-    pipe = open_variant(repo, hub=url)
+    pipe = load(repo, hub=url)
     pipe.set_progress_bar_config(disable=True)
     drawn = pipe(
         PROMPT,

@@ -108,9 +108,9 @@ def make_sound(root: Path) -> None:
 
 def generate(folder: Path, out: Path) -> None:
     """`sdhub generate`."""
-    from sdhub.workflow.variants import draw_picture
+    from sdhub.workflow.variants import generate
 
-    draw_picture(folder, "x", out / "picture.png", steps=1)
+    generate(folder, "x", out / "picture.png", steps=1)
 
 
 def verify(folder: Path, out: Path) -> None:

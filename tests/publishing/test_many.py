@@ -10,8 +10,8 @@ import pytest
 from sdhub.core.errors import BuildError, SourceError
 from sdhub.core.progress import Progress
 from sdhub.workflow import many
-from sdhub.workflow.job import Options
 from sdhub.workflow.many import Order, Outcome, publish_many
+from sdhub.workflow.options import Options
 
 GIB = 2**30
 

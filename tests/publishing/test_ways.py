@@ -14,7 +14,7 @@ from sdhub.checkpoint.checkpoint import License
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.errors import LicenseError, UsageError
 from sdhub.demo import emoji_sd
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 from sdhub.workflow.publish import publish
 from tests.publishing.fakes import FAILS, fake_backend, gated
 
@@ -39,7 +39,7 @@ def publishing(hub, api, tmp_path, monkeypatch, source, request):
 
         def go(checkpoint=source, dry_run=False, **options):
             wanted = Options(**{"namespace": namespace, "variants": BOTH, **options})
-            return publish(checkpoint, wanted, hub=hub, dry_run=dry_run)
+            return publish(checkpoint, options=wanted, hub=hub, dry_run=dry_run)
 
         go.namespace = namespace
         yield go

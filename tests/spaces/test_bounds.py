@@ -21,7 +21,7 @@ from sdhub.core.errors import UnsupportedError, UsageError
 from sdhub.core.work import Work
 from sdhub.spaces.sources import space_files
 from sdhub.watching.orders import Order, Task
-from sdhub.workflow.job import Options
+from sdhub.workflow.options import Options
 from tests.spaces.sources import space_module
 
 bounds = space_module("publisher", "bounds")

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from sdhub.backends.base import Backend, Forecast
-from sdhub.backends.coreml.specs import BLOCKS, STEP, USUAL, USUAL_UNET
+from sdhub.backends.coreml.specs import STEP
+from sdhub.backends.coreml.usual import BLOCKS, USUAL, USUAL_UNET
 from sdhub.backends.reasons import reason, unusual
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
@@ -144,7 +145,7 @@ class CoreML(Backend):
         return open_folder(folder)
 
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
-        return ("from sdhub import open_variant", "", f"pipe = open_variant({repo_id!r})")
+        return ("import sdhub", "", f"pipe = sdhub.load({repo_id!r})")
 
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
         system = IOS18 if any(_needs_ios18(each) for each in _treatments(recipe)) else IOS16

@@ -27,6 +27,7 @@ from sdhub.backends.coreml.specs import (
     time_ids,
 )
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.sampling import sampling_defaults
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.core.errors import BuildError, RecipeError
 from sdhub.core.nearly import meant
@@ -72,7 +73,7 @@ def build(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, prog
                     model.module,
                     path,
                     shape=shape,
-                    options=Options(attention),
+                    options=Options(attention, sampling_defaults(checkpoint).guidance),
                     codes=model.codes,
                     metadata=metadata if spec.attention else _without(metadata, "attention_implementation"),
                     chunked=recipe.chunked and spec.part == DENOISER,

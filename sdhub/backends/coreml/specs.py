@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sdhub.checkpoint.sampling import EMBEDDED_GUIDANCE
 from sdhub.core.errors import BuildError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
 
@@ -21,7 +22,6 @@ STEP = 64  # pixels that sides are multiples of
 ATTENTION = ("original", "split_einsum", "split_einsum_v2")
 SCALING, SCALING_XL = 0.18215, 0.13025  # of latents, as Apple's apps have them; not asked of any model
 TINY = "AutoencoderTiny"
-GUIDANCE = 8.5  # what diffusers' LatentConsistencyModelPipeline guides with
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Options:
     """
 
     attention: str = "split_einsum"
-    guidance: float = GUIDANCE
+    guidance: float = EMBEDDED_GUIDANCE
 
     def __post_init__(self) -> None:
         """Raises UsageError."""
@@ -75,26 +75,6 @@ class Feature:
 
 
 Features = Mapping[str, Feature]
-
-# Settings of a denoiser, and of a UNet alone, that the modules here compute.
-USUAL: Mapping[str, Collection[Any]] = {
-    "class_embed_type": (None,),
-    "num_class_embeds": (None,),
-    "encoder_hid_dim": (None,),
-    "encoder_hid_dim_type": (None,),
-    "addition_embed_type": (None, "text_time"),
-    "time_embedding_type": (None, "positional"),
-    "time_embedding_act_fn": (None,),
-    "timestep_post_act": (None,),
-    "attention_type": (None, "default"),
-    "dual_cross_attention": (None, False),
-    "cross_attention_norm": (None,),
-    "resnet_time_scale_shift": (None, "default"),
-    "resnet_skip_time_act": (None, False),
-    "mid_block_type": (None, "UNetMidBlock2DCrossAttn"),
-}
-USUAL_UNET: Mapping[str, Collection[Any]] = {"conv_in_kernel": (None, 3), "conv_out_kernel": (None, 3)}
-BLOCKS = tuple(f"{cross}{way}Block2D" for cross in ("", "CrossAttn") for way in ("Down", "Up"))
 
 
 @dataclass(frozen=True)

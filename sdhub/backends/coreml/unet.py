@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from sdhub.backends.coreml.attention import IMPLEMENTATIONS, Attend, Attention
 from sdhub.backends.coreml.layers import ChannelNorm, FeedForward, Pointwise, Sinusoids, pixels, static, tokens
-from sdhub.backends.coreml.specs import GUIDANCE, USUAL, USUAL_UNET
+from sdhub.backends.coreml.usual import USUAL, USUAL_UNET
 from sdhub.backends.reasons import unusual
+from sdhub.checkpoint.sampling import EMBEDDED_GUIDANCE
 from sdhub.core.errors import UnsupportedError
 
 
@@ -208,7 +209,7 @@ class UNet(_Contracting):
     """
 
     def __init__(
-        self, model: Any, *, attention: str, guidance: float = GUIDANCE, controlled: bool = False
+        self, model: Any, *, attention: str, guidance: float = EMBEDDED_GUIDANCE, controlled: bool = False
     ) -> None:
         super().__init__(model, attention, guidance)
         _check(model.config, USUAL_UNET)
@@ -239,7 +240,7 @@ class ControlNet(_Contracting):
     """A ControlNetModel, at a conditioning scale of 1. Raises UnsupportedError for another architecture."""
 
     def __init__(self, model: Any, *, attention: str) -> None:
-        super().__init__(model, attention, GUIDANCE)
+        super().__init__(model, attention, EMBEDDED_GUIDANCE)
         if model.config.controlnet_conditioning_channel_order != "rgb" or model.config.global_pool_conditions:
             raise UnsupportedError("a ControlNet with pooled conditions or channels in another order than RGB")
         self.controlnet_cond_embedding = model.controlnet_cond_embedding
