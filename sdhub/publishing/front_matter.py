@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdhub.publishing import markdown, words
+from sdhub.publishing import words
 from sdhub.publishing.publication import Publication, prompts_of
 
 
@@ -18,12 +18,12 @@ def front_matter(publication: Publication, *, evaluated: bool = True) -> str:
     data = ModelCardData(
         base_model=base,
         base_model_relation="quantized" if base else None,
-        library_name=markdown.plain(publication.library),
+        library_name=plain(publication.library),
         pipeline_tag="text-to-image",
-        license=markdown.plain(license.id),
-        license_name=markdown.plain(license.name) if license.name else None,
+        license=plain(license.id),
+        license_name=plain(license.name) if license.name else None,
         license_link=publication.license_link,
-        tags=[markdown.plain(tag) for tag in publication.tags],
+        tags=[plain(tag) for tag in publication.tags],
         model_name=publication.name,
         eval_results=(_eval_results(publication) if evaluated else []) or None,
         **gate,
@@ -35,7 +35,7 @@ def front_matter(publication: Publication, *, evaluated: bool = True) -> str:
 
 def _text(value: str) -> str:
     """Several lines without control, format and bidirectional characters."""
-    return "\n".join(markdown.plain(line, 2000) for line in value.splitlines())
+    return "\n".join(plain(line, 2000) for line in value.splitlines())
 
 
 def _eval_results(publication: Publication) -> list[Any]:
