@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sdhub.core.text import plain
 from sdhub.publishing import words
 from sdhub.publishing.publication import Publication, prompts_of
 
