@@ -34,6 +34,7 @@ from torch import Tensor
 from sdhub.analysis.allocation import Choice
 from sdhub.analysis.analysis import Analysis
 from sdhub.analysis.laboratory import Laboratory, trajectories_for
+from sdhub.backends.coreml.presets import choices
 from sdhub.checkpoint.resolve import resolve
 from sdhub.compression.affine import quantize
 from sdhub.compression.palettize import palettize
@@ -41,7 +42,7 @@ from sdhub.core.work import Work
 from sdhub.evidence.metrics import psnr
 from sdhub.recipes.calibration import calibrate, calibration_for
 from sdhub.recipes.recipe import Float, Palette, Recipe, Rounding, Treatment
-from sdhub.recipes.treatments import dequantized, offers
+from sdhub.recipes.treatments import dequantized
 
 LOW, HIGH, SIZES = 2.5, 7.0, 7
 PUBLISHED_LEAST = 100_000  # weights of a layer that the published analysis looks at
@@ -122,12 +123,12 @@ def timed(pipe: Any, setting: Any) -> Ours:
     with tempfile.TemporaryDirectory() as folder:
         lab = Laboratory(lambda: pipe, "demo", "0" * 64, setting, Work(Path(folder)))
         started = time.perf_counter()
-        analysis = lab.analysis(offers("coreml", COMPENSATED))
+        analysis = lab.analysis(choices(COMPENSATED))
         choice = analysis.within(analysis.size("4.5bits"))
         analysis = lab.check(analysis, choice)
         seconds = time.perf_counter() - started
         plain = lab.analysis(
-            [each for each in offers("coreml", "nearest") if not (isinstance(each, Palette) and each.bits == 3)]
+            [each for each in choices("nearest") if not (isinstance(each, Palette) and each.bits == 3)]
         )
     template = BACKEND.recipe(resolve("demo"), "coreml-4bit")
     return Ours(analysis, plain, analysis.recipe(choice, template, "coreml-mixed-4.5bit"), seconds)

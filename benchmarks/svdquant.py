@@ -35,6 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sdhub.backends import sdnq, svdquant
 from sdhub.backends.sdnq.build import layers_of as sdnq_layers
+from sdhub.backends.sdnq.presets import PRESETS as SDNQ
+from sdhub.backends.svdquant.presets import PRESETS
 from sdhub.backends.svdquant.targets import layers_of as lite_layers
 from sdhub.checkpoint.narrow import compute_in_float32
 from sdhub.checkpoint.resolve import resolve
@@ -45,7 +47,6 @@ from sdhub.core.work import write_atomic
 from sdhub.evidence.memory import peak_mib
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling
-from sdhub.recipes.presets import PRESETS
 from sdhub.recipes.recipe import Component, Recipe
 from sdhub.workflow import measure
 from tests.environments import environment
@@ -341,7 +342,7 @@ def shaped(shape: str, *, quick: bool) -> dict[str, float]:
 
     variant = SHAPES[shape][0]
     unet = random_unet(shape, quick=quick)
-    component = Component(default=PRESETS[variant].weights)
+    component = Component(default={**PRESETS, **SDNQ}[variant].weights)
     lite = variant.startswith("svdquant")
     layers: Mapping[str, Any] = lite_layers(unet, component) if lite else sdnq_layers(unet, component)
     original = 2.0 * sum(each.numel() for each in unet.parameters())

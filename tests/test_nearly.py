@@ -5,7 +5,7 @@ import pytest
 from sdhub.backends.base import backend_of
 from sdhub.core.errors import RecipeError, UnsupportedError
 from sdhub.core.nearly import meant
-from sdhub.recipes.presets import preset
+from tests.recipes.made import preset
 
 
 def test_one_name_is_suggested() -> None:

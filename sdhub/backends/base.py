@@ -20,7 +20,7 @@ from sdhub.core.documents import shown
 from sdhub.core.errors import MissingExtraError, UnsupportedError
 from sdhub.core.nearly import meant
 from sdhub.core.progress import Progress
-from sdhub.recipes.recipe import Recipe
+from sdhub.recipes.recipe import Recipe, Rounding, Treatment
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Backend(ABC):
     without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
     them by other means to compare pictures, and says that the lines were not run and speed was not measured.
     `shows_nearest`: a calibrated variant is also built without calibration, so that the evidence has both.
+    `analyzed_as`: the preset whose other components a recipe of mixed bits has (empty: none is analyzed).
     `companions`: ControlNets and the safety checker go along into its variants. `narrow`: it also builds from a
     denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.narrow`).
     """
@@ -61,6 +62,7 @@ class Backend(ABC):
     shows_nearest: bool = False
     companions: bool = False
     narrow: bool = False
+    analyzed_as: str = ""
 
     def knows(self, variant: str) -> bool:
         """Whether the backend makes a variant of this name; more than are listed, where names have parameters."""
@@ -76,6 +78,10 @@ class Backend(ABC):
     def told(self, variant: str) -> str | None:
         """`summary` of a variant as its preset makes it."""
         return self.variants.get(variant)
+
+    def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
+        """What an analysis chooses among for a layer, the narrowest first; nothing where none is made."""
+        return ()
 
     @abstractmethod
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from sdhub.core.errors import RecipeError
 from sdhub.core.nearly import meant
-from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Recipe, Treatment
+from sdhub.recipes.recipe import Component, Float, LowRank, Recipe, Treatment
 
 FLOAT = Float()
 
@@ -21,7 +20,6 @@ class Preset:
     `encoders`: of text encoders, where they are treated otherwise than the denoiser.
     """
 
-    backend: str
     summary: str
     weights: Treatment
     vae: Treatment = FLOAT
@@ -35,102 +33,10 @@ class Preset:
         return Component(default=encoder or self.weights)
 
 
-_COMPENSATED: Any = {"rounding": "compensated"}
-_INT4 = LowRank(rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, **_COMPENSATED)
-_NVFP4 = LowRank(rank=32, residual="nvfp4", group_size=16, activations="nvfp4", smoothing=True, **_COMPENSATED)
-
-PRESETS = {
-    "coreml-fp16": Preset("coreml", "16-bit weights; as good as the original", weights=Float()),
-    "coreml-8bit": Preset("coreml", "palettes of 256 values", weights=Palette(bits=8, **_COMPENSATED)),
-    "coreml-6bit": Preset(
-        "coreml",
-        "palettes of 64 values, rounded to compensate; the VAE in 16 bit",
-        weights=Palette(bits=6, **_COMPENSATED),
-    ),
-    "coreml-4bit": Preset(
-        "coreml",
-        "palettes of 16 values, rounded to compensate; text encoders in 6 bit, the VAE in 16 bit",
-        weights=Palette(bits=4, **_COMPENSATED),
-        encoders=Palette(bits=6, **_COMPENSATED),
-    ),
-    "coreml-4bit-grouped": Preset(
-        "coreml",
-        "palettes of 16 values for every 16 output channels, rounded to compensate; text encoders in 6 bit, "
-        "the VAE in 16 bit",
-        weights=Palette(bits=4, group_size=16, **_COMPENSATED),
-        encoders=Palette(bits=6, **_COMPENSATED),
-    ),
-    "openvino-fp16": Preset(
-        "openvino",
-        "16-bit weights; as good as the original, half the size of 32 bits",
-        weights=Float(),
-    ),
-    "openvino-int8": Preset(
-        "openvino",
-        "8-bit weights, a scale and zero point per output channel; float activations; the VAE in 16 bit",
-        weights=Affine(bits=8),
-    ),
-    "openvino-int8-hybrid": Preset(
-        "openvino",
-        "8-bit weights; convolutions compute in 8 bits; the VAE in 16 bit",
-        weights=Affine(bits=8, activations="hybrid", spared=0.03),
-        encoders=Affine(bits=8),
-    ),
-    "openvino-int8-full": Preset(
-        "openvino",
-        "8-bit weights; all layers of the denoiser compute in 8 bits, but for the few that would lose most; "
-        "the VAE in 16 bit",
-        weights=Affine(bits=8, activations="int8", smoothing=0.5, spared=0.03),
-        encoders=Affine(bits=8),
-    ),
-    "openvino-int4": Preset(
-        "openvino",
-        "4-bit weights in groups of 64 inputs, rounded to compensate, 8-bit ones where the denoiser loses most; "
-        "text encoders in 8 bit, the VAE in 16 bit",
-        weights=Affine(bits=4, group_size=64, spared=0.1, **_COMPENSATED),
-        encoders=Affine(bits=8),
-    ),
-    "svdquant-int4": Preset(
-        "svdquant",
-        "4-bit weights and arithmetic with a 16-bit part of rank 32; for NVIDIA GPUs from Turing to Ada",
-        weights=_INT4,
-        encoders=FLOAT,
-    ),
-    "svdquant-nvfp4": Preset(
-        "svdquant",
-        "4-bit float weights and arithmetic with a 16-bit part of rank 32; for NVIDIA's Blackwell GPUs",
-        weights=_NVFP4,
-        encoders=FLOAT,
-    ),
-    "nunchaku-int4": Preset(
-        "nunchaku",
-        "the weights of svdquant-int4 in Nunchaku's own single file, for ComfyUI and the Nunchaku library",
-        weights=_INT4,
-        encoders=FLOAT,
-    ),
-    "nunchaku-nvfp4": Preset(
-        "nunchaku",
-        "the weights of svdquant-nvfp4 in Nunchaku's own single file, for ComfyUI and the Nunchaku library",
-        weights=_NVFP4,
-        encoders=FLOAT,
-    ),
-    "sdnq-uint4": Preset(
-        "sdnq",
-        "4-bit weights with a 16-bit part of rank 32, rounded to compensate; for every device",
-        weights=LowRank(rank=32, residual="uint4", group_size=64, **_COMPENSATED),
-    ),
-    "sdnq-int8": Preset(
-        "sdnq",
-        "8-bit weights, a scale per output channel, rounded to compensate; for every device",
-        weights=Affine(bits=8, symmetric=True, **_COMPENSATED),
-    ),
-}
-
-
-def find(variant: str) -> Preset | None:
+def find(presets: Mapping[str, Preset], variant: str) -> Preset | None:
     """The preset of this name, or one with a low-rank part whose rank the name says: `svdquant-int4-r64`."""
     match = _RANKED.fullmatch(variant)
-    base = PRESETS.get(match["base"] if match else variant)
+    base = presets.get(match["base"] if match else variant)
     if base is None or match is None:
         return base
     if not isinstance(base.weights, LowRank):
@@ -140,16 +46,12 @@ def find(variant: str) -> Preset | None:
     return replace(base, weights=weights, summary=f"{base.summary} (rank {rank} instead of {base.weights.rank})")
 
 
-def preset(variant: str, components: Sequence[str]) -> Recipe:
-    """The recipe of `variant` for the named components (those with weights). Raises RecipeError."""
-    known = find(variant)
+def preset(backend: str, presets: Mapping[str, Preset], variant: str, components: Sequence[str]) -> Recipe:
+    """The recipe of a backend's `variant` for the named components (those with weights). Raises RecipeError."""
+    known = find(presets, variant)
     if known is None:
-        raise RecipeError(f"no preset makes {variant}", hint=meant(variant, PRESETS, "see: sdhub inspect SOURCE"))
-    return Recipe(
-        name=variant,
-        backend=known.backend,
-        components={name: known.component(name) for name in components},
-    )
+        raise RecipeError(f"no preset makes {variant}", hint=meant(variant, presets, "see: sdhub inspect SOURCE"))
+    return Recipe(name=variant, backend=backend, components={name: known.component(name) for name in components})
 
 
 _RANKED = re.compile(r"(?P<base>.+)-r(?P<rank>16|64|128)")

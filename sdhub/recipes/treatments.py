@@ -1,4 +1,4 @@
-"""Treatments as an analysis sees them: which there are, how large they are, and what they leave of a weight."""
+"""Treatments as an analysis sees them: how large they are, and what they leave of a weight."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdhub.core.errors import UsageError
 from sdhub.core.progress import SILENT, Progress
-from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Rounding, Treatment
+from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Treatment
 from sdhub.recipes.weights import codes_of, compress
 
 if TYPE_CHECKING:
@@ -18,29 +18,6 @@ if TYPE_CHECKING:
 
 TILE = 128  # of the kernels that compute in 4 bits: layers are multiples of it in both directions
 SCALAR = 16  # bits of a scale, a zero point's share aside, of a table's entry, and of a low-rank branch's number
-
-
-def offers(backend: str, rounding: Rounding = "compensated") -> tuple[Treatment, ...]:
-    """What an analysis chooses among for the backend, the narrowest first. Raises UsageError."""
-    if backend == "coreml":
-        return (*(Palette(bits=bits, rounding=rounding) for bits in (1, 2, 3, 4, 6, 8)), Float())
-    if backend == "openvino":
-        return (Affine(bits=4, group_size=64, rounding=rounding), Affine(bits=8), Float())
-    if backend == "sdnq":
-        return (
-            *(
-                LowRank(rank=rank, residual="uint4", group_size=64, rounding=rounding)
-                for rank in (0, 16, 32, 64, 128)
-            ),
-            Affine(bits=8, symmetric=True, rounding=rounding),
-            Float(),
-        )
-    if backend == "svdquant":
-        four = LowRank(
-            rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, rounding=rounding
-        )
-        return (four, Float())  # the format has one rank
-    raise UsageError(f"no analysis is made for {backend}", hint="coreml, openvino, sdnq or svdquant")
 
 
 def size_of(treatment: Treatment, shape: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ from sdhub.analysis.allocation import Choice, total
 from sdhub.analysis.analysis import Analysis, parse_budget
 from sdhub.analysis.apple import AppleFile, exported
 from sdhub.analysis.laboratory import Laboratory, trajectories_for
-from sdhub.backends.base import backends
+from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.checkpoint.resolve import checkpoint_of
@@ -24,15 +24,8 @@ from sdhub.core.work import Work, home
 from sdhub.evidence.curve import Series, draw_curve
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment
-from sdhub.recipes.treatments import offers
 from sdhub.workflow import measure
 
-TEMPLATES = {
-    "coreml": "coreml-4bit",
-    "openvino": "openvino-int4",
-    "sdnq": "sdnq-uint4",
-    "svdquant": "svdquant-int4",
-}
 CURVE_CHECKS = ("2.5bits", "4bits", "6bits")
 CURVE_POINTS = 64
 MOST_CHECKS = 5
@@ -264,7 +257,7 @@ def _checked_within(lab: Laboratory, analysis: Analysis, size: int) -> Analysis:
 
 
 def _offers(wanted: Wanted) -> tuple[Treatment, ...]:
-    known = offers(wanted.backend, wanted.rounding)
+    known = _analyzable(wanted.backend).choices(wanted.rounding)
     if not wanted.widths:
         return known
     found = tuple(each for each in known if isinstance(each, Float) or getattr(each, "bits", 0) in wanted.widths)
@@ -273,11 +266,17 @@ def _offers(wanted: Wanted) -> tuple[Treatment, ...]:
     return found
 
 
+def _analyzable(backend: str) -> Backend:
+    """The backend, one that analyses are made for. Raises UnsupportedError."""
+    known = {name: each for name, each in backends().items() if each.analyzed_as}
+    if backend not in known:
+        raise UnsupportedError(f"no analysis is made for {backend}", hint=meant(backend, known))
+    return known[backend]
+
+
 def _template(checkpoint: Checkpoint, backend: str) -> Recipe:
-    known = backends().get(backend)
-    if known is None or backend not in TEMPLATES:
-        raise UnsupportedError(f"no analysis is made for {backend}", hint=meant(backend, TEMPLATES))
-    variant = TEMPLATES[backend]
+    known = _analyzable(backend)
+    variant = known.analyzed_as
     reason = known.why_not(checkpoint, variant)
     if reason is not None:
         raise UnsupportedError(f"{checkpoint.id} cannot become {variant}: {reason}", hint="see: sdhub inspect")

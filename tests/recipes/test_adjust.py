@@ -8,8 +8,8 @@ from sdhub.checkpoint.resolve import resolve
 from sdhub.core.errors import UnsupportedError, UsageError
 from sdhub.recipes.adjust import Adjustment, parse_size, parse_static
 from sdhub.recipes.calibration import calibration_for
-from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import Recipe
+from tests.recipes.made import PRESETS, preset
 
 
 def recipe() -> Recipe:

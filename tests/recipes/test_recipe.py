@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 
 from sdhub.core.errors import RecipeError
-from sdhub.recipes.presets import PRESETS, preset
 from sdhub.recipes.recipe import Affine, Component, Float, Recipe, json_schema, load_recipe, parse_recipe
+from tests.recipes.made import PRESETS, preset
 
 PARTS = ["text_encoder", "unet", "vae"]
 

@@ -9,12 +9,13 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from sdhub.analysis.sensitivity import Trace, candidates, errors, factors, sample, scales, trace
+from sdhub.backends.base import backends
 from sdhub.compression.calibration import LayerStatistics
 from sdhub.compression.gptq import gptq
 from sdhub.compression.palettize import palettize
 from sdhub.demo import emoji_sd
 from sdhub.recipes.recipe import Affine, Calibration, Float, LowRank, Palette, Treatment
-from sdhub.recipes.treatments import dequantized, offers, size_of
+from sdhub.recipes.treatments import dequantized, size_of
 
 SETTING = Calibration(
     prompts=("pear",), seed=7, steps=2, recorded=2, guidance=4.0, width=64, height=64, rows=64, block=256
@@ -161,7 +162,7 @@ def test_sizes_count_tables_scales_and_branches() -> None:
 @pytest.mark.parametrize("backend", ["coreml", "openvino", "sdnq", "svdquant"])
 def test_offers_fit_a_layer_and_get_better(backend: str) -> None:
     weight = torch.randn(256, 256, generator=generator(8))
-    treatments = offers(backend)
+    treatments = backends()[backend].choices("compensated")
     found = errors(weight, treatments, [torch.randn(256, 256, generator=generator(9))])
     assert list(found) == list(range(len(treatments)))
     assert list(found.values()) == sorted(found.values(), reverse=True)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.coreml.presets import PRESETS, choices
 from sdhub.backends.coreml.specs import STEP
 from sdhub.backends.coreml.usual import BLOCKS, USUAL, USUAL_UNET
 from sdhub.backends.reasons import reason, unusual
@@ -19,8 +20,8 @@ from sdhub.core.documents import shown
 from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
 from sdhub.recipes.calibration import calibration_for
-from sdhub.recipes.presets import PRESETS, mixed_bits, preset
-from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Treatment
+from sdhub.recipes.presets import mixed_bits, preset
+from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment
 from sdhub.recipes.recipe import Component as Treated
 
 WIDTHS: tuple[Literal[1, 2, 4, 6, 8], ...] = (1, 2, 4, 6, 8)  # of palettes that every system reads
@@ -38,11 +39,10 @@ class CoreML(Backend):
     """Packages in Apple's layout: palettes, 8-bit grids or 16-bit floats, arithmetic in 16 bits."""
 
     name = "coreml"
+    analyzed_as = "coreml-4bit"
     extra = "coreml"
     packages = ("coremltools", "diffusers", "transformers", "torch", "numpy")
-    variants: Mapping[str, str] = MappingProxyType(
-        {name: each.summary for name, each in PRESETS.items() if each.backend == "coreml"}
-    )
+    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
     usual = "coreml-6bit"
     tags = ("core-ml", "coreml", "stable-diffusion", "text-to-image", "sdhub")
     library = "diffusers"
@@ -56,6 +56,9 @@ class CoreML(Backend):
     def checks(self) -> Literal["usage", "sdhub"]:  # type: ignore[override]
         """Only macOS has Core ML's own runtime."""
         return "usage" if platform.system() == "Darwin" else "sdhub"
+
+    def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
+        return choices(rounding)
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
         if checkpoint.family.denoiser != "unet":
@@ -74,7 +77,7 @@ class CoreML(Backend):
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
         """Of mixed bits a recipe without layers, which an analysis finds."""
         bits, parts = _mixed(variant), [part.name for part in _parts(checkpoint)]
-        made = preset("coreml-4bit" if bits else variant, parts)
+        made = preset("coreml", PRESETS, "coreml-4bit" if bits else variant, parts)
         if bits:
             width = next(each for each in WIDTHS if each >= bits)
             whole = Treated(default=Palette(bits=width, rounding="compensated"))

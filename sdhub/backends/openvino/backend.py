@@ -11,6 +11,7 @@ from typing import Any
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.openvino import telemetry
 from sdhub.backends.openvino.calls import JUDGED
+from sdhub.backends.openvino.presets import PRESETS, choices
 from sdhub.backends.openvino.shapes import UNGUIDED
 from sdhub.backends.reasons import TINY, reason
 from sdhub.backends.variant.beside import load_beside
@@ -19,8 +20,8 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
 from sdhub.recipes.calibration import LARGE, calibration_for
-from sdhub.recipes.presets import PRESETS, preset
-from sdhub.recipes.recipe import Affine, Calibration, Component, Float, Recipe, Treatment
+from sdhub.recipes.presets import preset
+from sdhub.recipes.recipe import Affine, Calibration, Component, Float, Recipe, Rounding, Treatment
 
 PIPELINES = {
     name: f"OV{name}"
@@ -55,11 +56,10 @@ class OpenVINO(Backend):
     """
 
     name = "openvino"
+    analyzed_as = "openvino-int4"
     extra = "openvino"
     packages = ("openvino", "nncf", "optimum-intel", "optimum", "diffusers", "transformers", "torch")
-    variants: Mapping[str, str] = MappingProxyType(
-        {name: each.summary for name, each in PRESETS.items() if each.backend == "openvino"}
-    )
+    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
     usual = "openvino-int8"
     tags = ("openvino", "nncf", "sdhub")
     library = "diffusers"  # the Hub knows no library openvino: that is a tag
@@ -91,6 +91,9 @@ class OpenVINO(Backend):
             return said
         return f"{said}; {ratio:.0%} of the tokens merged in the largest self-attention"
 
+    def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
+        return choices(rounding)
+
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
         if (found := reason(checkpoint)) is not None:
             return found
@@ -105,7 +108,7 @@ class OpenVINO(Backend):
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
         base, ratio = _merging(variant)
-        made = preset(base, [part.name for part in _parts(checkpoint)])
+        made = preset("openvino", PRESETS, base, [part.name for part in _parts(checkpoint)])
         denoiser = checkpoint.family.denoiser
         component = made.components[denoiser]
         update: dict[str, Any] = {"name": variant, "calibration": _calibration(checkpoint, component)}

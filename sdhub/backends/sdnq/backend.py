@@ -13,6 +13,7 @@ from sdhub.backends.folder import recognizes
 from sdhub.backends.reasons import reason
 from sdhub.backends.sdnq.config import keep
 from sdhub.backends.sdnq.formats import format_of
+from sdhub.backends.sdnq.presets import PRESETS, choices
 from sdhub.backends.streaming import streamable
 from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.layout import Layout
@@ -20,8 +21,8 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.load import LOADABLE
 from sdhub.core.errors import RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
-from sdhub.recipes.presets import PRESETS, find, preset
-from sdhub.recipes.recipe import Affine, Component, Float, Recipe
+from sdhub.recipes.presets import find, preset
+from sdhub.recipes.recipe import Affine, Component, Float, Recipe, Rounding, Treatment
 
 GIB = 2**30
 LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
@@ -34,11 +35,10 @@ class SDNQ(Backend):
     """Weights of 4 or 8 bits with a low-rank part; activations and arithmetic in float, on every device."""
 
     name = "sdnq"
+    analyzed_as = "sdnq-uint4"
     extra = "svdquant"
     packages = ("diffusers", "transformers", "torch", "safetensors")
-    variants: Mapping[str, str] = MappingProxyType(
-        {name: each.summary for name, each in PRESETS.items() if each.backend == "sdnq"}
-    )
+    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
     usual = "sdnq-uint4"
     tags = ("sdnq", "svdquant", "sdhub")
     library = "diffusers"
@@ -49,11 +49,14 @@ class SDNQ(Backend):
     narrow = True
 
     def knows(self, variant: str) -> bool:
-        return find(variant) is not None and variant.partition("-")[0] == self.name
+        return find(PRESETS, variant) is not None
 
     def told(self, variant: str) -> str | None:
-        found = find(variant) if self.knows(variant) else None
+        found = find(PRESETS, variant) if self.knows(variant) else None
         return found.summary if found else None
+
+    def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
+        return choices(rounding)
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
         if (found := reason(checkpoint)) is not None:
@@ -65,7 +68,7 @@ class SDNQ(Backend):
         return None
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
-        made = preset(variant, [part.name for part in _parts(checkpoint)])
+        made = preset(self.name, PRESETS, variant, [part.name for part in _parts(checkpoint)])
         small = {
             part.name
             for part in _parts(checkpoint)

@@ -13,6 +13,7 @@ from sdhub.backends.folder import recognizes
 from sdhub.backends.reasons import reason
 from sdhub.backends.streaming import streamable
 from sdhub.backends.svdquant.lite import METHOD, format_of, keep
+from sdhub.backends.svdquant.presets import PRESETS, choices
 from sdhub.backends.svdquant.targets import flux_modulations, share
 from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.layout import Layout
@@ -20,8 +21,8 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.load import LOADABLE
 from sdhub.core.errors import RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
-from sdhub.recipes.presets import PRESETS, find, preset
-from sdhub.recipes.recipe import Affine, Float, LowRank, Recipe, Treatment
+from sdhub.recipes.presets import find, preset
+from sdhub.recipes.recipe import Affine, Float, LowRank, Recipe, Rounding, Treatment
 
 GIB = 2**30
 LEAST_SHARE = 1 / 3  # of the denoiser's weights, below which the variant is not worth its trouble
@@ -37,11 +38,11 @@ class SVDQuant(Backend):
     """4-bit weights with a 16-bit part of low rank, and arithmetic in 4 bits, on NVIDIA's GPUs."""
 
     name = "svdquant"
+    presets = PRESETS
+    analyzed_as = "svdquant-int4"
     extra = "svdquant"
     packages = ("diffusers", "transformers", "torch", "safetensors")
-    variants: Mapping[str, str] = MappingProxyType(
-        {name: each.summary for name, each in PRESETS.items() if each.backend == "svdquant"}
-    )
+    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
     usual = "svdquant-int4"
     tags: tuple[str, ...] = ("svdquant", "nunchaku", "sdhub")
     library = "diffusers"
@@ -52,11 +53,14 @@ class SVDQuant(Backend):
     narrow = True
 
     def knows(self, variant: str) -> bool:
-        return find(variant) is not None and variant.partition("-")[0] == self.name
+        return find(self.presets, variant) is not None
 
     def told(self, variant: str) -> str | None:
-        found = find(variant) if self.knows(variant) else None
+        found = find(self.presets, variant) if self.knows(variant) else None
         return found.summary if found else None
+
+    def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
+        return choices(rounding)
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
         if (found := reason(checkpoint)) is not None:
@@ -66,7 +70,7 @@ class SVDQuant(Backend):
         if "inpainting" in checkpoint.traits:
             return "inpainting checkpoints become no SVDQuant variants yet"
         part = checkpoint.component(checkpoint.family.denoiser)
-        wanted = find(variant)
+        wanted = find(self.presets, variant)
         layout = format_of(wanted.weights) if wanted else None
         if part is None or layout is None:
             return None
@@ -83,7 +87,7 @@ class SVDQuant(Backend):
         )
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
-        made = preset(variant, [part.name for part in parts_of(checkpoint)])
+        made = preset(self.name, self.presets, variant, [part.name for part in parts_of(checkpoint)])
         denoiser = checkpoint.family.denoiser
         if checkpoint.family.name == "flux":
             part = checkpoint.component(denoiser)

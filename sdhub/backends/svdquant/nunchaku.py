@@ -13,6 +13,7 @@ from sdhub.backends.calibration import calibrated
 from sdhub.backends.svdquant.arrangement import FLUX, SDXL
 from sdhub.backends.svdquant.backend import GPUS, SVDQuant, parts_of
 from sdhub.backends.svdquant.lite import format_of
+from sdhub.backends.svdquant.presets import NUNCHAKU_PRESETS
 from sdhub.backends.variant.configs import vet
 from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.keys import HINT, vet_keys
@@ -23,7 +24,7 @@ from sdhub.checkpoint.load import LOADABLE
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import BuildError, SdhubError, SourceError, UnsafeError, UnsupportedError
 from sdhub.core.progress import Progress
-from sdhub.recipes.presets import PRESETS, preset
+from sdhub.recipes.presets import preset
 from sdhub.recipes.recipe import LowRank, Recipe
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ class Nunchaku(SVDQuant):
     """One file for the denoiser, as ComfyUI-nunchaku loads it, beside the rest of the pipeline."""
 
     name = "nunchaku"
-    variants: Mapping[str, str] = MappingProxyType(
-        {name: each.summary for name, each in PRESETS.items() if each.backend == "nunchaku"}
-    )
+    presets = NUNCHAKU_PRESETS
+    analyzed_as = ""
+    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in NUNCHAKU_PRESETS.items()})
     usual = ""
     tags = ("nunchaku", "svdquant", "comfyui", "sdhub")
     repository = "nunchaku-{model}-{treatment}"
@@ -79,7 +80,7 @@ class Nunchaku(SVDQuant):
         return Forecast(int(usual.bytes + more), usual.peak_bytes, usual.seconds)
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
-        made = preset(variant, [part.name for part in parts_of(checkpoint)])
+        made = preset("nunchaku", NUNCHAKU_PRESETS, variant, [part.name for part in parts_of(checkpoint)])
         return calibrated(checkpoint, made)
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
