@@ -15,8 +15,9 @@ from typing import Any
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import read_header
-from sdhub.checkpoint.known import UNLOADED
+from sdhub.checkpoint.known import TOKENIZERS, UNLOADED
 from sdhub.checkpoint.safety import is_model
+from sdhub.checkpoint.tokens import WHOLE
 from sdhub.checkpoint.weights import BUFFERS, plain_name
 from sdhub.errors import SourceError
 from sdhub.isolate import ExhaustedError, bounded
@@ -43,10 +44,14 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
     """Hold every model of a checkpoint against its files; `view` is what `load.vetted` laid out.
 
     Returns lines about tensors that no model has. Raises SourceError for a config that makes no model, for a
-    tensor that is missing, and for one of another shape: with the component, the tensor and both shapes.
+    `tokenizer.json` that makes no tokenizer, for a tensor that is missing, and for one of another shape: with the
+    component, the tensor and both shapes.
     """
     told: list[str] = []
     for part in checkpoint.components:
+        whole = view / part.name / WHOLE
+        if part.class_name in TOKENIZERS and whole.is_file():
+            _check_tokenizer(whole, f"{part.name}/{WHOLE} of {checkpoint.id}")
         if part.name in UNLOADED or not is_model(part.library, part.class_name):
             continue
         config = view / part.name / "config.json"
@@ -59,6 +64,23 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
         except ExhaustedError as error:
             raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
     return told
+
+
+def _check_tokenizer(path: Path, where: str) -> None:
+    """Raises SourceError for what the tokenizers library cannot read, or dies of."""
+    try:
+        bounded(_read_tokenizer, str(path), where, seconds=SECONDS, mib=MIB)
+    except ExhaustedError as error:
+        raise SourceError(f"{where} makes no tokenizer: {error}", hint=HINT) from None
+
+
+def _read_tokenizer(path: str, where: str) -> None:
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(path)
+    except Exception as error:  # noqa: BLE001 — it raises Exception itself
+        raise SourceError(f"{where} makes no tokenizer: {shown(error, 200)}", hint=HINT) from None
 
 
 def _check(part: Component, config: str, files: Sequence[str], where: str) -> list[str]:

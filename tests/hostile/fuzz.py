@@ -7,6 +7,8 @@ view that libraries read, every `SHARE`th of them also through the libraries the
 from __future__ import annotations
 
 import copy
+import functools
+import importlib.metadata
 import json
 import random
 import shutil
@@ -16,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import sdhub
 from sdhub.checkpoint.checkpoint import Source
 from sdhub.checkpoint.configs import CONFIGS
-import sdhub
 from sdhub.errors import SdhubError
 from tests.checkpoint.test_families import CASES as FAMILIES
 from tests.checkpoint.test_published import COMPONENTS, TOKENS
 from tests.checkpoint.tiny import copy_demo, skeleton, write
 
-SHARE = 20
+SHARE = 60
 FAMILY = ("SD 1.5", "SD 2.1", "SDXL", "SD 3", "FLUX", "PixArt", "Sana", "Qwen-Image")
 ARGUMENTS = json.loads((Path(sdhub.__path__[0]) / "checkpoint" / "arguments.json").read_text())
 DEEP: Any = 1
@@ -33,12 +35,36 @@ for _ in range(28):
 VALUES: tuple[Any, ...] = (
     *(0, 1, 2, 3, 7, 64, 1_000, -1, -7, 10**9, 2**31, 2**63, 2**64, 10**39, -(2**63)),
     *(0.5, -0.5, 1e-300, 1e308, -1e308, 1e39, True, False, None),
-    *("", "x", "1", "default", "../../etc/passwd", "/etc/passwd", "a b", "x" * 5_000, "\u202eevil\x00\n\x1b[2J", "é"),
+    *(
+        "",
+        "x",
+        "1",
+        "default",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "a b",
+        "x" * 5_000,
+        "\u202eevil\x00\n\x1b[2J",
+        "é",
+    ),
     *([], [0], [1], [-1], [1, 2], [1, 2, 3, 4], [64] * 5, [1] * 100, [2**63], [1e308], [None], [True], ["x"]),
     *([[]], [[1]], [[1], [2, 3]], [[[1, 2]]], DEEP, [{}], [{"a": 1}]),
     *({}, {"a": 1}, {"a": {"b": [1]}}, {"content": 1}, {"type": "x"}, {"type": ["x"]}, {"0": {"content": "a"}}),
 )
-UNKNOWN = ("shape", "model_max", "self", "cls", "config", "kwargs", "dtype", "device", "__init__", "a.b", "", "\u202e")
+UNKNOWN = (
+    "shape",
+    "model_max",
+    "self",
+    "cls",
+    "config",
+    "kwargs",
+    "dtype",
+    "device",
+    "__init__",
+    "a.b",
+    "",
+    "\u202e",
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +80,9 @@ def documents(root: Path, family: str) -> dict[str, dict[str, Any]]:
     """Every JSON file of a skeleton with all keys that its class takes, those of published configs among them."""
     pipeline, entries, configs, *_ = FAMILIES[family]
     more = {"feature_extractor": ["transformers", "CLIPImageProcessor"], "force_zeros_for_empty_prompt": True}
-    skeleton(root, pipeline, {**entries, "feature_extractor": more["feature_extractor"]}, configs, is_distilled=True)
+    skeleton(
+        root, pipeline, {**entries, "feature_extractor": more["feature_extractor"]}, configs, is_distilled=True
+    )
     published = {class_name: config for _, class_name, config, _ in reversed(COMPONENTS)}
     published |= {class_name: config for title, class_name, config, _ in COMPONENTS if title == family}
     index = json.loads((root / "model_index.json").read_text())
@@ -86,13 +114,15 @@ def pick(rng: random.Random, files: Mapping[str, dict[str, Any]]) -> Change:
     """A file, a key of it at any depth or one that its class takes, and another value."""
     path = rng.choice(sorted(files))
     document = files[path]
-    keys = sorted({*document, *arguments(path, files["model_index.json"])}) + [rng.choice(UNKNOWN)]
+    keys = [*sorted({*document, *arguments(path, files["model_index.json"])}), rng.choice(UNKNOWN)]
     key: str | int = rng.choice(keys)
     old, trail = document.get(key), [key]
     while isinstance(old, dict | list) and old and rng.random() < 0.5:
         key = rng.choice(sorted(old)) if isinstance(old, dict) else rng.randrange(len(old))
         old, trail = old[key], [*trail, key]
-    return Change(path, tuple(trail), rng.choice([*VALUES, *near(old)] if rng.random() < 0.6 else near(old) or VALUES))
+    return Change(
+        path, tuple(trail), rng.choice([*VALUES, *near(old)] if rng.random() < 0.6 else near(old) or VALUES)
+    )
 
 
 def near(old: Any) -> list[Any]:
@@ -164,10 +194,15 @@ def demo_documents(root: Path) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     folder, first, end = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    importlib.metadata.entry_points = functools.cache(
+        importlib.metadata.entry_points
+    )  # what is installed stays the same
     sound = {family: documents(folder / family, family) for family in FAMILY}
     whole = demo_documents(folder / "demo")
     for family in FAMILY:
-        assert outcome(folder / family, libraries=False)["became"] == "taken", outcome(folder / family, libraries=False)
+        assert outcome(folder / family, libraries=False)["became"] == "taken", outcome(
+            folder / family, libraries=False
+        )
     assert outcome(folder / "demo", libraries=True)["became"] == "taken"
     results = []
     for seed in range(first, end):
