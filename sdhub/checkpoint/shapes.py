@@ -15,7 +15,7 @@ from typing import Any
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
 from sdhub.checkpoint.documents import shown
 from sdhub.checkpoint.headers import read_header
-from sdhub.checkpoint.known import TOKENIZERS, UNLOADED
+from sdhub.checkpoint.known import SCHEDULERS, TOKENIZERS, UNLOADED
 from sdhub.checkpoint.safety import is_model
 from sdhub.checkpoint.tokens import WHOLE
 from sdhub.checkpoint.weights import BUFFERS, plain_name
@@ -52,6 +52,9 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
         whole = view / part.name / WHOLE
         if part.class_name in TOKENIZERS and whole.is_file():
             _check_tokenizer(whole, f"{part.name}/{WHOLE} of {checkpoint.id}")
+        schedule = view / part.name / "scheduler_config.json"
+        if part.class_name in SCHEDULERS and schedule.is_file():
+            _make_scheduler(part, schedule, f"{part.name}/{schedule.name} of {checkpoint.id}")
         if part.name in UNLOADED or not is_model(part.library, part.class_name):
             continue
         config = view / part.name / "config.json"
@@ -64,6 +67,19 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
         except ExhaustedError as error:
             raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
     return told
+
+
+def _make_scheduler(part: Component, path: Path, where: str) -> None:
+    """Raises SourceError for a schedule that diffusers does not know."""
+    import diffusers
+
+    try:
+        getattr(diffusers, part.class_name).from_config(json.loads(path.read_text(encoding="utf-8")))
+    except ImportError:
+        pass  # a package that is missing is told of elsewhere, and is not the file's fault
+    except Exception as error:  # noqa: BLE001 — whatever a library raises, the config is the reason
+        reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
+        raise SourceError(f"{where} makes no {part.class_name}: {reason}", hint=HINT) from None
 
 
 def _check_tokenizer(path: Path, where: str) -> None:
