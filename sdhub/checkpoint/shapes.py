@@ -14,8 +14,9 @@ from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
 from sdhub.checkpoint.headers import read_header
-from sdhub.checkpoint.known import UNLOADED
+from sdhub.checkpoint.known import SCHEDULERS, TOKENIZERS, UNLOADED
 from sdhub.checkpoint.safety import is_model
+from sdhub.checkpoint.tokens import WHOLE
 from sdhub.checkpoint.weights import BUFFERS, plain_name
 from sdhub.core.documents import shown
 from sdhub.core.errors import SourceError
@@ -43,10 +44,17 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
     """Hold every model of a checkpoint against its files; `view` is what `load.vetted` laid out.
 
     Returns lines about tensors that no model has. Raises SourceError for a config that makes no model, for a
-    tensor that is missing, and for one of another shape: with the component, the tensor and both shapes.
+    `tokenizer.json` that makes no tokenizer, for a tensor that is missing, and for one of another shape: with the
+    component, the tensor and both shapes.
     """
     told: list[str] = []
     for part in checkpoint.components:
+        whole = view / part.name / WHOLE
+        if part.class_name in TOKENIZERS and whole.is_file():
+            _check_tokenizer(whole, f"{part.name}/{WHOLE} of {checkpoint.id}")
+        schedule = view / part.name / "scheduler_config.json"
+        if part.class_name in SCHEDULERS and schedule.is_file():
+            _make_scheduler(part, schedule, f"{part.name}/{schedule.name} of {checkpoint.id}")
         if part.name in UNLOADED or not is_model(part.library, part.class_name):
             continue
         config = view / part.name / "config.json"
@@ -59,6 +67,36 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
         except ExhaustedError as error:
             raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
     return told
+
+
+def _make_scheduler(part: Component, path: Path, where: str) -> None:
+    """Raises SourceError for a schedule that diffusers does not know."""
+    import diffusers
+
+    try:
+        getattr(diffusers, part.class_name).from_config(json.loads(path.read_text(encoding="utf-8")))
+    except ImportError:
+        pass  # a package that is missing is told of elsewhere, and is not the file's fault
+    except Exception as error:  # noqa: BLE001 — whatever a library raises, the config is the reason
+        reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
+        raise SourceError(f"{where} makes no {part.class_name}: {reason}", hint=HINT) from None
+
+
+def _check_tokenizer(path: Path, where: str) -> None:
+    """Raises SourceError for what the tokenizers library cannot read, or dies of."""
+    try:
+        bounded(_read_tokenizer, str(path), where, seconds=SECONDS, mib=MIB)
+    except ExhaustedError as error:
+        raise SourceError(f"{where} makes no tokenizer: {error}", hint=HINT) from None
+
+
+def _read_tokenizer(path: str, where: str) -> None:
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(path)
+    except Exception as error:  # noqa: BLE001 — it raises Exception itself
+        raise SourceError(f"{where} makes no tokenizer: {shown(error, 200)}", hint=HINT) from None
 
 
 def _check(part: Component, config: str, files: Sequence[str], where: str) -> list[str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.checkpoint.tiny import TENSORS, safetensors_bytes, skeleton, write
+from tests.checkpoint.tiny import TENSORS, copy_demo, safetensors_bytes, skeleton, write
 
 CANARY = "SDHUB_CANARY"
 DEEP = b"[" * 200_000
@@ -28,11 +28,17 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One piece of mischief; `harmless`: it is taken, and does nothing."""
+    """One piece of mischief.
+
+    `harmless`: it is taken, and does nothing. `built`: inspect takes it, and what is read of it before it is built
+    is refused; `later` changes the checkpoint's folder between the two.
+    """
 
     name: str
     make: Callable[[Path], Call]
     harmless: bool = False
+    built: bool = False
+    later: Callable[[Path], object] | None = None
 
 
 class Boom:
@@ -300,6 +306,195 @@ JSONS = [
     Case("no index", _checkpoint(lambda root: (root / "model_index.json").unlink())),
     Case("no weights", _checkpoint(lambda root: (root / UNET).unlink())),
     Case("no tokenizer", _checkpoint(lambda root: [path.unlink() for path in (root / "tokenizer").iterdir()])),
+]
+
+
+def _demo(change: Callable[[Path], object]) -> Callable[[Path], Call]:
+    """The built-in checkpoint, which loads, changed."""
+
+    def make(folder: Path) -> Call:
+        root = copy_demo(folder / "model")
+        change(root)
+        return _inspect(root)
+
+    return make
+
+
+def _set(path: str, **entries: Any) -> Callable[[Path], object]:
+    def change(root: Path) -> None:
+        file = root / path
+        document = json.loads(file.read_text()) if file.exists() else {}
+        _replace(file, json.dumps({**document, **entries}))
+
+    return change
+
+
+def _of_demo(path: str, **entries: Any) -> Callable[[Path], Call]:
+    return _demo(_set(path, **entries))
+
+
+def _filled(path: str, number: float) -> Callable[[Path], object]:
+    """Weights, the last of which is `number`."""
+
+    def change(root: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(root / path)
+        next(iter(tensors.values())).view(-1)[-1] = number
+        (root / path).unlink()
+        save_file(tensors, root / path)
+
+    return change
+
+
+def _nothing(root: Path) -> None:
+    pass
+
+
+def _hard_link(root: Path) -> None:
+    secret = write(root.parent / "elsewhere.json", '{"a": "not a number"}')
+    (root / "tokenizer/added_tokens.json").unlink(missing_ok=True)
+    os.link(secret, root / "tokenizer/added_tokens.json")
+
+
+def _deep_folders(root: Path) -> None:
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(1_500):
+        os.mkdir("d", dir_fd=here)
+        deeper = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = deeper
+    os.close(here)
+
+
+UNET_CONFIG, VAE_CONFIG = "unet/config.json", "vae/config.json"
+TEXT_CONFIG, SCHEDULER = "text_encoder/config.json", "scheduler/scheduler_config.json"
+TOKENIZER, SPECIAL = "tokenizer/tokenizer_config.json", "tokenizer/special_tokens_map.json"
+DENIED: list[tuple[str, str, dict[str, Any]]] = [
+    ("keys renamed", TEXT_CONFIG, {"attribute_map": {"x": "_attn_implementation"}, "x": "evil/kernel"}),
+    ("keys renamed in a nested config", TEXT_CONFIG, {"text_config": {"attribute_map": {"a": "b"}}}),
+    ("keys renamed in a tokenizer", TOKENIZER, {"attribute_map": {"a": "b"}}),
+    ("arguments of a tokenizer", TOKENIZER, {"init_inputs": ["/etc/passwd"]}),
+    ("code of a tokenizer", TOKENIZER, {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}),
+    ("code deep within a config", TEXT_CONFIG, {"a": {"b": [{"auto_map": {"AutoModel": "evil.Model"}}]}}),
+    ("kernel deep within a config", TEXT_CONFIG, {"a": [{"_attn_implementation": "evil/kernel"}]}),
+    ("kernel of experts", TEXT_CONFIG, {"experts_implementation": "evil/kernel"}),
+    ("library for sentences that names a file", TOKENIZER, {"sp_model_kwargs": {"model_file": "/etc/passwd"}}),
+    ("token that is an object of another kind", TOKENIZER, {"bos_token": {"__type": "Evil", "content": "a"}}),
+    ("tokens by the names of methods", TOKENIZER, {"extra_special_tokens": {"__class__": "x"}}),
+    ("a million million tokens", TOKENIZER, {"added_tokens_decoder": {str(2**40): {"content": "a"}}}),
+    ("token that is a number", SPECIAL, {"eos_token": 7}),
+    ("tokens that are nested", SPECIAL, {"additional_special_tokens": [[["a"]]]}),
+    ("length of a prompt below nought", TOKENIZER, {"model_max_length": -1}),
+    ("length of a prompt of gigabytes", TOKENIZER, {"model_max_length": 2**40}),
+    ("a hundred million layers", UNET_CONFIG, {"layers_per_block": 10**8}),
+    ("a hundred million layers in a list", UNET_CONFIG, {"layers_per_block": [1, 10**8]}),
+    ("a million hidden layers", TEXT_CONFIG, {"num_hidden_layers": 10**6}),
+    ("a milliard channels", UNET_CONFIG, {"block_out_channels": [10**9, 10**9]}),
+    ("a milliard channels of a VAE", VAE_CONFIG, {"block_out_channels": [10**9]}),
+    ("vocabulary of 2^40", TEXT_CONFIG, {"vocab_size": 2**40}),
+    ("sample of a milliard pixels", UNET_CONFIG, {"sample_size": 10**9}),
+    ("ten milliard timesteps", SCHEDULER, {"num_train_timesteps": 10**10}),
+    ("no timesteps", SCHEDULER, {"num_train_timesteps": 0}),
+    ("betas that are text", SCHEDULER, {"trained_betas": "0.1"}),
+    ("beta of 1e308", SCHEDULER, {"beta_end": 1e308}),
+    ("predictions of another kind", SCHEDULER, {"prediction_type": "evil"}),
+    ("steps offset below nought", SCHEDULER, {"steps_offset": -(2**63)}),
+    ("schedule that is a path", SCHEDULER, {"beta_schedule": "../../etc/passwd"}),
+    ("no groups", UNET_CONFIG, {"norm_num_groups": 0}),
+    ("groups that divide nothing", UNET_CONFIG, {"norm_num_groups": 7}),
+    ("groups of a VAE that divide nothing", VAE_CONFIG, {"norm_num_groups": 7}),
+    ("heads below nought", UNET_CONFIG, {"attention_head_dim": -8}),
+    ("heads of text encoders below nought", TEXT_CONFIG, {"num_attention_heads": -1}),
+    ("heads that divide no width", TEXT_CONFIG, {"hidden_size": 512, "num_attention_heads": 7}),
+    ("width as text", UNET_CONFIG, {"cross_attention_dim": "768"}),
+    ("width as text with digits of another script", TEXT_CONFIG, {"hidden_size": "٧"}),
+    ("width that is nested", UNET_CONFIG, {"cross_attention_dim": [[1]]}),
+    ("channels that are nested", VAE_CONFIG, {"block_out_channels": [[1]]}),
+    ("channels that are none", VAE_CONFIG, {"block_out_channels": []}),
+    ("channels of fractions", UNET_CONFIG, {"in_channels": 4.5}),
+    ("channels that are true", UNET_CONFIG, {"in_channels": True}),
+    ("more blocks than channels", UNET_CONFIG, {"down_block_types": ["DownBlock2D"] * 9}),
+    ("block that is a path", UNET_CONFIG, {"down_block_types": ["../../evil"] * 2}),
+    ("activation that is code", TEXT_CONFIG, {"hidden_act": "__import__('os')"}),
+    ("version that is an object", UNET_CONFIG, {"_diffusers_version": {"a": 1}}),
+    ("scaling that is nought", VAE_CONFIG, {"scaling_factor": 0}),
+    ("epsilon below nought", TEXT_CONFIG, {"layer_norm_eps": -1}),
+]
+UNUSED: list[tuple[str, str, dict[str, Any]]] = [
+    ("tokenizer file elsewhere", TOKENIZER, {"tokenizer_file": "../../secret.txt"}),
+    ("vocabulary elsewhere", TOKENIZER, {"vocab_file": "/etc/passwd", "merges_file": "/etc/passwd"}),
+    ("map of tokens elsewhere", TOKENIZER, {"special_tokens_map_file": "/etc/passwd"}),
+    ("tokenizer of another class", TOKENIZER, {"tokenizer_class": "EvilTokenizer"}),
+    ("chat template", TOKENIZER, {"chat_template": "{{ ''.__class__.__mro__ }}"}),
+    ("tokenizer that is downloaded", TOKENIZER, {"name_or_path": "evil/tokenizer", "_from_auto": True}),
+    ("config of another class", TEXT_CONFIG, {"config_class": "os.system", "model_type": "evil"}),
+    ("architectures of another library", TEXT_CONFIG, {"architectures": ["evil.Model"]}),
+    ("config downloaded", UNET_CONFIG, {"_name_or_path": "evil/model", "_commit_hash": "x"}),
+    ("class of another library", UNET_CONFIG, {"_class_name": "os.system"}),
+    (
+        "arguments of a loader",
+        UNET_CONFIG,
+        {"cache_dir": "/tmp/evil", "force_download": True, "proxies": {"a": "b"}},
+    ),
+    ("weights without a check", UNET_CONFIG, {"use_safetensors": False, "weights_name": "evil.bin"}),
+]
+UNFIT: list[tuple[str, str, dict[str, Any]]] = [
+    ("width other than the file's", UNET_CONFIG, {"cross_attention_dim": 64_000}),
+    ("layers that the file has not", UNET_CONFIG, {"layers_per_block": 16}),
+    ("vocabulary that the file has not", TEXT_CONFIG, {"vocab_size": 2**22}),
+    ("hidden layers that the file has not", TEXT_CONFIG, {"num_hidden_layers": 512}),
+    ("positions that the file has not", TEXT_CONFIG, {"max_position_embeddings": 2**21}),
+    ("width of text of 65,536", TEXT_CONFIG, {"intermediate_size": 2**20}),
+    ("channels of a VAE other than the file's", VAE_CONFIG, {"block_out_channels": [65_536] * 3}),
+    ("activation of no library", VAE_CONFIG, {"act_fn": "evil"}),
+    ("block of no library", UNET_CONFIG, {"mid_block_type": "EvilBlock"}),
+    ("schedule of no library", SCHEDULER, {"beta_schedule": "evil"}),
+]
+CONFIGS = [
+    *(Case(name, _config(path, **entries)) for name, path, entries in DENIED if path != SPECIAL),
+    *(Case(name, _of_demo(path, **entries)) for name, path, entries in DENIED if path == SPECIAL),
+    *(Case(f"{name} (unused)", _of_demo(path, **entries), harmless=True) for name, path, entries in UNUSED),
+    *(Case(name, _of_demo(path, **entries), built=True) for name, path, entries in UNFIT),
+]
+BYTECODE = b"\xa7\r\r\n" + bytes(12) + PICKLE
+FILES = [
+    *(
+        Case(f"a file of code, {name}", _demo(lambda root, name=name: write(root / name, BYTECODE)), harmless=True)
+        for name in ("unet/diffusers.pyc", "torch.so", "vae/lib.dylib", "tokenizer/evil.pyd", "__pycache__/a.pyc")
+    ),
+    Case("sitecustomize", _demo(lambda root: write(root / "sitecustomize.py", CODE)), harmless=True),
+    Case("weights with NaN", _demo(_filled(UNET, float("nan"))), built=True),
+    Case("weights with Inf", _demo(_filled("vae/diffusion_pytorch_model.safetensors", float("inf"))), built=True),
+    Case("weights replaced after inspect", _demo(_nothing), built=True, later=_filled(UNET, 7.0)),
+    Case(
+        "config replaced after inspect", _demo(_nothing), built=True, later=_set(UNET_CONFIG, layers_per_block=7)
+    ),
+    Case(
+        "tokenizer replaced after inspect",
+        _demo(_nothing),
+        built=True,
+        later=_set("tokenizer/vocab.json", evil=7),
+    ),
+    Case("hard link to a file that is none of its kind", _demo(_hard_link)),
+    Case("vocabulary links outside", _linked("tokenizer/vocab.json", "/etc/passwd")),
+    Case("merges link outside", _linked("tokenizer/merges.txt", "/etc/passwd")),
+    Case("1,500 folders within each other", _demo(_deep_folders)),
+    Case("file with a direction mark", _demo(lambda root: write(root / "unet/\u202egpj.py", CODE)), harmless=True),
+    Case("name with NUL", _named("org/na\0me")),
+    Case("folder with NUL", _named("./na\0me")),
+    Case("LoRA with NUL", _named("demo", "./na\0me.safetensors")),
+    Case(
+        "whole tokenizer of another kind",
+        _with("tokenizer/tokenizer.json", '{"model": {"type": "Evil"}}'),
+        built=True,
+    ),
+    Case(
+        "whole tokenizer that is none",
+        _demo(lambda root: write(root / "tokenizer/tokenizer.json", '{"model": {}}')),
+        built=True,
+    ),
+    Case("tokens numbered by 2^63", _with("tokenizer/added_tokens.json", '{"a": 9223372036854775808}')),
 ]
 
 
@@ -584,7 +779,8 @@ PROMPTS = [
     Case("no prompts", _prompts(b"[]")),
 ]
 
+SOURCES = [*(PICKLES + CODES + PATHS + HEADERS + JSONS + CONFIGS + FILES + LICENSES)]
 CASES = [
-    *(PICKLES + CODES + PATHS + HEADERS + JSONS),
-    *(LICENSES + ZIPS + RECIPES + MANIFESTS + CARDS + PROMPTS),
+    *SOURCES,
+    *(ZIPS + RECIPES + MANIFESTS + CARDS + PROMPTS),
 ]

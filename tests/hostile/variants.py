@@ -17,9 +17,9 @@ from typing import Any
 
 from tests.checkpoint.tiny import safetensors_bytes, skeleton, write
 from tests.hostile.corpus import CODE, DEEP, PICKLE
+from tests.hostile.watch import SECRET
 
 KINDS = ("openvino", "sdnq", "svdquant", "nunchaku", "coreml")
-SECRET = "secret.txt"  # beside the variants: no door may read it
 INDEX = "model_index.json"
 MANY = b"[" + b"[]," * (16 * 2**20) + b"[]]"  # small on the disk, gigabytes as values
 XML, BIN = "unet/openvino_model.xml", "unet/openvino_model.bin"
