@@ -158,7 +158,7 @@ def keep(config: Mapping[str, Any], rules: Mapping[str, Rule], where: str, unsai
 
 def impossible(where: str, key: str, value: Any, wanted: str) -> SourceError:
     """The error for a value that cannot be."""
-    return SourceError(f"{where}: {shown(key, 60)} is {shown(value, 40)}, not {wanted}", hint=HINT)
+    return SourceError(f"{where}: {shown(key, 60)} is {shown(repr(value), 40)}, not {wanted}", hint=HINT)
 
 
 def either(*rules: Rule) -> Rule:
