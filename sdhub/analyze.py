@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdhub import measure
+from sdhub import measure, nextsteps
 from sdhub.backends.base import backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
@@ -278,7 +278,10 @@ def _template(checkpoint: Checkpoint, backend: str) -> Recipe:
     variant = TEMPLATES[backend]
     reason = known.why_not(checkpoint, variant)
     if reason is not None:
-        raise UnsupportedError(f"{checkpoint.id} cannot become {variant}: {reason}", hint="see: sdhub inspect")
+        raise UnsupportedError(
+            f"{checkpoint.id} cannot become {variant}: {reason}",
+            hint=f"see: {nextsteps.inspect(checkpoint.source)}",
+        )
     return known.recipe(checkpoint, variant)
 
 

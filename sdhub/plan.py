@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sdhub import nextsteps
 from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.errors import RecipeError, UnsupportedError, UsageError
@@ -194,7 +195,9 @@ def _place(
 def _fit(checkpoint: Checkpoint, backend: Backend, name: str) -> Backend:
     reason = _why_not(checkpoint, backend, name)
     if reason is not None:
-        raise UnsupportedError(f"{checkpoint.id} cannot become {name}: {reason}", hint="see: sdhub inspect")
+        raise UnsupportedError(
+            f"{checkpoint.id} cannot become {name}: {reason}", hint=f"see: {nextsteps.inspect(checkpoint.source)}"
+        )
     return backend
 
 

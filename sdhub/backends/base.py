@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from sdhub import nextsteps
 from sdhub.backends.variant.layout import Layout
 from sdhub.backends.variant.view import opened
 from sdhub.checkpoint.checkpoint import Checkpoint
@@ -195,7 +196,7 @@ def backend_of(variant: str) -> Backend:
         names = [name for each in known.values() for name in each.variants]
         raise UnsupportedError(
             f"no variant is called {shown(variant)}",
-            hint=meant(variant, names, "sdhub inspect SOURCE lists those that a checkpoint can have"),
+            hint=meant(variant, names, f"{nextsteps.inspect()} lists those that a checkpoint can have"),
         )
     return backend
 

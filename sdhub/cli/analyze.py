@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdhub import nextsteps
 from sdhub.cli import console, options
 from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
@@ -103,7 +103,9 @@ def analyze(
     if json:
         emit(found.document())
     else:
-        _show(found, source, output)
+        _show(found)
+        if output is not None:
+            say(f"Publish it: {nextsteps.publish_recipe(source, output, lora or (), config)}")
 
 
 def _start(file: Path, key: str | None) -> Recipe:
@@ -144,7 +146,7 @@ def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path
         found.draw(curve)
 
 
-def _show(found: Analyzed, source: str, output: Path | None) -> None:
+def _show(found: Analyzed) -> None:
     rows = []
     for recipe in found.recipes:
         about = recipe.evidence
@@ -166,5 +168,3 @@ def _show(found: Analyzed, source: str, output: Path | None) -> None:
     columns = ["recipe", "bits per weight", "per parameter", "denoiser", "predicted", "measured"]
     console.table(columns, rows, right=range(1, 6))
     say(f"{found.analysis.calls} calls of the denoiser")
-    if output is not None:
-        say(f"Publish it: {shlex.join(['sdhub', 'publish', source, '--recipe', str(output)])}")

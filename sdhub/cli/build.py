@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sdhub import nextsteps
 from sdhub.cli import console, options
 from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
@@ -51,4 +51,4 @@ def build(
         emit(built)
     else:
         say(f"{built['name']}: {console.size(built['bytes'])} in {output}")
-        say(f'Try it: sdhub generate {shlex.quote(str(output))} "a prompt" -o picture.png')
+        say(f"Try it: {nextsteps.generate(output, 'a prompt', 'picture.png')}")

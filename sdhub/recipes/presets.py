@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sdhub import nextsteps
 from sdhub.errors import RecipeError
 from sdhub.nearly import meant
 from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Recipe, Treatment
@@ -144,7 +145,9 @@ def preset(variant: str, components: Sequence[str]) -> Recipe:
     """The recipe of `variant` for the named components (those with weights). Raises RecipeError."""
     known = find(variant)
     if known is None:
-        raise RecipeError(f"no preset makes {variant}", hint=meant(variant, PRESETS, "see: sdhub inspect SOURCE"))
+        raise RecipeError(
+            f"no preset makes {variant}", hint=meant(variant, PRESETS, f"see: {nextsteps.inspect()}")
+        )
     return Recipe(
         name=variant,
         backend=known.backend,
