@@ -85,6 +85,11 @@ def analyze(
     budgets = tuple(budget or ()) or (() if min_psnr is not None or start_from else ("4.5bits",))
     if output is not None and len(budgets) + (min_psnr is not None) + (start_from is not None) != 1:
         raise UsageError("one recipe is written into a file", hint="give one budget, or use --json")
+    for file in filter(None, (output, apple, curve)):
+        if not file.parent.is_dir():
+            raise UsageError(f"{file.parent} is no folder", hint="make it first")
+    if curve is not None and curve.suffix not in {".svg", ".png"}:
+        raise UsageError(f"{curve} is neither .svg nor .png", hint="name the curve so")
     for each in budgets:
         parse_budget(each)
     require_device(device)
