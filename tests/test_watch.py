@@ -511,7 +511,7 @@ def test_the_program(hub, tmp_path):
     client.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id="emil/emoji")
     command = ["watch", "--author", "emil", "--variant", "openvino-int8", "--to", "emil", "--hub", hub, "--once"]
     for _ in range(2):
-        done = sdhub_json(*command, home=tmp_path, endpoint=hub)
+        done = sdhub_json(*command, home=tmp_path)  # without HF_ENDPOINT: --hub is what is watched, too
         assert done["counts"] == {"done": 1}
         (made,) = done["tasks"]
         assert made["target"] == "emil/emoji-openvino-int8"

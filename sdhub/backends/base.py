@@ -16,6 +16,7 @@ from typing import Any, Literal
 from sdhub.backends.variant.layout import Layout
 from sdhub.backends.variant.view import opened
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.core import nextsteps
 from sdhub.core.documents import shown
 from sdhub.core.errors import MissingExtraError, UnsupportedError
 from sdhub.core.nearly import meant
@@ -201,7 +202,7 @@ def backend_of(variant: str) -> Backend:
         names = [name for each in known.values() for name in each.variants]
         raise UnsupportedError(
             f"no variant is called {shown(variant)}",
-            hint=meant(variant, names, "sdhub inspect SOURCE lists those that a checkpoint can have"),
+            hint=meant(variant, names, f"{nextsteps.inspect()} lists those that a checkpoint can have"),
         )
     return backend
 

@@ -51,6 +51,16 @@ class Source:
         """Whether a single file is meant, on this machine or on the Hub."""
         return self.kind == "file" or self.file is not None
 
+    @property
+    def text(self) -> str:
+        """What to type for it."""
+        from sdhub.demo import emoji_sd
+
+        if self.kind != "hub":
+            return "demo" if self.ref == str(emoji_sd()) else self.ref
+        place = f"{self.ref}/{self.file}" if self.file else self.ref
+        return f"{place}@{self.revision}" if self.revision else place
+
 
 @dataclass(frozen=True)
 class PinnedLora:

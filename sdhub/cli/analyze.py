@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from sdhub.cli import console, options
 from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
+from sdhub.core import nextsteps
 
 if TYPE_CHECKING:
     from sdhub.recipes.recipe import Recipe
@@ -85,6 +85,11 @@ def analyze(
     budgets = tuple(budget or ()) or (() if min_psnr is not None or start_from else ("4.5bits",))
     if output is not None and len(budgets) + (min_psnr is not None) + (start_from is not None) != 1:
         raise UsageError("one recipe is written into a file", hint="give one budget, or use --json")
+    for file in filter(None, (output, apple, curve)):
+        if not file.parent.is_dir():
+            raise UsageError(f"{file.parent} is no folder", hint="make it first")
+    if curve is not None and curve.suffix not in {".svg", ".png"}:
+        raise UsageError(f"{curve} is neither .svg nor .png", hint="name the curve so")
     for each in budgets:
         parse_budget(each)
     require_device(device)
@@ -103,7 +108,9 @@ def analyze(
     if json:
         emit(found.document())
     else:
-        _show(found, source, output)
+        _show(found)
+        if output is not None:
+            say(f"Publish it: {nextsteps.publish_recipe(source, output, lora or (), config)}")
 
 
 def _start(file: Path, key: str | None) -> Recipe:
@@ -144,7 +151,7 @@ def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path
         found.draw(curve)
 
 
-def _show(found: Analyzed, source: str, output: Path | None) -> None:
+def _show(found: Analyzed) -> None:
     rows = []
     for recipe in found.recipes:
         about = recipe.evidence
@@ -166,5 +173,3 @@ def _show(found: Analyzed, source: str, output: Path | None) -> None:
     columns = ["recipe", "bits per weight", "per parameter", "denoiser", "predicted", "measured"]
     console.table(columns, rows, right=range(1, 6))
     say(f"{found.analysis.calls} calls of the denoiser")
-    if output is not None:
-        say(f"Publish it: {shlex.join(['sdhub', 'publish', source, '--recipe', str(output)])}")

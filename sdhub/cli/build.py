@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from sdhub.cli import console, options
 from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
+from sdhub.core import nextsteps
 
 EXAMPLES = examples(
     "sdhub build demo --variant openvino-int8 -o ./out", "sdhub build org/model --recipe mine.json -o ./out"
@@ -51,4 +51,4 @@ def build(
         emit(built)
     else:
         say(f"{built['name']}: {console.size(built['bytes'])} in {output}")
-        say(f'Try it: sdhub generate {shlex.quote(str(output))} "a prompt" -o picture.png')
+        say(f"Try it: {nextsteps.generate(output, 'a prompt', 'picture.png')}")

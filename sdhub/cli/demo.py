@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
 from sdhub.cli import options
 from sdhub.cli.console import ConsoleProgress, emit, say, talk
 from sdhub.cli.examples import examples
+from sdhub.core import nextsteps
+
+if TYPE_CHECKING:
+    from sdhub.workflow.report import Report
 
 EXAMPLES = examples("sdhub demo", "sdhub demo --variant openvino-fp16", "sdhub demo --json")
 
@@ -22,7 +30,7 @@ def demo(variant: options.Variants = None, json: options.Json = False) -> None:
         emit(report.document())
         leave(report)
         return
-    show(report)
+    show(report, "local")
     for each in report.variants:
         if each.folder:
             say("")
@@ -30,7 +38,33 @@ def demo(variant: options.Variants = None, json: options.Json = False) -> None:
             say(f"card           {each.folder / 'README.md'}")
     leave(report)
     say("")
-    say("Look at it in a browser:       sdhub hub serve")
     for each in report.variants:
-        say(f'Draw with it:                  sdhub generate {each.repo} "red heart" --hub local -o heart.png')
-    say("Publish a model of your own:   sdhub publish SOURCE --to NAMESPACE --hub local")
+        say(f"Draw with it:                  {nextsteps.generate(each.repo, 'red heart', 'heart.png', 'local')}")
+    say(f"Publish a model of your own:   {nextsteps.publish_own()}")
+    _keep_open(report)
+
+
+def _keep_open(report: Report) -> None:
+    """Where someone looks, the Hub runs until they are done; else the command that opens its pages is said."""
+    from sdhub.cli.reports import ended, show_way
+    from sdhub.core.endpoint import LOCAL_PORT
+    from sdhub.core.work import home
+    from sdhub.hub.errors import StartError
+    from sdhub.hub.server import serve
+
+    if not (ended("local") and sys.stdin.isatty() and sys.stdout.isatty()):
+        show_way(report, "local")
+        return
+    url = next((each.url for each in report.variants if each.url), None)
+    port = (urlsplit(url).port if url else None) or LOCAL_PORT
+    try:
+        serve(home() / "hub", port=port, on_ready=lambda at: _look(report, at))
+    except StartError:  # another program took the port
+        show_way(report, "local")
+
+
+def _look(report: Report, at: str) -> None:
+    say("")
+    say(f"The embedded Hub is at {at} for as long as you look (Ctrl-C ends it)")
+    for each in report.variants:
+        say(f"  {each.url or each.repo}")

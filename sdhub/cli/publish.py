@@ -11,6 +11,7 @@ from sdhub.cli import options
 from sdhub.cli.console import ConsoleProgress, emit, fail, say, talk
 from sdhub.cli.examples import examples
 from sdhub.cli.reports import leave, show, show_many, show_way
+from sdhub.core import nextsteps
 
 if TYPE_CHECKING:
     from sdhub.spaces.deploy import Deployed
@@ -155,12 +156,12 @@ def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
     if json:
         emit(report.document() | ({"space": deployed.document()} if deployed else {}))
     else:
-        show(report)
+        show(report, None if order.dry_run else order.hub)
         if deployed:
             say("")
             tell(deployed, order.hub)
         if not order.dry_run:
-            show_way(order.hub)
+            show_way(report, order.hub)
     leave(report)
 
 
@@ -170,11 +171,11 @@ def _fit_for_a_space(orders: Sequence[Order]) -> None:
 
     options = orders[0].options
     if len(orders) > 1:
-        raise UsageError("--space is for one source at a time", hint="deploy others with: sdhub space deploy")
+        raise UsageError("--space is for one source at a time", hint=f"deploy others with: {nextsteps.deploy()}")
     if options.create_pr or options.branches or options.private or orders[0].dry_run:
         raise UsageError(
             "--space shows public variants on main: not with --create-pr, --branches, --private or --dry-run",
-            hint="deploy a Space of private variants with: sdhub space deploy REPO --secret HF_TOKEN",
+            hint=f"deploy a Space of private variants with: {nextsteps.deploy_private()}",
         )
 
 

@@ -9,6 +9,7 @@ import typer
 
 from sdhub.cli import console
 from sdhub.cli.console import fail, say, table
+from sdhub.core import nextsteps
 
 if TYPE_CHECKING:
     from sdhub.workflow.many import Outcome
@@ -17,31 +18,49 @@ if TYPE_CHECKING:
 MARKS = {"added": "+", "changed": "~", "removed": "-"}
 
 
-def show(report: Report) -> None:
-    """The result for people."""
+def show(report: Report, hub: str | None) -> None:
+    """The result for people, published to `hub`."""
+    there = not ended(hub)
     for each in report.variants:
         say("")
         if each.status == "failed":
             say(f"{each.name}: failed: {each.reason}")
             continue
         say(f"{each.name}: {_became(each)}")
-        say(f"  {each.pull_request or each.url or each.repo}{f' on branch {each.branch}' if each.branch else ''}")
+        say(f"  {_place(each, there=there)}{f' on branch {each.branch}' if each.branch else ''}")
         say(f"  {_figures(each)}")
         if each.status == "dry-run":
             say("")
             show_tree(each)
-    if report.collection:
+    if report.collection and there:
         say("")
         say(f"collection  {report.collection}")
 
 
-def show_way(hub: str | None) -> None:
-    """How to open pages of the embedded Hub, which ended with the run unless it was there before."""
+def show_way(report: Report, hub: str | None) -> None:
+    """Where pages of the embedded Hub can be seen, which ended with the run unless it was there before."""
+    urls = [each.pull_request or each.url for each in report.variants]
+    show_pages([each for each in (*urls, report.collection) if each], hub)
+
+
+def show_pages(urls: Sequence[str], hub: str | None) -> None:
+    """The command that opens pages of the embedded Hub, and their addresses then."""
+    if urls and ended(hub):
+        say("")
+        say(f"Open these pages with:  {nextsteps.serve(urls[0])}")
+        for each in urls:
+            say(f"  {each}")
+
+
+def ended(hub: str | None) -> bool:
+    """Whether the embedded Hub was published to, and ended with the run."""
     from sdhub.core.endpoint import running
 
-    if hub == "local" and not running():
-        say("")
-        say("Open these pages with:  sdhub hub serve")
+    return hub == "local" and not running()
+
+
+def _place(each: Published, *, there: bool) -> str:
+    return (there and (each.pull_request or each.url)) or each.repo
 
 
 def leave(report: Report) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
 from sdhub.cli import options
 from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
+from sdhub.core import nextsteps
 
 if TYPE_CHECKING:
     from sdhub.spaces.deploy import Deployed
@@ -108,11 +110,15 @@ def _show(deployed: Deployed, hub: str | None, *, json: bool) -> None:
 
 def tell(deployed: Deployed, hub: str | None) -> None:
     """Say where a Space is, and where its app answers."""
-    say(f"Space {deployed.status}, {deployed.stage.lower()}: {deployed.url}")
+    from sdhub.cli.reports import ended, show_pages
+
+    where = urlsplit(deployed.url).path.strip("/") if ended(hub) else deployed.url
+    say(f"Space {deployed.status}, {deployed.stage.lower()}: {where}")
     if deployed.app:
         say(f"  the app answers at {deployed.app}")
     elif hub == "local":
-        say("  have its app run: sdhub hub serve --spaces present")
+        say(f"  have its app run: {nextsteps.serve_spaces(deployed.url)}")
+    show_pages([deployed.url], hub)
 
 
 def _pair(text: str) -> tuple[str, str]:

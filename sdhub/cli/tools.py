@@ -63,4 +63,7 @@ def push(
     if json:
         emit({"status": pushed.status, "url": pushed.url, "commit": pushed.commit, "bytes": pushed.uploaded_bytes})
     else:
-        say(f"{pushed.status}: {pushed.url} ({size(pushed.uploaded_bytes)} uploaded)")
+        from sdhub.cli.reports import ended, show_pages
+
+        say(f"{pushed.status}: {repo_id if ended(hub) else pushed.url} ({size(pushed.uploaded_bytes)} uploaded)")
+        show_pages([pushed.pull_request_url or pushed.url], hub)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sdhub.core import nextsteps
 from sdhub.core.errors import SdhubError
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -63,7 +64,8 @@ def words_of(error: BaseException) -> str:
 def _told(folder: Path) -> SdhubError:
     return SdhubError(
         f"the disk of {folder} is full",
-        hint="make room (sdhub cache shows what may go), or set SDHUB_HOME, HF_HOME or TMPDIR to a larger disk",
+        hint=f"make room ({nextsteps.CACHE} shows what may go), "
+        "or set SDHUB_HOME, HF_HOME or TMPDIR to a larger disk",
     )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from sdhub.core import nextsteps
 from sdhub.core.errors import RecipeError
 from sdhub.core.nearly import meant
 from sdhub.recipes.recipe import Component, Float, LowRank, Recipe, Treatment
@@ -50,7 +51,9 @@ def preset(backend: str, presets: Mapping[str, Preset], variant: str, components
     """The recipe of a backend's `variant` for the named components (those with weights). Raises RecipeError."""
     known = find(presets, variant)
     if known is None:
-        raise RecipeError(f"no preset makes {variant}", hint=meant(variant, presets, "see: sdhub inspect SOURCE"))
+        raise RecipeError(
+            f"no preset makes {variant}", hint=meant(variant, presets, f"see: {nextsteps.inspect()}")
+        )
     return Recipe(name=variant, backend=backend, components={name: known.component(name) for name in components})
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sdhub.core import nextsteps
 from sdhub.core.errors import RecipeError
 from sdhub.core.work import canonical
 
@@ -244,7 +245,7 @@ def parse_recipe(text: str | bytes, *, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate_json(text)
     except ValidationError as error:
-        raise RecipeError(f"{origin}: {_first_fault(error)}", hint="see: sdhub recipe schema") from None
+        raise RecipeError(f"{origin}: {_first_fault(error)}", hint=f"see: {nextsteps.SCHEMA}") from None
 
 
 def load_recipe(path: str | Path) -> Recipe:

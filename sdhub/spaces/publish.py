@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sdhub.core import nextsteps
 from sdhub.core.access import check_token
 from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import UsageError
@@ -39,7 +40,7 @@ def deploy_demo(
     if closed and TOKEN not in (secrets or {}):
         raise UsageError(
             f"{closed[0]} is private, and a Space cannot read it without a token",
-            hint=f"give one that may only read: {TOKEN}=… sdhub space deploy … --secret {TOKEN}",
+            hint=f"give one that may only read: {TOKEN}=… {nextsteps.deploy_private(closed[0])}",
         )
     return deploy(
         name,

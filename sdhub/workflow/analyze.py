@@ -15,6 +15,7 @@ from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.checkpoint.resolve import checkpoint_of
+from sdhub.core import nextsteps
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import EvidenceError, MissingExtraError, RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
@@ -279,7 +280,10 @@ def _template(checkpoint: Checkpoint, backend: str) -> Recipe:
     variant = known.analyzed_as
     reason = known.why_not(checkpoint, variant)
     if reason is not None:
-        raise UnsupportedError(f"{checkpoint.id} cannot become {variant}: {reason}", hint="see: sdhub inspect")
+        raise UnsupportedError(
+            f"{checkpoint.id} cannot become {variant}: {reason}",
+            hint=f"see: {nextsteps.inspect(checkpoint.source.text)}",
+        )
     return known.recipe(checkpoint, variant)
 
 

@@ -11,6 +11,7 @@ from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.checkpoint.sampling import sampling_defaults
+from sdhub.core import nextsteps
 from sdhub.core.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
 from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
@@ -189,7 +190,10 @@ def _place(
 def _fit(checkpoint: Checkpoint, backend: Backend, name: str) -> Backend:
     reason = _why_not(checkpoint, backend, name)
     if reason is not None:
-        raise UnsupportedError(f"{checkpoint.id} cannot become {name}: {reason}", hint="see: sdhub inspect")
+        raise UnsupportedError(
+            f"{checkpoint.id} cannot become {name}: {reason}",
+            hint=f"see: {nextsteps.inspect(checkpoint.source.text)}",
+        )
     return backend
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import sdhub
 from sdhub.checkpoint.checkpoint import Source
 from sdhub.checkpoint.configs import CONFIGS
-from sdhub.errors import SdhubError
+from sdhub.core.errors import SdhubError
 from tests.checkpoint.test_families import CASES as FAMILIES
 from tests.checkpoint.test_published import COMPONENTS, TOKENS
 from tests.checkpoint.tiny import copy_demo, skeleton, write
@@ -153,8 +153,8 @@ def take(root: Path, *, libraries: bool) -> None:
     from sdhub.checkpoint.inspect import inspect
     from sdhub.checkpoint.load import load, vetted
     from sdhub.checkpoint.shapes import check_shapes
-    from sdhub.errors import UnsupportedError
-    from sdhub.plan import make_plan, possible, sampling_for
+    from sdhub.core.errors import UnsupportedError
+    from sdhub.workflow.plan import make_plan, possible, sampling_for
 
     checkpoint = inspect(Source("folder", str(root)))
     possible(checkpoint)

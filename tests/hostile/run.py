@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.errors import SdhubError
+from sdhub.core.errors import SdhubError
 from sdhub.evidence.memory import peak_mib
 from tests.checkpoint.tiny import copy_demo
 from tests.hostile.corpus import CASES, SOURCES, Case
@@ -39,7 +39,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     before = peak_mib()
-    watch = Watch(root, allowed=("os.fork",))  # of `sdhub.isolate.bounded`
+    watch = Watch(root, allowed=("os.fork",))  # of `sdhub.core.isolated.bounded`
     watch.start()
     results = []
     sources = {case.name for case in SOURCES}
@@ -60,7 +60,7 @@ def main() -> None:
 
 def _warm(root: Path) -> None:
     """What a sound checkpoint imports is nothing out of the ordinary."""
-    from sdhub.sources import resolve
+    from sdhub.checkpoint.resolve import resolve
 
     found = resolve(str(copy_demo(root / "sound")))
     plan(found)
@@ -69,7 +69,7 @@ def _warm(root: Path) -> None:
 
 def plan(checkpoint: Checkpoint) -> None:
     """`sdhub plan`."""
-    from sdhub.plan import make_plan, possible, sampling_for
+    from sdhub.workflow.plan import make_plan, possible, sampling_for
 
     possible(checkpoint)
     make_plan(checkpoint, namespace="someone", sampling=sampling_for(checkpoint)).document()

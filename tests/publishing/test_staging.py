@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from itertools import count
 
 import pytest
@@ -163,3 +164,33 @@ def test_a_pull_request_that_fails_is_closed(api, send, folder, repo_id, tmp_pat
     (pull,) = [each for each in api.get_repo_discussions(repo_id) if each.is_pull_request]
     assert pull.status == "closed"
     assert api.model_info(repo_id).sha == good.commit
+
+
+def test_two_runs_at_a_time_do_not_take_the_branch_from_each_other(api, send, folder, repo_id, tmp_path):
+    """The second begins and ends while the first is at its check; what the first checked is still there."""
+    send(folder, lambda commit: None)
+    other = changed(folder, tmp_path)
+
+    def during(commit):
+        send(folder, lambda unchanged: None)
+        third = tmp_path / "third"
+        shutil.copytree(folder, third)
+        (third / "README.md").write_text((third / "README.md").read_text() + "\nthird\n")
+        with pytest.raises(CheckError):
+            send(third, fails)
+        staged = set(branches(api, repo_id)) - {"main"}
+        assert len(staged) == 1 and branches(api, repo_id)[staged.pop()] == commit
+        assert not compare(api, repo_id, commit, other)
+
+    pushed = send(other, during)
+    assert branches(api, repo_id) == {"main": pushed.commit}
+    assert not compare(api, repo_id, "main", other)
+
+
+def test_of_a_run_elsewhere_what_is_old_goes_and_what_may_be_in_use_stays(api, send, folder, repo_id):
+    api.create_repo(repo_id)
+    old, new = (f"sdhub-unchecked-main-{int(time.time()) - age:08x}01234567" for age in (9 * 86_400, 60))
+    for name in (old, new, "sdhub-unchecked-main-mine"):
+        api.create_branch(repo_id, branch=name)
+    send(folder, lambda commit: None)
+    assert set(branches(api, repo_id)) == {"main", new, "sdhub-unchecked-main-mine"}

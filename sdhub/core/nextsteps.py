@@ -1,0 +1,59 @@
+"""Every command of sdhub that its messages and hints name, in one place: a test runs each as it is printed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+SCHEMA = "sdhub recipe schema"
+CACHE = "sdhub cache"
+
+
+def serve(url: str | None = None) -> str:
+    """Opens the pages of the embedded Hub, on the port that the address `url` has."""
+    from sdhub.core.endpoint import LOCAL_PORT
+
+    port = urlsplit(url).port if url else None
+    return _line("hub", "serve", *(["--port", str(port)] if port not in {None, LOCAL_PORT} else []))
+
+
+def serve_spaces(url: str | None = None) -> str:
+    """Opens them, and runs the apps of Spaces."""
+    return f"{serve(url)} --spaces present"
+
+
+def generate(variant: str | Path, prompt: str, picture: str, hub: str | None = None) -> str:
+    """Draws with a variant's folder or repository."""
+    return _line("generate", str(variant), prompt, *(["--hub", hub] if hub else []), "-o", picture)
+
+
+def publish_own() -> str:
+    """Publishes to the embedded Hub; SOURCE and NAMESPACE are the reader's."""
+    return _line("publish", "SOURCE", "--to", "NAMESPACE", "--hub", "local")
+
+
+def publish_recipe(source: str, recipe: Path, loras: Sequence[str] = (), config: str | None = None) -> str:
+    """Publishes what an analysis found, of the same source."""
+    fused = [word for each in loras for word in ("--lora", each)]
+    return _line("publish", source, *fused, *(["--config", config] if config else []), "--recipe", str(recipe))
+
+
+def inspect(source: str | None = None) -> str:
+    """Lists the variants that a source can have; without one, SOURCE is the reader's."""
+    return _line("inspect", source or "SOURCE")
+
+
+def deploy_private(repo: str = "REPO") -> str:
+    """Deploys a Space of private variants, that reads them with the token of this environment."""
+    return _line("space", "deploy", repo, "--secret", "HF_TOKEN")
+
+
+def deploy(repo: str = "REPO") -> str:
+    """Deploys a Space."""
+    return _line("space", "deploy", repo)
+
+
+def _line(*words: str) -> str:
+    return shlex.join(["sdhub", *words])
