@@ -32,8 +32,7 @@ import sdhub
 for name in sdhub.__all__:
     found = getattr(sdhub, name)
     assert callable(found) and not isinstance(found, types.ModuleType), name
-from sdhub import inspect, load
-from sdhub.workflow import publish
+from sdhub import inspect, load, publish
 assert publish.__module__ == "sdhub.workflow.publish" and publish.__name__ == "publish"
 assert "torch" not in importlib.import_module("sys").modules
 """

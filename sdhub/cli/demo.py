@@ -47,7 +47,7 @@ def demo(variant: options.Variants = None, json: options.Json = False) -> None:
 def _keep_open(report: Report) -> None:
     """Where someone looks, the Hub runs until they are done; else the command that opens its pages is said."""
     from sdhub.cli.reports import ended, show_way
-    from sdhub.core.endpoint import LOCAL_PORT
+    from sdhub.core.nextsteps import LOCAL_PORT
     from sdhub.core.work import home
     from sdhub.hub.errors import StartError
     from sdhub.hub.server import serve

@@ -10,7 +10,7 @@ import typer
 
 from sdhub.cli.console import say
 from sdhub.cli.examples import examples
-from sdhub.core.endpoint import LOCAL_PORT
+from sdhub.core.nextsteps import LOCAL_PORT
 
 app = typer.Typer(
     help="The embedded Hub: repositories on this machine, for unmodified Hub clients.", no_args_is_help=True

@@ -15,11 +15,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sdhub.core.errors import HubError, UsageError
+from sdhub.core.nextsteps import LOCAL_PORT
 from sdhub.core.scratch import temporary
 from sdhub.core.work import home
 
 PUBLIC = "https://huggingface.co"
-LOCAL_PORT = 8420
 LOCAL_TOKEN = "local"  # noqa: S105 — the embedded Hub takes any token for the user `local`
 START_SECONDS = 120
 END_SECONDS = 5

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+LOCAL_PORT = 8420  # of the embedded Hub, where nothing else has it
 SCHEMA = "sdhub recipe schema"
 CACHE = "sdhub cache"
 
 
 def serve(url: str | None = None) -> str:
     """Opens the pages of the embedded Hub, on the port that the address `url` has."""
-    from sdhub.core.endpoint import LOCAL_PORT
-
     port = urlsplit(url).port if url else None
     return _line("hub", "serve", *(["--port", str(port)] if port not in {None, LOCAL_PORT} else []))
 

@@ -9,7 +9,6 @@ from markupsafe import Markup
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
-from sdhub.core import nextsteps
 from sdhub.hub.api.call import TYPE_PATHS, Call, route, site_routes
 from sdhub.hub.api.collections import find as find_collection
 from sdhub.hub.api.files import IMAGES, list_folder
@@ -30,6 +29,8 @@ MAX_TEXT = 256 * 2**10
 MAX_TAGS = 24
 MAX_PICTURES = 12
 MAX_DISCUSSIONS = 500
+
+RUN_SPACES = "have it run with: sdhub hub serve --spaces present"
 
 
 def index(call: Call) -> Response:
@@ -125,7 +126,7 @@ def _app(call: Call) -> dict[str, str | None] | None:
     return {
         "stage": stage.lower().replace("_", " "),
         "url": runner.url_of(call.repo) if runner else None,
-        "message": runner.message_of(call.repo) if runner else f"have it run with: {nextsteps.serve_spaces()}",
+        "message": runner.message_of(call.repo) if runner else RUN_SPACES,
     }
 
 
