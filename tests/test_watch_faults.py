@@ -112,7 +112,7 @@ class Faulty:
 
         monkeypatch.setattr(place, name, first)
 
-    def plan(self, checkpoint, **_):
+    def plan(self, checkpoint, *_, **__):
         made = task(checkpoint.id.partition("@")[0])
         planned = SimpleNamespace(
             recipe=SimpleNamespace(sha256=made.recipe),
@@ -122,12 +122,14 @@ class Faulty:
         )
         return SimpleNamespace(variants=[planned])
 
-    def pushed(self, *_):
+    def pushed(self, run, planned, folder):
+        """A commit is checked before its branch moves."""
+        run._check(planned, folder, "c")
         return SimpleNamespace(
             status="published", url="u", commit="c", pull_request_url=None, uploaded_bytes=0, changes={}
         )
 
-    def publish(self, checkpoint, options, **_):
+    def publish(self, checkpoint, **_):
         """The real run for the bad source, with stages that do nothing but raise; a report for the others."""
         from sdhub.workflow.report import Published
 
@@ -170,7 +172,7 @@ def known(tmp_path):
         yield opened
 
 
-LOOKED = ["inspect", "sampling", "plan", "note"]
+LOOKED = ["inspect", "plan", "note"]
 DONE = ["build", "evidence", "push", "check", "tie"]
 
 

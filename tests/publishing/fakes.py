@@ -93,13 +93,14 @@ def _evidence(self) -> Path:
 def fake_backend(home: Path, monkeypatch):
     """Nothing is built, measured or drawn in the block; all the rest is real."""
     monkeypatch.setenv("SDHUB_HOME", str(home))
-    found = {"fake": Fake()}
+    found, checked = {"fake": Fake()}, home / "checked"
+    checked.mkdir(parents=True)
     with (
         mock.patch.object(plan, "backends", lambda: found),
         mock.patch.object(plan, "backend_of", lambda name: found["fake"]),
         mock.patch.object(stages.VariantStages, "build", _build),
         mock.patch.object(stages.VariantStages, "evidence", _evidence),
-        mock.patch.object(run.Run, "_check", lambda *_: None),
+        mock.patch.object(run.Run, "_check", lambda *_: checked),
     ):
         yield
 

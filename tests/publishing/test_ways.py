@@ -63,7 +63,7 @@ def test_a_dry_run_says_exactly_what_is_written(api, publishing):
     real = publishing()
     for seen, done in zip(dry.variants, real.variants, strict=True):
         assert seen.status == "dry-run"
-        assert done.status == "published"
+        assert done.status == "published", done.reason
         assert seen.files == done.files == files_of(api, done.repo)
         assert seen.changes == done.changes == dict.fromkeys(done.files, "added")
         assert seen.uploaded_bytes == done.uploaded_bytes == sum(done.files.values())
