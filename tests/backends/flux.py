@@ -35,7 +35,15 @@ def flux_folder(root: Path) -> Path:
         if each.ndim > 1:
             torch.nn.init.normal_(each, std=each.shape[1] ** -0.5)
     encoder = T5EncoderModel(
-        T5Config(vocab_size=32, d_model=TEXT, d_kv=16, d_ff=256, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu")
+        T5Config(
+            vocab_size=32,
+            d_model=TEXT,
+            d_kv=16,
+            d_ff=256,
+            num_layers=3,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+        )
     )
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),

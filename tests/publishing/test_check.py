@@ -143,6 +143,6 @@ def test_where_lines_need_another_machine_sdhub_draws_instead(hub, published, tm
     """The lines are not run; sdhub is, on the download: these files are no network."""
     mark = tmp_path / "ran"
     repo_id, usage, expect, pushed = published(f"open({str(mark)!r}, 'w')\n")
-    with pytest.raises(CheckError, match=r"sdhub's drawing with .*read the model"):
+    with pytest.raises(CheckError, match=r"sdhub's drawing with .*does not open"):
         check(repo_id, pushed.commit, endpoint=hub, token=TOKEN, expect=expect, usage=usage, draws="sdhub")
     assert not mark.exists()

@@ -55,7 +55,7 @@ def vet(folder: Path, layout: Layout) -> Vetted:
         files[path] = (tree.root / path).resolve() if kept is None else kept
     entries = {name: [each.library, each.class_name] for name, each in components.items()}
     absent = {name: [None, None] for name in UNLOADED}
-    index = {"_class_name": pipeline, "_diffusers_version": version, **settings, **absent, **entries}
+    index = {"_class_name": pipeline, "_diffusers_version": version, **absent, **settings, **entries}
     return Vetted(tree.where, {**files, INDEX: json.dumps(index).encode()})
 
 
@@ -71,7 +71,7 @@ def _known(path: str, tree: Folder, layout: Layout) -> File | None:
 
 
 def _index(tree: Folder, layout: Layout) -> tuple[str, str, dict[str, Any], dict[str, Entry]]:
-    """The pipeline, the version of diffusers, plain settings and components that `model_index.json` names."""
+    """Of `model_index.json`: pipeline, version of diffusers, settings (what is plain or absent), components."""
     document = tree.document(INDEX, MAX_DOCUMENT)
     where = f"{INDEX} of {tree.where}"
     pipeline, version = document.pop("_class_name", None), document.pop("_diffusers_version", "0.36.0")
@@ -90,7 +90,9 @@ def _index(tree: Folder, layout: Layout) -> tuple[str, str, dict[str, Any], dict
             settings[name] = value
         elif name in ROLES or name in UNLOADED:
             entry = _entry(name, value, where)
-            if entry and name not in UNLOADED:
+            if entry is None:  # a refiner has no first tokenizer
+                settings[name] = value
+            elif name not in UNLOADED:
                 components[name] = entry
         else:
             raise UnsafeError(f"{where} sets {shown(name, 60)}, which sdhub does not know", hint=HINT)

@@ -12,7 +12,7 @@ import torch
 
 from sdhub.backends.coreml.backend import BACKEND
 from sdhub.backends.coreml.interpreter import open_package
-from sdhub.backends.coreml.pipeline import Autoencoder, Denoiser, TextEncoder
+from sdhub.backends.coreml.pipeline import Autoencoder, Denoiser, ProjectedTextEncoder, TextEncoder
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.endpoint import endpoint
@@ -145,7 +145,7 @@ def test_text_encoders_answer_as_both_kinds_of_pipelines_read_them() -> None:
     usual = TextEncoder(
         "t", {}, {"input_ids": (1, 77)}, lambda _: {"last_hidden_state": hidden, "pooled_outputs": pooled}
     )
-    wide = TextEncoder(
+    wide = ProjectedTextEncoder(
         "t", {}, {"input_ids": (1, 77)}, lambda _: {"hidden_embeds": hidden, "pooled_outputs": pooled}
     )
     ids = torch.zeros(1, 77, dtype=torch.long)

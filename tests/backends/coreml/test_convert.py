@@ -340,7 +340,7 @@ def _hinted(codes: Mapping[str, Codes], tmp_path: Path) -> None:
     ("changes", "match"),
     [
         ({"class_embed_type": "timestep"}, "class_embed_type is timestep"),
-        ({"resnet_time_scale_shift": "scale_shift"}, "residual block"),
+        ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
         ({"mid_block_type": "UNetMidBlock2D"}, "UNetMidBlock2D"),
         ({"down_block_types": ("AttnDownBlock2D", "DownBlock2D")}, "AttnDownBlock2D"),
     ],

@@ -89,6 +89,7 @@ OWN = {
         [np.array([[1, 5, 5, 2], [3, 3, 3, 3]], np.int32)],
     ),
     "reshape": (lambda x: mb.reshape(x=x, shape=[4, -1]), [X]),
+    "fill_like": (lambda x: mb.fill_like(ref_tensor=x, value=1.5), [X]),
     "reshape of 0": (lambda x: mb.reshape(x=x, shape=[0, -1, 1]), [X]),
     "transpose": (lambda x: mb.transpose(x=x, perm=[2, 0, -2]), [X]),
     "expand_dims": (lambda x: mb.expand_dims(x=x, axes=[-1, 1]), [X]),

@@ -16,7 +16,7 @@ Known are the operations of the packages there are:
   checker; less, less_equal, greater_equal and not_equal of text encoders' masks; quantize and dequantize of 8-bit
   activations; pow, rsqrt and, from iOS 18 on, scaled_dot_product_attention of Stable Diffusion 3 and T5; squeeze,
   identity;
-- relu and tanh of tiny autoencoders.
+- relu, tanh and fill_like of tiny autoencoders.
 """
 
 from __future__ import annotations

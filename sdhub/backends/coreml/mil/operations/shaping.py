@@ -96,3 +96,8 @@ def _nearest(x: Tensor, axis: int, length: int) -> Tensor:
     if not rest:
         return x.repeat_interleave(times, axis)
     return x.index_select(axis, torch.arange(length) * x.shape[axis] // length)
+
+
+@operation
+def fill_like(ref_tensor: Tensor, *, value: float = 0.0) -> Tensor:
+    return torch.full(ref_tensor.shape, value)
