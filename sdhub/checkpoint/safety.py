@@ -65,6 +65,8 @@ def vet_index(document: Mapping[str, Any], tree: Tree) -> Index:
         if COMPONENT.fullmatch(name) is None:
             raise UnsafeError(f"{where} names the component {shown(name)!r}", hint=PLAIN)
         if not isinstance(value, list):
+            if name in ROLES and value is not None:
+                raise SourceError(f"{where}: component {name} must be [library, class]", hint="get the file again")
             settings[name] = value
         elif value != [None, None]:
             components[name] = _entry(name, value, tree, where)
