@@ -154,12 +154,13 @@ def take(root: Path, *, libraries: bool) -> None:
     from sdhub.checkpoint.load import load, vetted
     from sdhub.checkpoint.shapes import check_shapes
     from sdhub.core.errors import UnsupportedError
+    from sdhub.workflow.options import Options
     from sdhub.workflow.plan import make_plan, possible, sampling_for
 
     checkpoint = inspect(Source("folder", str(root)))
     possible(checkpoint)
     try:
-        make_plan(checkpoint, namespace="someone", sampling=sampling_for(checkpoint)).document()
+        make_plan(checkpoint, Options(namespace="someone")).document()
     except UnsupportedError:
         if checkpoint.family.buildable:
             raise

@@ -69,10 +69,11 @@ def _warm(root: Path) -> None:
 
 def plan(checkpoint: Checkpoint) -> None:
     """`sdhub plan`."""
-    from sdhub.workflow.plan import make_plan, possible, sampling_for
+    from sdhub.workflow.options import Options
+    from sdhub.workflow.plan import make_plan, possible
 
     possible(checkpoint)
-    make_plan(checkpoint, namespace="someone", sampling=sampling_for(checkpoint)).document()
+    make_plan(checkpoint, Options(namespace="someone")).document()
 
 
 def build(checkpoint: Checkpoint) -> None:
