@@ -208,7 +208,8 @@ def _usual(checkpoint: Checkpoint) -> list[str]:
     usual = [each.usual for each in offered if _why_not(checkpoint, each, each.usual) is None]
     if not usual:
         reasons = "; ".join(sorted({str(row["reason"]) for row in possible(checkpoint)}))
-        raise UnsupportedError(f"no variant can be made of {checkpoint.id}: {reasons}", hint="see: sdhub inspect")
+        way = nextsteps.inspect(checkpoint.source.text)
+        raise UnsupportedError(f"no variant can be made of {checkpoint.id}: {reasons}", hint=f"see: {way}")
     return usual
 
 
