@@ -146,7 +146,9 @@ def _blank(part: Component, document: dict[str, Any], where: str) -> Any:
             import transformers
 
             kind = getattr(transformers, part.class_name)
-            return kind(kind.config_class.from_dict(document))
+            model = kind(kind.config_class.from_dict(document))
+            model.tie_weights()  # transformers 5.0 leaves it to `from_pretrained`
+            return model
         except Exception as error:  # noqa: BLE001 — whatever a library raises, the config is the reason
             reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
             raise SourceError(f"{where} makes no {part.class_name}: {reason}", hint=HINT) from None
