@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sdhub.core.hub import Hub
 from sdhub.demo import emoji_sd
 from tests.hubs import running_hub
 from tests.runs import environment, sdhub, sdhub_json
@@ -158,7 +159,7 @@ def test_a_second_publish_reads_no_large_file_again(first, wanted, home, hub, mo
     (folder,) = (home / "work" / "repository").glob("*/")
     known = {name: entry["sha256"] for name, entry in read_manifest(folder)["files"].items()}
     monkeypatch.setattr(remote, "sha256_of", lambda path: pytest.fail(f"{path} is read again"))
-    assert push(folder, REPO, endpoint=hub, token="any", message="x", known=known).status == "unchanged"
+    assert push(folder, REPO, hub=Hub(hub, "any"), message="x", known=known).status == "unchanged"
 
 
 def test_verify_downloads_checks_and_draws_again(first, hub, home, tmp_path):

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import HubError, SdhubError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.watching import look, query, state
 from sdhub.watching.local import Local
 from sdhub.watching.orders import Outcome, Task
@@ -24,7 +24,7 @@ from sdhub.workflow.stages import VariantStages
 from tests.runs import sdhub
 from tests.spaces.sources import space_module
 
-HUB = Endpoint("http://127.0.0.1:9", "token")
+HUB = Hub("http://127.0.0.1:9", "token")
 BAD = "org/model-1"
 SOURCES = ["org/model-0", BAD, "org/model-2"]
 
@@ -75,7 +75,7 @@ class Faulty:
         self.patch(monkeypatch, look, "make_plan", "plan", self.plan)
         monkeypatch.setattr(State, "add", self.at("note", State.add, position=1))
         monkeypatch.setattr(State, "settle", self.at("settle", State.settle, position=1))
-        monkeypatch.setattr("sdhub.watching.local.resolve", lambda source: SimpleNamespace(id=source))
+        monkeypatch.setattr("sdhub.watching.local.resolve", lambda source, hub: SimpleNamespace(id=source))
         monkeypatch.setattr("sdhub.watching.local.publish", self.publish)
         for place, name in ((VariantStages, "build"), (VariantStages, "evidence")):
             monkeypatch.setattr(place, name, self.at(name, lambda _: tmp_path, always=True))
@@ -90,7 +90,7 @@ class Faulty:
         monkeypatch.setattr(Run, "_tie", self.at("tie", lambda *_: None, always=True))
         (tmp_path / "evidence.json").write_text("{}")
         options = Options(namespace="me", variants=("openvino-int8",))
-        local = Local(options, "http://127.0.0.1:9")
+        local = Local(options, HUB, HUB.url)
         self.watcher = Watcher(Query(("org",)), options, known, local, source=HUB, target=HUB)
 
     def at(self, stage, act, *, position=0, always=False):

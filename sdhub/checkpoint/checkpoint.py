@@ -52,6 +52,11 @@ class Source:
         return self.kind == "file" or self.file is not None
 
     @property
+    def is_local(self) -> bool:
+        """Whether all that it takes to know it lies on this machine."""
+        return self.kind == "folder" and not self.loras and not self.controlnets
+
+    @property
     def text(self) -> str:
         """What to type for it."""
         from sdhub.demo import emoji_sd

@@ -15,12 +15,13 @@ from typing import Any
 from sdhub.checkpoint import licenses
 from sdhub.checkpoint.checkpoint import Checkpoint, Companion, Kind, Source
 from sdhub.checkpoint.configs import keep_component
-from sdhub.checkpoint.remote import Hub, Repository
+from sdhub.checkpoint.remote import Repository, download, repository
 from sdhub.checkpoint.safety import vet_config
 from sdhub.checkpoint.tree import Folder
 from sdhub.checkpoint.weights import check_map, choose, measure, plain_name
 from sdhub.core.documents import shown
 from sdhub.core.errors import SourceError, UnsupportedError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.scratch import temporary
@@ -87,7 +88,7 @@ def local(companion: Companion, hub: Hub) -> Path:
     if companion.sha is None:
         root = Path(companion.ref)
     else:
-        paths = {name: hub.download(companion.ref, companion.sha, name) for name in companion.sizes}
+        paths = {name: download(hub, companion.ref, companion.sha, name) for name in companion.sizes}
         root = paths[f"{companion.folder}/{CONFIG}".lstrip("/")].parent
         root = root.parent if companion.folder else root
     for name, size in companion.sizes.items():
@@ -119,7 +120,7 @@ def _tree(ref: str, hub: Hub) -> Folder | Repository:
     if Path(ref).is_absolute():
         return Folder(Path(ref))
     repo_id, _, revision = ref.partition("@")
-    return hub.repository(repo_id, revision or None)
+    return repository(hub, repo_id, revision or None)
 
 
 def _require_class(kind: Kind, document: Mapping[str, Any], where: str) -> None:

@@ -16,7 +16,7 @@ from sdhub.checkpoint.elsewhere import files_of, instead, only_file, refuse_vari
 from sdhub.checkpoint.habits import habits_of
 from sdhub.checkpoint.headers import Header, read_header
 from sdhub.checkpoint.known import SCHEDULERS, STEMS, TOKENIZERS, UNLOADED
-from sdhub.checkpoint.remote import Hub, Repository
+from sdhub.checkpoint.remote import Repository, repository
 from sdhub.checkpoint.safety import Index, is_model, vet_classes, vet_config, vet_index
 from sdhub.checkpoint.said import require_prediction
 from sdhub.checkpoint.source import parse_config
@@ -26,7 +26,9 @@ from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder, Tree, stamp
 from sdhub.checkpoint.values import Kept
 from sdhub.checkpoint.weights import Weights, check_map, choose, measure
 from sdhub.core.documents import shown
+from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import SourceError
+from sdhub.core.hub import Hub
 from sdhub.core.nearly import meant
 
 INDEX = "model_index.json"
@@ -50,20 +52,21 @@ class Parts:
     left_out: tuple[str, ...] = ()
 
 
-def inspect(source: Source, *, endpoint: str | None = None, token: str | None = None) -> Checkpoint:
+def inspect(source: Source, hub: Hub | None = None) -> Checkpoint:
     """Resolve a source. A Hub source is pinned to the commit that its revision means now.
+    `hub` None is `HF_ENDPOINT` or huggingface.co, with huggingface_hub's own token.
 
     Raises UnsafeError for what sdhub will not read, UnsupportedError for what it does not know, SourceError for
     what is missing or broken, HubError where the Hub refuses or cannot be reached.
     """
-    hub = Hub(endpoint, token)
+    hub = hub or (Hub() if source.is_local else endpoint(None))
     loras = tuple(lora.pin(each, hub) for each in source.loras)
     if source.kind == "file":
         found = _inspect_file(source, loras, hub)
     elif source.kind == "folder":
         found = _inspect_tree(source, Folder(Path(source.ref)), loras)
     else:
-        found = _inspect_repository(source, hub.repository(source.ref, source.revision), loras, hub)
+        found = _inspect_repository(source, repository(hub, source.ref, source.revision), loras, hub)
     name = _name(lora.named_after(found.name, loras)) if loras else found.name
     return replace(found, name=name, companions=companions.pin_all(found.source, hub))
 
@@ -139,7 +142,7 @@ def config_tree(ref: str, hub: Hub) -> Folder | Repository:
     if Path(ref).is_absolute():
         return Folder(Path(ref))
     repo_id, _, revision = ref.partition("@")
-    return hub.repository(repo_id, revision or None)
+    return repository(hub, repo_id, revision or None)
 
 
 def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[PinnedLora, ...]) -> Checkpoint:

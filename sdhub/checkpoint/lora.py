@@ -18,12 +18,13 @@ from sdhub.checkpoint.checkpoint import License, Lora, PinnedLora
 from sdhub.checkpoint.headers import Header, read_header
 from sdhub.checkpoint.lora_file import Layer, read_layers
 from sdhub.checkpoint.lora_names import Piece, Place, inner, places_of
-from sdhub.checkpoint.remote import Hub, Repository
+from sdhub.checkpoint.remote import Repository, download, repository
 from sdhub.checkpoint.safety import PICKLES, convert_hint
 from sdhub.checkpoint.source import LORA_FILES
 from sdhub.checkpoint.tree import MAX_VOCABULARY
 from sdhub.core.documents import shown
 from sdhub.core.errors import SdhubError, SourceError, UnsafeError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def pin(lora: Lora, hub: Hub) -> PinnedLora:
         stated = licenses.license_of_metadata(header.metadata.get("modelspec.license", ""))
         return PinnedLora(lora.ref, lora.scale, str(path), None, path.stat().st_size, license=stated)
     repo_id, _, revision = lora.ref.partition("@")
-    tree = hub.repository(repo_id, revision or None)
+    tree = repository(hub, repo_id, revision or None)
     name = _file(tree, lora.inside)
     where = f"{shown(name)} of {repo_id}"
     header = tree.headers([name])[name]
@@ -69,9 +70,9 @@ def pin(lora: Lora, hub: Hub) -> PinnedLora:
 
 def local(lora: PinnedLora, hub: Hub) -> Path:
     """The LoRA's file on this machine, downloaded with its settings if need be. Raises SourceError, HubError."""
-    path = Path(lora.file) if lora.sha is None else hub.download(lora.ref, lora.sha, lora.file)
+    path = Path(lora.file) if lora.sha is None else download(hub, lora.ref, lora.sha, lora.file)
     if lora.sha is not None and (config := _config_of(lora.file)):
-        hub.download(lora.ref, lora.sha, config)
+        download(hub, lora.ref, lora.sha, config)
     if not path.is_file() or path.stat().st_size != lora.bytes:
         raise SourceError(f"the LoRA {shown(path.name)} changed since it was inspected", hint="start again")
     return path

@@ -8,7 +8,7 @@ from pathlib import Path
 from sdhub.checkpoint import inspect as inspection
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.source import parse_source
-from sdhub.core.endpoint import endpoint
+from sdhub.core.hub import Hub
 
 
 def resolve(
@@ -17,13 +17,12 @@ def resolve(
     config: str | None = None,
     controlnets: Sequence[str] | None = None,
     safety_checker: bool = False,
+    *,
+    hub: Hub | None = None,
 ) -> Checkpoint:
-    """The checkpoint that a source names, seen through `HF_ENDPOINT` or huggingface.co. Raises SdhubError."""
+    """The checkpoint that a source names on `hub` (None: `HF_ENDPOINT` or huggingface.co). Raises SdhubError."""
     parsed = parse_source(source, loras or (), config, controlnets or (), safety_checker)
-    if parsed.kind == "folder" and not parsed.loras and not parsed.controlnets:
-        return inspection.inspect(parsed)
-    hub = endpoint(None)
-    return inspection.inspect(parsed, endpoint=hub.url, token=hub.token)
+    return inspection.inspect(parsed, hub)
 
 
 def inspect(

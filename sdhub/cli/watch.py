@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -98,7 +97,7 @@ def watch(
         progress = ConsoleProgress()
         with connect(hub) as target:
             wanted = Options(
-                namespace=check_token(target.url, target.token, to, propose=create_pr),
+                namespace=check_token(target, to, propose=create_pr),
                 variants=tuple(variant or ()),
                 recipe=recipe,
                 license=license,
@@ -106,10 +105,10 @@ def watch(
                 allow_public=allow_public,
                 create_pr=create_pr,
             )
-            if hub not in {None, "local"}:  # what is watched, and where every source is read from then
-                os.environ["HF_ENDPOINT"] = target.url
-            who = dispatcher(dispatch, wanted, target, github=github, flavor=flavor, progress=progress)
-            watcher = Watcher(query, wanted, known, who, source=endpoint(None), target=target, progress=progress)
+            source = endpoint(None) if hub == "local" else target
+            hubs = {"source": source, "target": target}
+            who = dispatcher(dispatch, wanted, **hubs, github=github, flavor=flavor, progress=progress)
+            watcher = Watcher(query, wanted, known, who, **hubs, progress=progress)
             if once:
                 watcher.round()
             else:

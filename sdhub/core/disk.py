@@ -39,7 +39,7 @@ def full_disk(error: BaseException, folders: Sequence[Path] = ()) -> SdhubError 
     """
     if isinstance(error, SdhubError):
         return None
-    chain = list(_chain(error))
+    chain = list(causes(error))
     number = next((each for each in chain if isinstance(each, OSError) and each.errno in FULL), None)
     if number is not None:
         named = number.filename2 or number.filename
@@ -69,7 +69,8 @@ def _told(folder: Path) -> SdhubError:
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and what it came of, once each."""
     seen: set[int] = set()
     step: BaseException | None = error
     while step is not None and id(step) not in seen:

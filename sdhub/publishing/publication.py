@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from sdhub.checkpoint.checkpoint import Checkpoint, License
+from sdhub.core.hub import PUBLIC
 from sdhub.core.work import digest
 from sdhub.demo import emoji_sd
 from sdhub.publishing import words
 from sdhub.publishing.markdown import safe_url
 
-PUBLIC = "https://huggingface.co"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sdhub.core.access import is_public_hub
 from sdhub.core.errors import CheckError, HubError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.retry import status_of
 from sdhub.publishing.privacy import require_private
@@ -53,8 +53,7 @@ def push(
     folder: Path,
     repo_id: str,
     *,
-    endpoint: str,
-    token: str | None,
+    hub: Hub,
     branch: str = MAIN,
     private: bool = False,
     gated: bool = False,
@@ -78,7 +77,7 @@ def push(
     Raises PrivacyError where `private` is asked for and the repository is public, HubError for all that the Hub
     refuses.
     """
-    target = Target(repo_id, endpoint=endpoint, token=token, branch=branch, progress=progress)
+    target = Target(repo_id, hub, branch=branch, progress=progress)
     sender = _Sender(target, folder, dict(known or {}), message)
     try:
         target.prepare(private=private, gated=gated)
@@ -94,22 +93,21 @@ def preview(
     folder: Path,
     repo_id: str,
     *,
-    endpoint: str,
-    token: str | None,
+    hub: Hub,
     branch: str = MAIN,
     known: Mapping[str, str] | None = None,
 ) -> Preview:
     """What `push` would do now; changes nothing. A repository that cannot be seen is taken for a new one."""
-    target = Target(repo_id, endpoint=endpoint, token=token, branch=branch)
+    target = Target(repo_id, hub, branch=branch)
     head = target.peek()
     difference = target.ask("compare with", lambda: compare(target.api, repo_id, head, folder, known or {}))
     return Preview(target.url, difference.bytes, difference.changes)
 
 
-def vet_target(repo_id: str, *, endpoint: str, token: str | None, private: bool) -> None:
+def vet_target(repo_id: str, *, hub: Hub, private: bool) -> None:
     """Look at a repository before any work: raises PrivacyError where it is public and may not be."""
     if private:
-        info = Target(repo_id, endpoint=endpoint, token=token).info()
+        info = Target(repo_id, hub).info()
         if info is not None:
             require_private(repo_id, is_private=bool(info.private))
 
@@ -220,7 +218,7 @@ class _Sender:
             small = size
             for addition in additions:
                 large = addition.upload_info.size
-                if large >= LARGE or not is_public_hub(target.endpoint):  # one at a time: the client draws no bar
+                if large >= LARGE or not target.hub.public:  # one at a time: the client draws no bar
                     self._upload(addition, revision)
                     task.advance(large)
                     small -= large
@@ -267,7 +265,7 @@ class _Sender:
         """
         from huggingface_hub import CommitOperationAdd
 
-        plain_http = not is_public_hub(self.target.endpoint)
+        plain_http = not self.target.hub.public
         additions = [
             CommitOperationAdd(name, stack.enter_context(path.open("rb")) if plain_http else path)
             for name, path in difference.changed.items()

@@ -46,13 +46,7 @@ class Staging:
             self._lock = _lock(token)
             self._lock.acquire()
         self.branch = _name(prefix, target.branch, token)
-        self.target = Target(
-            target.repo_id,
-            endpoint=target.endpoint,
-            token=target.token,
-            branch=self.branch,
-            progress=target.progress,
-        )
+        self.target = Target(target.repo_id, target.hub, branch=self.branch, progress=target.progress)
         self._sweep(left, token)
 
     def look(self) -> str | None:

@@ -163,7 +163,7 @@ def laboratory(
         return measure.load_base(checkpoint, hub, progress)
 
     with quiet():
-        identity = fingerprint(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+        identity = fingerprint(checkpoint, hub, progress=progress)
     return Laboratory(
         load=load,
         source=checkpoint.id,

@@ -49,7 +49,7 @@ def build(
     ((backend, document),) = chosen
     backend.accept(checkpoint, document)
     hub = endpoint(None)
-    identity = fingerprint(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+    identity = fingerprint(checkpoint, hub, progress=progress)
     sampling = fitting(sampling_for(checkpoint), [document])
     base = Base(checkpoint, identity, sampling, hub, Work(home() / "work"), progress)
     if mixed.is_open(document):

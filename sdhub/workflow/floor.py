@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.core.endpoint import Endpoint
+from sdhub.core.hub import Hub
 from sdhub.core.isolated import apart
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
@@ -47,7 +47,7 @@ def reached(base: Base, backend: Backend, recipe: Recipe, floor: float) -> Recip
 
 def look(
     checkpoint: Checkpoint,
-    hub: Endpoint,
+    hub: Hub,
     backend: str,
     recipe: Recipe,
     floor: float,

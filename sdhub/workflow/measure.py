@@ -11,7 +11,7 @@ from sdhub.backends.base import backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fetch
 from sdhub.checkpoint.load import load
-from sdhub.core.endpoint import Endpoint
+from sdhub.core.hub import Hub
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.evidence.sampling import Sample, Sampling, draw
@@ -19,11 +19,11 @@ from sdhub.evidence.sampling import Sample, Sampling, draw
 PEAK_STEPS = 2
 
 
-def load_base(checkpoint: Checkpoint, hub: Endpoint, progress: Progress, *, narrow: bool = False) -> Any:
+def load_base(checkpoint: Checkpoint, hub: Hub, progress: Progress, *, narrow: bool = False) -> Any:
     """The checkpoint as a float32 pipeline, downloaded where it is not yet there; `narrow` as in `load`."""
-    path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+    path = fetch(checkpoint, hub, progress=progress)
     with progress.task(f"loading {checkpoint.name}"), quiet():
-        return load(checkpoint, path, narrow=narrow, endpoint=hub.url, token=hub.token)
+        return load(checkpoint, path, narrow=narrow, hub=hub)
 
 
 def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:
@@ -35,7 +35,7 @@ def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:
     return samples
 
 
-def peak_of_base(checkpoint: Checkpoint, hub: Endpoint, sampling: Sampling, out: Path, progress: Progress) -> None:
+def peak_of_base(checkpoint: Checkpoint, hub: Hub, sampling: Sampling, out: Path, progress: Progress) -> None:
     """Write the peak memory of this process, in MiB, of loading the base and drawing one picture."""
     _write_peak(load_base(checkpoint, hub, progress), sampling, out, progress)
 

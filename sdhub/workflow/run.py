@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import EvidenceError, SdhubError
 from sdhub.core.work import copy_tree
 from sdhub.publishing.card import card_revision, index_card
@@ -53,13 +52,7 @@ class Run:
     def __init__(self, job: Job, base: Base) -> None:
         self.job = job
         self.base = base
-        self.collection = Collection(
-            job.namespace,
-            base.checkpoint.id,
-            endpoint=job.hub.url,
-            token=job.hub.token,
-            progress=base.progress,
-        )
+        self.collection = Collection(job.namespace, base.checkpoint.id, job.hub, base.progress)
         self.made: dict[str, _Made] = {}
         self.siblings: tuple[Sibling, ...] = ()
 
@@ -91,7 +84,7 @@ class Run:
     def _measure(self, planned: PlannedVariant) -> Published:
         """Build and measure, once the target is known to be fit."""
         job = self.job
-        vet_target(planned.repo_id, endpoint=job.hub.url, token=job.hub.token, private=job.private)
+        vet_target(planned.repo_id, hub=job.hub, private=job.private)
         curve = None
         if mixed.is_open(planned.recipe):
             folder = mixed.analyzed(self.base, planned.backend, planned.recipe)
@@ -132,8 +125,7 @@ class Run:
         seen = preview(
             folder,
             planned.repo_id,
-            endpoint=job.hub.url,
-            token=job.hub.token,
+            hub=job.hub,
             branch=planned.branch,
             known=_hashes(folder),
         )
@@ -172,7 +164,7 @@ class Run:
 
     def _publication(self, planned: PlannedVariant, made: _Made) -> Publication:
         backend, base, job = planned.backend, self.base, self.job
-        terms = source_files(base.checkpoint, job.license.texts, endpoint(None))
+        terms = source_files(base.checkpoint, job.license.texts, job.source)
         pictures = {
             f"{side}-{path.name}": path
             for side in ("base", "variant")
@@ -199,7 +191,7 @@ class Run:
             notices=terms[1:] if job.license.file else terms,
             contact_sheet=made.evidence / "contact_sheet.png",
             pictures=pictures,
-            source_endpoint=endpoint(None).url,
+            source_endpoint=job.source.url,
             notes=(*base.checkpoint.notes, *backend.notes(base.checkpoint, planned.recipe)),
             checks=backend.checks,
             branch=_branch(planned),
@@ -220,8 +212,7 @@ class Run:
         pushed = push(
             folder,
             planned.repo_id,
-            endpoint=job.hub.url,
-            token=job.hub.token,
+            hub=job.hub,
             branch=planned.branch,
             private=job.private,
             gated=job.gated,
@@ -247,8 +238,7 @@ class Run:
             check(
                 planned.repo_id,
                 commit,
-                endpoint=job.hub.url,
-                token=job.hub.token,
+                hub=job.hub,
                 branch=planned.branch,
                 folder_for_picture=out,
                 expect=folder / "evidence" / "variant-00.png",
@@ -298,8 +288,7 @@ class Run:
             push(
                 folder,
                 repo_id,
-                endpoint=job.hub.url,
-                token=job.hub.token,
+                hub=job.hub,
                 private=job.private,
                 gated=job.gated,
                 message=f"Branches of {checkpoint.id}",

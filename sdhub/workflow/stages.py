@@ -13,9 +13,9 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.companions import load_all
 from sdhub.checkpoint.fetch import fetch, require_unchanged
 from sdhub.checkpoint.load import vetted
-from sdhub.checkpoint.remote import Hub
+from sdhub.checkpoint.remote import download
 from sdhub.checkpoint.shapes import check_shapes
-from sdhub.core.endpoint import Endpoint
+from sdhub.core.hub import Hub
 from sdhub.core.isolated import apart
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
@@ -29,21 +29,18 @@ from sdhub.workflow import measure
 DRAWING = ("torch", "diffusers", "transformers")
 
 
-def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Endpoint) -> tuple[Path, ...]:
+def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Hub) -> tuple[Path, ...]:
     """Small files of the source, such as its licence, on this machine."""
     if checkpoint.source.kind == "folder":
         return tuple(Path(checkpoint.source.ref) / name for name in names)
-    source = Hub(hub.url, hub.token)
-    return tuple(source.download(checkpoint.id, str(checkpoint.sha), name) for name in names)
+    return tuple(download(hub, checkpoint.id, str(checkpoint.sha), name) for name in names)
 
 
-def build(
-    checkpoint: Checkpoint, hub: Endpoint, backend: str, recipe: Recipe, out: Path, progress: Progress
-) -> None:
+def build(checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Build a variant into the empty folder `out`."""
     maker = backends()[backend]
     if maker.streams(checkpoint, recipe):
-        path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+        path = fetch(checkpoint, hub, progress=progress)
         with vetted(checkpoint, path) as folder:
             for line in check_shapes(checkpoint, folder):
                 progress.note(line)
@@ -52,7 +49,7 @@ def build(
         return
     pipeline = measure.load_base(checkpoint, hub, progress, narrow=maker.narrow)
     if checkpoint.companions:
-        pipeline.sdhub_companions = load_all(checkpoint, pipeline, Hub(hub.url, hub.token), progress)
+        pipeline.sdhub_companions = load_all(checkpoint, pipeline, hub, progress)
     maker.build(checkpoint, pipeline, recipe, out, progress)
 
 
@@ -68,7 +65,7 @@ class Base:
         checkpoint: Checkpoint,
         identity: str,
         sampling: Sampling,
-        hub: Endpoint,
+        hub: Hub,
         work: Work,
         progress: Progress,
         judge: str | None = None,

@@ -60,7 +60,7 @@ def verify(
         raise SourceError(f"{repo}: no such folder", hint="name a variant's repository as NAMESPACE/NAME")
     with connect(hub) as at, temporary("verify") as place:
         folder = place / "repository"
-        commit = download(repo, folder, revision=revision, endpoint=at.url, token=at.token, progress=progress)
+        commit = download(repo, folder, hub=at, revision=revision, progress=progress)
         return Verified(repo, commit, _findings(folder, pictures, progress))
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import making
 from limits import Limits
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.work import home
 from sdhub.publishing.target import Target
 from sdhub.watching.command import publish_arguments
@@ -34,7 +34,7 @@ MANY = 10**6  # the webhook waits as long as it takes
 logger = logging.getLogger("sdhub.webhook")
 
 
-def from_environment(hub: Endpoint, limits: Limits) -> Webhook | None:
+def from_environment(hub: Hub, limits: Limits) -> Webhook | None:
     """The webhook that the Space's settings ask for; None where there is no `WEBHOOK_SECRET`.
 
     Raises UsageError where a setting is missing.
@@ -58,7 +58,7 @@ class Apart:
     """Publishes each order as a visitor's is: in a process of its own, in its turn, and within the same bounds."""
 
     options: Options
-    hub: Endpoint
+    hub: Hub
     limits: Limits
 
     def __call__(self, orders: Iterable[Order]) -> Iterator[tuple[Order, Sequence[Outcome]]]:
@@ -87,7 +87,7 @@ class Worker:
     def __init__(
         self,
         options: Options,
-        hub: Endpoint,
+        hub: Hub,
         folder: Path,
         deliveries: Deliveries,
         dispatch: Dispatch,
@@ -99,7 +99,7 @@ class Worker:
         for aside in filter(None, (self._state.set_aside, deliveries.set_aside)):
             logger.warning("webhook: a damaged file was set aside as %s, and a new one begun", aside)
         self._dispatch = dispatch
-        self._looker = Looker(options, self._state, hub.url, max_bytes=max_bytes)
+        self._looker = Looker(options, self._state, hub, max_bytes=max_bytes)
         self._news = threading.Event()
 
     def start(self) -> None:
@@ -112,7 +112,7 @@ class Worker:
 
     def head(self, repository: str) -> str | None:
         """The commit that `main` of a model is at. Raises HubError."""
-        info = Target(repository, endpoint=self._hub.url, token=self._hub.token).info()
+        info = Target(repository, self._hub).info()
         return info.sha if info else None
 
     def _work(self) -> None:

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from limits import Limits
 
-from sdhub.core.endpoint import Endpoint
+from sdhub.core.hub import Hub
 from sdhub.core.scratch import temporary
 from sdhub.workflow import cache
 
@@ -102,7 +102,7 @@ def arguments(
     return [*words, "--", source]
 
 
-def make(words: Sequence[str], hub: Endpoint, limits: Limits, line: Line = LINE) -> Iterator[Told]:
+def make(words: Sequence[str], hub: Hub, limits: Limits, line: Line = LINE) -> Iterator[Told]:
     """Wait for the turn, telling of the place, and run `sdhub`, line by line. Leaving the iteration ends it."""
     ticket = line.join(limits.waiting)
     if ticket is None:
@@ -131,7 +131,7 @@ def tidy(limits: Limits) -> None:
         logger.info("cleared %d entries, %d bytes", len(gone), sum(each.bytes for each in gone))
 
 
-def _alone(words: Sequence[str], hub: Endpoint, limits: Limits) -> Iterator[Told]:
+def _alone(words: Sequence[str], hub: Hub, limits: Limits) -> Iterator[Told]:
     try:
         with temporary("publisher") as home:  # of huggingface_hub: no token of anyone else is in it
             environment = {name: os.environ[name] for name in KEPT if name in os.environ}

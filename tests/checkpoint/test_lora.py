@@ -13,9 +13,9 @@ from sdhub.checkpoint import lora
 from sdhub.checkpoint.fetch import fetch, fingerprint
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.load import load
-from sdhub.checkpoint.remote import Hub
 from sdhub.checkpoint.source import parse_lora, parse_source
 from sdhub.core.errors import SourceError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT
 
 torch = pytest.importorskip("torch")

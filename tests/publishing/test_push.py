@@ -11,6 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from sdhub.core.errors import HubError, PrivacyError
+from sdhub.core.hub import Hub
 from sdhub.publishing import push as pushing
 from sdhub.publishing.package import regular_files
 from sdhub.publishing.push import push
@@ -42,7 +43,7 @@ def folder(tmp_path):
 @pytest.fixture
 def send(hub, folder, repo_id):
     def send(**changes):
-        return push(folder, **{"repo_id": repo_id, "endpoint": hub, "token": TOKEN, "message": "one", **changes})
+        return push(folder, **{"repo_id": repo_id, "hub": Hub(hub, TOKEN), "message": "one", **changes})
 
     return send
 
@@ -229,7 +230,7 @@ def test_nothing_is_printed_about_xet_or_progress(send, caplog, capsys):
 
 def test_without_a_token_nothing_is_written(hub, folder, repo_id):
     with pytest.raises(HubError) as refused:
-        push(folder, repo_id, endpoint=hub, token=None, message="one")
+        push(folder, repo_id, hub=Hub(hub), message="one")
     assert "\n" not in refused.value.message
     with pytest.raises(HfHubHTTPError):
         HfApi(endpoint=hub, token=TOKEN).model_info(repo_id)

@@ -16,8 +16,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import UnsupportedError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.work import Work
 from sdhub.spaces.sources import space_files
 from sdhub.watching.orders import Order, Task
@@ -27,7 +27,7 @@ from tests.spaces.sources import space_module
 bounds = space_module("publisher", "bounds")
 limits = space_module("publisher", "limits")
 making = space_module("publisher", "making")
-HUB = Endpoint("http://127.0.0.1:9", "token-of-the-visitor")
+HUB = Hub("http://127.0.0.1:9", "token-of-the-visitor")
 PREFIX = "/gradio_api"
 
 

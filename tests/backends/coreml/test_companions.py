@@ -14,10 +14,10 @@ from sdhub.backends.coreml.backend import BACKEND
 from sdhub.backends.coreml.interpreter import open_package
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.companions import load_all
-from sdhub.checkpoint.remote import Hub
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import SourceError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling, draw
