@@ -221,7 +221,7 @@ def rows():
 )
 def test_what_is_listed(monkeypatch, query, after, expected):
     models = Rows(rows())
-    monkeypatch.setattr("sdhub.watching.query.client", lambda *_: models)
+    monkeypatch.setattr(Hub, "api", models)
     found = listed(query, Hub("https://hub.example", None), after)
     assert [each.repository for each in found] == [f"org/model-{number}" for number in expected]
 

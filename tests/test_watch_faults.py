@@ -265,13 +265,13 @@ def test_an_odd_row_or_list_is_told(monkeypatch, known):
         SimpleNamespace(id="org/c", sha="a" * 40, likes=1, last_modified=now, tags=7),
         SimpleNamespace(id="org/d", sha="a" * 40, likes=1, last_modified=now, tags=None),
     ]
-    monkeypatch.setattr(query, "client", lambda *_: SimpleNamespace(list_models=lambda **_: rows))
+    monkeypatch.setattr(Hub, "api", SimpleNamespace(list_models=lambda **_: rows))
     assert [each.repository for each in query.listed(Query(("org",)), HUB, None)] == ["org/d"]
 
     def broken(**_):
         raise KeyError("id")
 
-    monkeypatch.setattr(query, "client", lambda *_: SimpleNamespace(list_models=broken))
+    monkeypatch.setattr(Hub, "api", SimpleNamespace(list_models=broken))
     watcher = Watcher(Query(("org",)), Options(namespace="me"), known, iter, source=HUB, target=HUB)
     with pytest.raises(HubError, match=r"cannot be read \(KeyError"):
         watcher.round()

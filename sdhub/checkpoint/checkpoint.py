@@ -195,7 +195,7 @@ class Checkpoint:
     said: Said = NOTHING
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict, metadata={"key": False})  # not content
 
     def component(self, name: str) -> Component | None:
         """The component called `name`, or None."""

@@ -135,25 +135,9 @@ class Run:
 
     def _repository(self, planned: PlannedVariant) -> Path:
         """The folder to publish: variant, card, evidence, packages, provenance."""
-        made, base = self.made[planned.name], self.base
-        publication = self._publication(planned, made)
-        key = {
-            "card": card_revision(),
-            "variant": made.stages.key,
-            "evidence": made.evidence.name,
-            "curve": made.curve is not None,
-            "repository": [planned.repo_id, planned.branch],
-            "license": vars(self.job.license),
-            "source": [base.checkpoint.id, publication.base_model, publication.source_url],
-            "loras": [[lora.name, lora.sha] for lora in base.checkpoint.loras],
-            "usage": publication.usage,
-            "summary": publication.description,
-            "notes": publication.notes,
-            "bundles": sorted(publication.bundles),
-            "checks": publication.checks,
-            "access": [publication.private, dict(base.checkpoint.gate), base.checkpoint.gated],
-            "siblings": [[each.variant, each.repo_id, each.branch, each.figures] for each in self.siblings],
-        }
+        base = self.base
+        publication = self._publication(planned, self.made[planned.name])
+        key = {"card": card_revision(), "publication": publication.key(base.work.root)}
 
         def make(out: Path) -> None:
             assemble(publication, out, progress=base.progress)
