@@ -16,6 +16,7 @@ from typing import Any, Literal
 from sdhub.backends.variant.layout import Layout
 from sdhub.backends.variant.view import opened
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.companions import LoadedCompanion
 from sdhub.core import nextsteps
 from sdhub.core.documents import shown
 from sdhub.core.errors import MissingExtraError, UnsupportedError
@@ -106,6 +107,18 @@ class Backend(ABC):
 
         The same inputs and versions give the same bytes. Raises BuildError.
         """
+
+    def build_with_companions(
+        self,
+        checkpoint: Checkpoint,
+        pipeline: Any,
+        companions: Sequence[LoadedCompanion],
+        recipe: Recipe,
+        out: Path,
+        progress: Progress,
+    ) -> None:
+        """As `build`, of a checkpoint with companions; only backends with `companions` are asked to."""
+        raise NotImplementedError
 
     def reach(
         self,

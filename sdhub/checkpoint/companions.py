@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,14 @@ CLASSES: Mapping[Kind, tuple[str, str]] = {
     "safety_checker": ("stable_diffusion", "StableDiffusionSafetyChecker"),
 }
 FITTING = ("block_out_channels", "layers_per_block", "cross_attention_dim", "in_channels")
+
+
+@dataclass(frozen=True)
+class LoadedCompanion:
+    """A companion with its float32 module of torch, on the CPU."""
+
+    companion: Companion
+    module: Any
 
 
 def pin_all(source: Source, hub: Hub) -> tuple[Companion, ...]:
@@ -102,18 +111,18 @@ def local(companion: Companion, hub: Hub) -> Path:
 
 def load_all(
     checkpoint: Checkpoint, pipeline: Any, hub: Hub, progress: Progress = SILENT
-) -> list[tuple[Companion, Any]]:
-    """The companions of a checkpoint as float32 modules, on the CPU.
+) -> tuple[LoadedCompanion, ...]:
+    """The companions of a checkpoint; ControlNets have to fit the denoiser of `pipeline`.
 
     Raises SourceError for files that do not make a model, and for a ControlNet of another family.
     """
     found = []
     for companion in checkpoint.companions:
         with progress.task(f"loading {companion.name}"):
-            found.append((companion, _load(companion, local(companion, hub))))
+            found.append(LoadedCompanion(companion, _load(companion, local(companion, hub))))
         if companion.kind == "controlnet":
             _require_fit(companion, pipeline.unet.config)
-    return found
+    return tuple(found)
 
 
 def _tree(ref: str, hub: Hub) -> Folder | Repository:

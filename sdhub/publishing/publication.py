@@ -90,8 +90,8 @@ class Publication:
     def key(self, kept: Path) -> dict[str, str]:
         """A hash of each field, so that none can be forgotten: what comes of this publication depends on no more.
 
-        Files count by their content. Those in `kept`, the work folder, stand for it by their path, since what stages
-        make is named after all that it depends on.
+        Files count by their content. Those in `kept`, the work folder, stand for it by their path, since a stage's
+        folder is named after all that it depends on.
         """
         return {name: digest(value) for name, value in _key_of(self, kept).items()}
 

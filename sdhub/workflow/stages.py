@@ -49,8 +49,10 @@ def build(checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, out: P
         return
     pipeline = measure.load_base(checkpoint, hub, progress, narrow=maker.narrow)
     if checkpoint.companions:
-        pipeline.sdhub_companions = load_all(checkpoint, pipeline, hub, progress)
-    maker.build(checkpoint, pipeline, recipe, out, progress)
+        companions = load_all(checkpoint, pipeline, hub, progress)
+        maker.build_with_companions(checkpoint, pipeline, companions, recipe, out, progress)
+    else:
+        maker.build(checkpoint, pipeline, recipe, out, progress)
 
 
 class Base:

@@ -15,6 +15,7 @@ from sdhub.backends.coreml.usual import BLOCKS, USUAL, USUAL_UNET
 from sdhub.backends.reasons import reason, unusual
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
+from sdhub.checkpoint.companions import LoadedCompanion
 from sdhub.checkpoint.schedulers import fractional
 from sdhub.core.documents import shown
 from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
@@ -128,9 +129,20 @@ class CoreML(Backend):
         return Forecast(bytes=size * copies, peak_bytes=int((1.7 * full + 1.5) * GIB), seconds=seconds)
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
+        self.build_with_companions(checkpoint, pipeline, (), recipe, out, progress)
+
+    def build_with_companions(
+        self,
+        checkpoint: Checkpoint,
+        pipeline: Any,
+        companions: Sequence[LoadedCompanion],
+        recipe: Recipe,
+        out: Path,
+        progress: Progress,
+    ) -> None:
         from sdhub.backends.coreml.build import build
 
-        build(checkpoint, pipeline, recipe, out, progress)
+        build(checkpoint, pipeline, companions, recipe, out, progress)
 
     def recognizes(self, folder: Path) -> bool:
         return (folder / "model_index.json").is_file() and any(folder.glob("*/packages/*.mlpackage"))

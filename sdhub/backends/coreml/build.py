@@ -7,7 +7,7 @@ split_einsum/packages/*.mlpackage, vocab.json, merges.txt       Apple's layout; 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from sdhub.backends.coreml.specs import (
     time_ids,
 )
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.companions import LoadedCompanion
 from sdhub.checkpoint.sampling import sampling_defaults
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.core.errors import BuildError, RecipeError
@@ -45,15 +46,21 @@ if TYPE_CHECKING:
 AUTHOR = "made with sdhub"
 DENOISER = "unet"
 CONTROLNET = "controlnet"
-COMPANIONS = "sdhub_companions"  # where a pipeline has the models that go along
 
 
-def build(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
+def build(
+    checkpoint: Checkpoint,
+    pipeline: Any,
+    companions: Sequence[LoadedCompanion],
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+) -> None:
     """Fill the empty folder `out`. The pipeline's weights are consumed. Raises BuildError, RecipeError."""
     scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
     side = checkpoint.size or checkpoint.family.size
     sizes = [Shape(width, height, scale=scale) for width, height in recipe.sizes or ((side, side),)]
-    models = _models(checkpoint, pipeline, recipe, progress)
+    models = _models(checkpoint, pipeline, companions, recipe, progress)
     if is_tiny(pipeline.vae):  # its packages take and give latents as the apps scale them
         pipeline.vae.register_to_config(scaling_factor=scaling(checkpoint.family.name))
     places: list[Path] = []
@@ -93,20 +100,26 @@ class _Model:
     codes: Mapping[str, Codes]
 
 
-def _models(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, progress: Progress) -> list[_Model]:
+def _models(
+    checkpoint: Checkpoint,
+    pipeline: Any,
+    companions: Sequence[LoadedCompanion],
+    recipe: Recipe,
+    progress: Progress,
+) -> list[_Model]:
     """The checkpoint's own components, then its companions; a UNet comes once more where there are ControlNets."""
-    beside = getattr(pipeline, COMPANIONS, [])
-    controlnets = [(each.name, module) for each, module in beside if each.kind == CONTROLNET]
+    controlnets = [each for each in companions if each.companion.kind == CONTROLNET]
     modules = {name: part for name, part in pipeline.components.items() if hasattr(part, "parameters")}
-    modules |= {each.kind: module for each, module in beside if each.kind != CONTROLNET}
+    modules |= {each.companion.kind: each.module for each in companions if each.companion.kind != CONTROLNET}
     specs = specs_of(
         checkpoint.family.name, list(modules), controlled=bool(controlnets), half_vae=halves(pipeline.vae)
     )
     codes = _codes(pipeline, recipe, progress)
     found = [_Model(spec, modules[spec.part], checkpoint.id, codes.get(spec.part, {})) for spec in specs]
-    for name, module in controlnets:
+    for each in controlnets:
+        module = each.module
         own = dict(_consumed(module, _weights(module), recipe.components[CONTROLNET], {}, progress))
-        found.append(_Model(controlnet(time_ids(checkpoint.family.name)), module, name, own))
+        found.append(_Model(controlnet(time_ids(checkpoint.family.name)), module, each.companion.name, own))
     return found
 
 

@@ -40,9 +40,8 @@ def built(checkpoint: Checkpoint, out: Path, adjustment: Adjustment) -> Path:
     made = adjustment.apply(BACKEND.recipe(checkpoint, "coreml-fp16"))
     BACKEND.accept(checkpoint, made)
     pipeline = measure.load_base(checkpoint, endpoint(None), SILENT)
-    pipeline.sdhub_companions = load_all(checkpoint, pipeline, Hub())
     out.mkdir()
-    BACKEND.build(checkpoint, pipeline, made, out, SILENT)
+    BACKEND.build_with_companions(checkpoint, pipeline, load_all(checkpoint, pipeline, Hub()), made, out, SILENT)
     return out / "original" / "packages"
 
 
@@ -88,7 +87,7 @@ def test_all_packages_are_there_by_apples_names(place: Path) -> None:
 
 def test_the_controlled_unet_is_what_diffusers_computes(place: Path, checkpoint: Checkpoint) -> None:
     pipeline = measure.load_base(checkpoint, endpoint(None), SILENT)
-    ((_, net),) = [each for each in load_all(checkpoint, pipeline, Hub()) if each[0].kind == "controlnet"]
+    (net,) = [each.module for each in load_all(checkpoint, pipeline, Hub()) if each.companion.kind == "controlnet"]
     control, unet = open_package(place / NET), package(place, "control-unet")
     shapes = {name: (each.shape, getattr(torch, each.dtype)) for name, each in control.inputs.items()}
     given = models.draw(shapes)
