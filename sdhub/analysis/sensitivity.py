@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 DAMPING = 0.01  # that of compensated rounding
 SAMPLE, LEAST_ROWS = 2**16, 16  # weights, and channels, that a treatment's errors are made of
 MANY, FEW = 8, 2  # how often a prior is counted beside a layer's, and a treatment's, own figures
-LARGE = 200e6  # parameters from which on a trajectory's activations are computed twice instead of kept
+RECOMPUTED_FROM = 200e6  # parameters; a trajectory's activations are computed twice then instead of kept
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def trace(
     import torch
 
     denoiser = getattr(pipeline, component)
-    large = sum(weight.numel() for weight in denoiser.parameters()) >= LARGE
+    large = sum(weight.numel() for weight in denoiser.parameters()) >= RECOMPUTED_FROM
     with _differentiable(pipeline, denoiser, layers, again=large), torch.enable_grad():
         latents, moments = sample(pipeline, setting, number, on_step)
         generator = torch.Generator().manual_seed(setting.seed + number)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.recipes.calibration import LARGE, calibration_for
+from sdhub.core.units import GIB
+from sdhub.recipes.calibration import calibration_for, is_large
 from sdhub.recipes.recipe import Calibration, Recipe
 
 PROMPTS, STEPS, SIDE = 2, 3, 512
 BLOCK = 1280
 HUGE = 4e9  # parameters of a denoiser of which one call takes minutes
-GIB = 2**30
 
 
 def calibrated(checkpoint: Checkpoint, preset: Recipe) -> Recipe:
@@ -32,8 +32,7 @@ def brief_calibration(checkpoint: Checkpoint) -> Calibration:
     Gram matrices are no wider than what the decomposition works on, which keeps a large denoiser's in memory.
     """
     usual = calibration_for(checkpoint)
-    part = checkpoint.component(checkpoint.family.denoiser)
-    if part is None or part.parameters <= LARGE:
+    if not is_large(checkpoint):
         return usual
     steps = min(STEPS, usual.steps)
     few = {

@@ -24,7 +24,7 @@ from sdhub.core.isolated import ExhaustedError, bounded
 from sdhub.core.quiet import quiet
 
 SECONDS = 60
-MIB = 2_048
+MEMORY_MIB = 2_048
 MODULES = 50_000  # twenty times what the largest have
 HINT = "get the config and the weights of one version; if that is what the author published, ask for a whole copy"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -63,7 +63,7 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
         where = f"{part.name}/config.json of {checkpoint.id}"
         files = [] if checkpoint.source.single else [str(view / plain_name(name)) for name in part.files]
         try:
-            told += bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MIB)
+            told += bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MEMORY_MIB)
         except ExhaustedError as error:
             raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
     return told
@@ -85,7 +85,7 @@ def _make_scheduler(part: Component, path: Path, where: str) -> None:
 def _check_tokenizer(path: Path, where: str) -> None:
     """Raises SourceError for what the tokenizers library cannot read, or dies of."""
     try:
-        bounded(_read_tokenizer, str(path), where, seconds=SECONDS, mib=MIB)
+        bounded(_read_tokenizer, str(path), where, seconds=SECONDS, mib=MEMORY_MIB)
     except ExhaustedError as error:
         raise SourceError(f"{where} makes no tokenizer: {error}", hint=HINT) from None
 

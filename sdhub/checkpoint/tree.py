@@ -12,8 +12,8 @@ from typing import Any
 from sdhub.checkpoint.headers import Header, read_header
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import SourceError, UnsafeError
+from sdhub.core.units import MIB
 
-MIB = 2**20
 MAX_DOCUMENT = 2 * MIB
 MAX_INDEX = 32 * MIB
 MAX_VOCABULARY = 128 * MIB

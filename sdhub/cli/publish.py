@@ -12,6 +12,7 @@ from sdhub.cli.console import ConsoleProgress, emit, fail, say, talk
 from sdhub.cli.examples import examples
 from sdhub.cli.reports import leave, show, show_many, show_way
 from sdhub.core import nextsteps
+from sdhub.core.units import GIB
 
 if TYPE_CHECKING:
     from sdhub.spaces.deploy import Deployed
@@ -26,7 +27,6 @@ EXAMPLES = examples(
     "sdhub publish org/model --recipe mine.json --create-pr",
     "sdhub publish org/one org/two --variant openvino-int8 --variant sdnq-int8 --jobs 2 --memory 24",
 )
-GIB = 2**30
 
 
 def publish(

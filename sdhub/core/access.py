@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sdhub.core.documents import shown
 from sdhub.core.errors import HubError
 from sdhub.core.hub import LOGIN, WRITE, Hub
-from sdhub.core.text import plain
 
 
 def check_token(hub: Hub, namespace: str | None = None, *, propose: bool = False) -> str:
@@ -23,17 +23,17 @@ def check_token(hub: Hub, namespace: str | None = None, *, propose: bool = False
     target = namespace or name
     access = _mapping(_mapping(user.get("auth")).get("accessToken"))
     if access.get("role") == "read":
-        raise HubError(f"the token of {plain(name)} may only read", hint=WRITE)
+        raise HubError(f"the token of {shown(name)} may only read", hint=WRITE)
     if propose or user.get("everyNamespace") is True:  # the embedded Hub's open user
         return target
     orgs = {str(org.get("name")): org for org in map(_mapping, user.get("orgs") or ())}
     if target != name and target not in orgs:
-        own = ", ".join(plain(each) for each in sorted({name, *orgs}))
-        raise HubError(f"{plain(name)} is no member of {plain(target)}", hint=f"publish to one of: {own}")
+        own = ", ".join(shown(each) for each in sorted({name, *orgs}))
+        raise HubError(f"{shown(name)} is no member of {shown(target)}", hint=f"publish to one of: {own}")
     if target != name and orgs[target].get("roleInOrg") == "read":
-        raise HubError(f"{plain(name)} may only read in {plain(target)}", hint="ask for write access")
+        raise HubError(f"{shown(name)} may only read in {shown(target)}", hint="ask for write access")
     if access.get("role") == "fineGrained" and not _granted(access, target):
-        raise HubError(f"the token of {plain(name)} has no write access to {plain(target)}", hint=WRITE)
+        raise HubError(f"the token of {shown(name)} has no write access to {shown(target)}", hint=WRITE)
     return target
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from sdhub.core.disk import full_disk
+from sdhub.core.documents import shown
 from sdhub.core.errors import HubError, RefusedError, SdhubError, SourceError, UsageError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.retry import patiently, status_of
-from sdhub.core.text import plain
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -138,7 +138,7 @@ class Hub:
 
     def _said(self, error: Exception) -> str:
         said = getattr(error, "server_message", None) or str(error) or type(error).__name__
-        return plain(_TAG.sub(" ", self.redact(str(said))))
+        return shown(" ".join(_TAG.sub(" ", self.redact(str(said))).split()), 300)
 
 
 def _of_source(error: Exception, source: str) -> SdhubError | None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sdhub.core.documents import shown
 from sdhub.core.errors import CheckError, SdhubError
 from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
-from sdhub.core.text import plain
 from sdhub.publishing.card import extract_usage
 from sdhub.publishing.download import silent_bar
 
@@ -232,7 +232,7 @@ def _last(said: Path, hub: Hub) -> str:
     with said.open("rb") as stream:
         stream.seek(max(0, said.stat().st_size - 16_384))
         text = hub.redact(stream.read().decode(errors="replace"))
-    lines = [plain(line) for line in text.splitlines() if line.strip()]
+    lines = [shown(line, 300) for line in text.splitlines() if line.strip()]
     return " | ".join(lines[-LINES:]) or "without a word"
 
 
@@ -245,7 +245,7 @@ def _sound(repo_id: str, picture: Path) -> tuple[int, int]:
         with Image.open(picture, formats=["PNG"]) as image:
             pixels = np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CheckError(f"the picture of {repo_id} does not open: {plain(error)}") from None
+        raise CheckError(f"the picture of {repo_id} does not open: {shown(error, 300)}") from None
     if (pixels == pixels[0, 0]).all():
         raise CheckError(f"the picture of {repo_id} is one flat colour")
     return pixels.shape[1], pixels.shape[0]

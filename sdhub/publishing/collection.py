@@ -11,7 +11,7 @@ from sdhub.core.errors import HubError, SdhubError
 from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
-from sdhub.core.text import plain
+from sdhub.publishing.markdown import plain
 from sdhub.publishing.publication import Sibling
 from sdhub.publishing.repository import MANIFEST
 from sdhub.publishing.target import Target

@@ -13,6 +13,7 @@ from sdhub.core.errors import CheckError, HubError
 from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.retry import status_of
+from sdhub.core.units import MIB
 from sdhub.publishing.privacy import require_private
 from sdhub.publishing.pulls import Pull, pull_of
 from sdhub.publishing.remote import Difference, compare
@@ -21,7 +22,7 @@ from sdhub.publishing.target import MAIN, Target
 
 Check = Callable[[str], None]
 ATTEMPTS = 5
-LARGE = 8 * 2**20
+ALONE = 8 * MIB  # from which on a file is uploaded by itself, since the client draws no bar
 
 
 @dataclass(frozen=True)
@@ -217,11 +218,11 @@ class _Sender:
             additions = self._additions(difference, stack)
             small = size
             for addition in additions:
-                large = addition.upload_info.size
-                if large >= LARGE or not target.hub.public:  # one at a time: the client draws no bar
+                length = addition.upload_info.size
+                if length >= ALONE or not target.hub.public:
                     self._upload(addition, revision)
-                    task.advance(large)
-                    small -= large
+                    task.advance(length)
+                    small -= length
             self.tried, self.sent, self.changes = True, size, difference.changes
             commit = target.ask(
                 "publish to", lambda: self._create_commit(additions, difference.gone, revision, parent)

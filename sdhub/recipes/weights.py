@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from sdhub.core.progress import SILENT, Progress
+from sdhub.core.units import GIB
 from sdhub.recipes.recipe import Affine, Component, Palette, Treatment
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     Codebook: TypeAlias = palettize.Palette | affine.Grid
 
 LEAST = 2**14  # weights; smaller layers, the first and last convolutions, save nothing and cost most
-MEMORY = 2 * 2**30
+MEMORY = 2 * GIB  # of the layers that are worked on at once
 PASS_WIDTH, PASSES = 2304, 2  # of coordinate descent, where inputs are few enough for it to be cheap
 
 

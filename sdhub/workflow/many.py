@@ -20,6 +20,7 @@ from sdhub.core.errors import SdhubError
 from sdhub.core.isolated import apart
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
+from sdhub.core.units import GIB
 from sdhub.workflow.options import Options
 from sdhub.workflow.plan import make_plan, sampling_for
 from sdhub.workflow.publish import prepare, run
@@ -163,4 +164,4 @@ def _free() -> float:
                 return float(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):  # another system
         pass
-    return 8.0 * 2**30
+    return 8.0 * GIB

@@ -16,6 +16,7 @@ from sdhub.core.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
 from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
+from sdhub.recipes.calibration import is_large
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Recipe, load_recipe
 from sdhub.workflow.options import NAMESPACE, Options, options_for
@@ -23,7 +24,7 @@ from sdhub.workflow.options import NAMESPACE, Options, options_for
 SD15_PARAMETERS = 860e6
 SD15_SECONDS = 4.0  # of one denoiser call at 512 x 512 pixels in torch float32 on two cores
 OVERHEAD_SECONDS = 0.02  # of one denoiser call, however small
-LARGE_PARAMETERS, LARGE_PROMPTS, SMALL_PROMPTS = 200e6, 4, 8
+LARGE_PROMPTS, SMALL_PROMPTS = 4, 8
 RUNS = 3  # base, variant, and timing, in calls like the base's
 
 
@@ -225,12 +226,11 @@ def sampling_for(
 
     Fewer pictures where each takes long.
     """
-    part = checkpoint.component(checkpoint.family.denoiser)
-    large = part is not None and part.parameters > LARGE_PARAMETERS
+    most = LARGE_PROMPTS if is_large(checkpoint) else SMALL_PROMPTS
     defaults = sampling_defaults(checkpoint)
     drawn = load_prompts(prompts) if prompts else _card_prompts(checkpoint) or general_prompts()
     return Sampling(
-        prompts=drawn if prompts else drawn[: LARGE_PROMPTS if large else SMALL_PROMPTS],
+        prompts=drawn if prompts else drawn[:most],
         steps=steps or defaults.steps,
         guidance=defaults.guidance if guidance is None else guidance,
         width=defaults.side,

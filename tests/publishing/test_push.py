@@ -211,7 +211,7 @@ def test_nothing_private_goes_to_a_public_repository(api, send, repo_id):
 
 
 def test_large_files_go_to_lfs_and_are_not_sent_again(api, send, folder, repo_id, monkeypatch):
-    monkeypatch.setattr(pushing, "LARGE", 2**20)
+    monkeypatch.setattr(pushing, "ALONE", 2**20)
     (folder / "large.bin").write_bytes(bytes(range(256)) * 2**16)
     send()
     (info,) = api.get_paths_info(repo_id, ["large.bin"])

@@ -59,7 +59,7 @@ def test_tracing_leaves_no_trace(pipeline: Any) -> None:
 
 def test_computing_calls_anew_gives_the_same_gradients(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = trace(pipeline, SETTING, 0, "unet", LAYERS[:1])
-    monkeypatch.setattr("sdhub.analysis.sensitivity.LARGE", 0)
+    monkeypatch.setattr("sdhub.analysis.sensitivity.RECOMPUTED_FROM", 0)
     again = trace(pipeline, SETTING, 0, "unet", LAYERS[:1])
     assert torch.allclose(
         kept.gradients[LAYERS[0]].float(), again.gradients[LAYERS[0]].float(), rtol=0.02, atol=1e-7

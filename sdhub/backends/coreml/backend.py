@@ -20,6 +20,7 @@ from sdhub.checkpoint.schedulers import fractional
 from sdhub.core.documents import shown
 from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
+from sdhub.core.units import GIB
 from sdhub.recipes.calibration import calibration_for
 from sdhub.recipes.presets import mixed_bits, preset
 from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment
@@ -28,7 +29,6 @@ from sdhub.recipes.recipe import Component as Treated
 WIDTHS: tuple[Literal[1, 2, 4, 6, 8], ...] = (1, 2, 4, 6, 8)  # of palettes that every system reads
 REST = "text encoders in 6 bit, the VAE in 16 bit"
 ATTENTION = ("split_einsum",)  # runs on every compute unit; `original` is for GPUs alone
-GIB = 2**30
 GRAPH_BYTES = 1_500_000  # of a model.mlmodel file, beside its weights
 SECONDS_PER_GIB = 30.0  # tracing, converting and writing, per GiB of 32-bit weights, on two cores
 COMPENSATED_SECONDS_PER_GIB = 400.0

@@ -10,7 +10,7 @@ from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.openvino import telemetry
-from sdhub.backends.openvino.calls import JUDGED
+from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED
 from sdhub.backends.openvino.presets import PRESETS, choices
 from sdhub.backends.openvino.shapes import UNGUIDED
 from sdhub.backends.reasons import TINY, reason
@@ -19,7 +19,8 @@ from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
-from sdhub.recipes.calibration import LARGE, calibration_for
+from sdhub.core.units import GIB
+from sdhub.recipes.calibration import calibration_for, is_large
 from sdhub.recipes.presets import preset
 from sdhub.recipes.recipe import Affine, Calibration, Component, Float, Recipe, Rounding, Treatment
 
@@ -42,9 +43,7 @@ PIPELINES = {
 MERGING = re.compile(r"(?P<base>.+)-tome(?P<ratio>0\.[0-9]{1,2})")
 MOST_MERGED = 0.7
 ROUNDING_PROMPTS, LARGE_ROUNDING_STEPS = 8, 3  # ranges of activations settle sooner than Gram matrices
-GIB = 2**30
 GRAPH_BYTES = 400_000  # of an .xml file, beside its weights
-GRAM_BYTES = 6 * GIB
 SECONDS_PER_GIB = 30.0  # tracing, converting and compressing, per GiB of 32-bit weights, on two cores
 CALL_SECONDS_PER_GIB = 0.7  # of one call of a denoiser at its own size
 
@@ -239,8 +238,7 @@ def _calibration(checkpoint: Checkpoint, component: Component) -> Calibration | 
     usual = calibration_for(checkpoint)
     if _compensated(component):
         return usual
-    part = checkpoint.component(checkpoint.family.denoiser)
-    if part is not None and part.parameters > LARGE:
+    if is_large(checkpoint):
         return usual.model_copy(update={"recorded": min(LARGE_ROUNDING_STEPS, usual.recorded)})
     stride = max(len(usual.prompts) // ROUNDING_PROMPTS, 1)
     return usual.model_copy(update={"prompts": usual.prompts[::stride][:ROUNDING_PROMPTS]})

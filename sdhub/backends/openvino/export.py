@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino import frequencies, graph, shapes
-from sdhub.backends.openvino.calls import JUDGED, record
+from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED, record
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.backends.openvino.quantize import compress, smoothing_of
 from sdhub.backends.openvino.sensitivity import Cost, sensitivities, spare
@@ -26,8 +26,6 @@ from sdhub.recipes.recipe import Affine, Calibration, Component, Recipe
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
-
-GRAM_BYTES = 6 * 2**30  # of the Gram matrices of all layers together
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from sdhub.core.errors import BuildError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
 from sdhub.recipes.recipe import Affine, Component, Treatment
+from sdhub.recipes.weights import MEMORY
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
 SPARED = Affine(bits=8)  # what layers get that lose too much
-MEMORY = 2 * 2**30
 
 
 def compress(

@@ -21,10 +21,10 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.load import LOADABLE
 from sdhub.core.errors import RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
+from sdhub.core.units import GIB
 from sdhub.recipes.presets import find, preset
 from sdhub.recipes.recipe import Affine, Component, Float, Recipe, Rounding, Treatment
 
-GIB = 2**30
 LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
 LAYERS, WIDEST = 300, 2000  # of a usual component, for the share of scales and factors in a forecast
 MOST_BLOCKS = 1000  # of a text encoder that is one

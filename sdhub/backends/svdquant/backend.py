@@ -21,10 +21,10 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.load import LOADABLE
 from sdhub.core.errors import RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
+from sdhub.core.units import GIB
 from sdhub.recipes.presets import find, preset
 from sdhub.recipes.recipe import Affine, Float, LowRank, Recipe, Rounding, Treatment
 
-GIB = 2**30
 LEAST_SHARE = 1 / 3  # of the denoiser's weights, below which the variant is not worth its trouble
 SECONDS_PER_GIB = 70.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
 MODULATIONS = Affine(bits=4, group_size=64)  # of FLUX, as Nunchaku has them
