@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from sdhub.backends.variant.layout import Layout
 from sdhub.backends.variant.view import opened
-from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.checkpoint import Checkpoint, Component
 from sdhub.checkpoint.companions import LoadedCompanion
 from sdhub.core import nextsteps
 from sdhub.core.documents import shown
-from sdhub.core.errors import MissingExtraError, UnsupportedError
+from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.core.nearly import meant
 from sdhub.core.progress import Progress
 from sdhub.recipes.recipe import Recipe, Rounding, Treatment
@@ -93,9 +93,19 @@ class Backend(ABC):
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
         """The preset that makes the variant."""
 
-    @abstractmethod
+    def parts_of(self, checkpoint: Checkpoint) -> list[Component]:
+        """What a recipe says how to treat: the components with weights that are drawn with."""
+        return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
+
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
-        """Raises RecipeError or UnsupportedError for a recipe this backend cannot follow to the letter."""
+        """Raises RecipeError or UnsupportedError for a recipe this backend cannot follow to the letter.
+
+        A backend adds its own reasons; here it is one that does not name the checkpoint's parts.
+        """
+        parts = {part.name for part in self.parts_of(checkpoint)}
+        for name in sorted(parts ^ set(recipe.components)):
+            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
+            raise RecipeError(f"{recipe.name}: component {name} {fault}")
 
     @abstractmethod
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:

@@ -77,7 +77,7 @@ class CoreML(Backend):
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
         """Of mixed bits a recipe without layers, which an analysis finds."""
-        bits, parts = _mixed(variant), [part.name for part in _parts(checkpoint)]
+        bits, parts = _mixed(variant), [part.name for part in self.parts_of(checkpoint)]
         made = preset("coreml", PRESETS, "coreml-4bit" if bits else variant, parts)
         if bits:
             width = next(each for each in WIDTHS if each >= bits)
@@ -95,11 +95,14 @@ class CoreML(Backend):
             }
         )
 
+    def parts_of(self, checkpoint: Checkpoint) -> list[Component]:
+        """All ControlNets are one more."""
+        nets = [each.parameters for each in checkpoint.companions if each.kind == "controlnet"]
+        more = [Component("controlnet", "diffusers", "ControlNetModel", parameters=sum(nets))] if nets else []
+        return [*super().parts_of(checkpoint), *more]
+
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
-        parts = {part.name for part in _parts(checkpoint)}
-        for name in sorted(parts ^ set(recipe.components)):
-            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
-            raise RecipeError(f"{recipe.name}: component {name} {fault}")
+        super().accept(checkpoint, recipe)
         for name, component in recipe.components.items():
             if component.token_merging:
                 raise UnsupportedError(f"{name}: Core ML packages are made without token merging")
@@ -115,7 +118,7 @@ class CoreML(Backend):
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
         size, parameters = 0, 0
-        for part in _parts(checkpoint):
+        for part in self.parts_of(checkpoint):
             size += part.parameters * _bits(recipe.components[part.name].default) // 8 + GRAPH_BYTES
             parameters += part.parameters
             if part.name == checkpoint.family.denoiser:  # once more for ControlNets, and once in halves
@@ -200,16 +203,6 @@ class CoreML(Backend):
         return {
             f"{repo_name}_{place.parent.name}_packages.zip": place for place in sorted(folder.glob("*/packages"))
         }
-
-
-def _parts(checkpoint: Checkpoint) -> list[Component]:
-    """What a recipe says how to treat: components with weights, and all ControlNets as one."""
-    found = [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
-    nets = [each.parameters for each in checkpoint.companions if each.kind == "controlnet"]
-    return [
-        *found,
-        *([Component("controlnet", "diffusers", "ControlNetModel", parameters=sum(nets))] if nets else []),
-    ]
 
 
 def _unet(checkpoint: Checkpoint) -> str | None:

@@ -107,7 +107,7 @@ class OpenVINO(Backend):
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
         base, ratio = _merging(variant)
-        made = preset("openvino", PRESETS, base, [part.name for part in _parts(checkpoint)])
+        made = preset("openvino", PRESETS, base, [part.name for part in self.parts_of(checkpoint)])
         denoiser = checkpoint.family.denoiser
         component = made.components[denoiser]
         update: dict[str, Any] = {"name": variant, "calibration": _calibration(checkpoint, component)}
@@ -118,10 +118,7 @@ class OpenVINO(Backend):
         return made.model_copy(update=update)
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
-        parts = {part.name for part in _parts(checkpoint)}
-        for name in sorted(parts ^ set(recipe.components)):
-            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
-            raise RecipeError(f"{recipe.name}: component {name} {fault}")
+        super().accept(checkpoint, recipe)
         for name, component in recipe.components.items():
             _accept(recipe, name, component, is_denoiser=name == checkpoint.family.denoiser)
         if recipe.chunked:
@@ -137,7 +134,7 @@ class OpenVINO(Backend):
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
         size, parameters = 0, 0
-        for part in _parts(checkpoint):
+        for part in self.parts_of(checkpoint):
             size += int(part.parameters * _bits(recipe.components[part.name].default) / 8) + GRAPH_BYTES
             parameters += part.parameters
         full = 4 * parameters
@@ -225,11 +222,6 @@ def _merging(variant: str) -> tuple[str, float]:
     ratio = float(match["ratio"])
     usual = f"{ratio:g}" == match["ratio"] and 0 < ratio <= MOST_MERGED
     return (match["base"], ratio) if usual else (variant, 0.0)
-
-
-def _parts(checkpoint: Checkpoint) -> list[Any]:
-    """Components that are exported: those with weights, the safety checker excepted."""
-    return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
 
 
 def _calibration(checkpoint: Checkpoint, component: Component) -> Calibration | None:
