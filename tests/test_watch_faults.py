@@ -70,7 +70,7 @@ class Faulty:
         monkeypatch.setattr("sdhub.watching.watch.listed", lambda *_: found)
         monkeypatch.setattr("sdhub.watching.watch.is_published", self.at("published", lambda task, _: False))
         self.patch(
-            monkeypatch, look, "resolve", "inspect", lambda source: SimpleNamespace(id=source, sha="a" * 40)
+            monkeypatch, look, "resolve", "inspect", lambda source, hub: SimpleNamespace(id=source, sha="a" * 40)
         )
         self.patch(monkeypatch, look, "make_plan", "plan", self.plan)
         monkeypatch.setattr(State, "add", self.at("note", State.add, position=1))
@@ -250,7 +250,7 @@ def test_three_bad_sources_in_a_row_do_not_hold_the_rest_for_ever(monkeypatch, k
         return [task(repository)]
 
     monkeypatch.setattr(look, "tasks_of", tasks)
-    looker = look.Looker(Options(namespace="me"), known, HUB.url)
+    looker = look.Looker(Options(namespace="me"), known, HUB)
     assert not looker.look(found, at_once=False)
     for _ in range(2):
         looker.look(found, at_once=False)  # those that failed wait, and the others have their turn
