@@ -123,6 +123,7 @@ def _download(checkpoint: Checkpoint, sha: str, hub: Hub, progress: Progress) ->
             lambda: hub.api.snapshot_download(
                 repo_id, revision=sha, allow_patterns=patterns, tqdm_class=_bytes_to(task)
             ),
+            progress,
         )
     return Path(folder)
 

@@ -106,9 +106,10 @@ def watch(
                 create_pr=create_pr,
             )
             source = endpoint(None) if hub == "local" else target
-            hubs = {"source": source, "target": target}
-            who = dispatcher(dispatch, wanted, **hubs, github=github, flavor=flavor, progress=progress)
-            watcher = Watcher(query, wanted, known, who, **hubs, progress=progress)
+            who = dispatcher(
+                dispatch, wanted, source=source, target=target, github=github, flavor=flavor, progress=progress
+            )
+            watcher = Watcher(query, wanted, known, who, source=source, target=target, progress=progress)
             if once:
                 watcher.round()
             else:

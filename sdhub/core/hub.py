@@ -16,7 +16,7 @@ from sdhub.core.documents import shown
 from sdhub.core.errors import HubError, RefusedError, SdhubError, SourceError, UsageError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
-from sdhub.core.retry import patiently, status_of
+from sdhub.core.retry import Patience, patiently, status_of
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -37,6 +37,7 @@ _ADVICE = {
     413: "a file is larger than this Hub takes",
     429: "too many requests: wait a few minutes and run again, what is done is kept",
 }
+SILENT_SECONDS = 60.0
 _LATER = "the Hub is in trouble: run again later"
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 
@@ -93,11 +94,14 @@ class Hub:
         with self.telling(doing), quiet():
             return patiently(doing, act, progress=progress)
 
-    def read(self, source: str, act: Callable[[], T]) -> T:
-        """What `act` reads of a source that the user named, tried patiently. Raises as `telling`."""
-        doing = f"read {source}"
+    def read(self, source: str, act: Callable[[], T], progress: Progress | None = None) -> T:
+        """What `act` reads of a source that the user named, tried patiently. Raises as `telling`.
+
+        Where a server asks to wait for long, it is only done with a `progress` to say so to.
+        """
+        doing, patience = f"read {source}", Patience() if progress else Patience(most=SILENT_SECONDS)
         with self.telling(doing, source):
-            return patiently(doing, act)
+            return patiently(doing, act, patience=patience, progress=progress or SILENT)
 
     @contextmanager
     def telling(self, doing: str, source: str = "") -> Iterator[None]:

@@ -355,6 +355,19 @@ def test_reads_that_break_off_are_read_again(
             look(hub, "org/emoji-sd")
 
 
+def test_nobody_waits_minutes_in_silence(hub: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(retry.time, "sleep", waits.append)
+    hub.faults, hub.headers = {"/api/models/org/emoji-sd": ["busy"] * 9}, [("Retry-After", "300")]
+    with pytest.raises(HubError, match="cannot read org/emoji-sd: 503"):
+        look(hub, "org/emoji-sd")
+    assert not waits
+    hub.headers = [("Retry-After", "20")]
+    with pytest.raises(HubError, match="cannot read org/emoji-sd: 503"):
+        look(hub, "org/emoji-sd")
+    assert len(waits) == 4 and all(20 <= each <= 21 for each in waits)
+
+
 def test_what_is_read_while_offline_is_not_waited_for(
     hub: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ class Watch:
     ignore_ranges: bool = False
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    headers: list[tuple[str, str]] = field(default_factory=list)
 
     def of(self, suffix: str) -> list[Call]:
         return [call for call in self.calls if urlsplit(call.path).path.endswith(suffix)]
@@ -40,7 +41,7 @@ def watching(upstream: str) -> Iterator[Watch]:
     """Forward to `upstream`; `answers` (path suffix to status and X-Error-Code) are given in its stead.
 
     `faults` (path suffix to what is left of them) befall a GET each: "cut" sends half an answer, "dropped" none,
-    "busy" a 503.
+    "busy" a 503 with `headers`.
     """
     watch = Watch("")
     host = urlsplit(upstream).netloc
@@ -57,7 +58,7 @@ def watching(upstream: str) -> Iterator[Watch]:
             if fault == "dropped":
                 self.close_connection = True
                 return
-            status, headers, body = (503, [], b"") if fault == "busy" else self.answer()
+            status, headers, body = (503, watch.headers, b"") if fault == "busy" else self.answer()
             watch.calls.append(Call(self.command, self.path, asked, status, len(body)))
             self.send_response(status)
             for name, value in headers:
