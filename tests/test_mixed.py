@@ -12,6 +12,7 @@ from sdhub.analysis.laboratory import Laboratory
 from sdhub.backends.coreml.backend import BACKEND
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.errors import UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT
 from sdhub.recipes.adjust import Adjustment
 from sdhub.recipes.recipe import Palette, load_recipe
@@ -48,7 +49,7 @@ def test_the_analysis_fills_in_the_layers(tmp_path: Path, monkeypatch: pytest.Mo
     adjusted = Adjustment(attention=("original",), chunked=True)
     ((_, recipe),) = choose(checkpoint, [NAME], None, adjusted)
     monkeypatch.setattr(analyze, "laboratory", brief(analyze.laboratory))
-    mixed.look(checkpoint, recipe, tmp_path, SILENT)
+    mixed.look(checkpoint, Hub(), recipe, tmp_path, SILENT)
     found = load_recipe(tmp_path / mixed.RECIPE)
     assert (found.name, found.attention, found.chunked) == (NAME, ("original",), True)
     assert found.evidence is not None and found.evidence.bits <= 4.5

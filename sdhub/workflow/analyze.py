@@ -18,6 +18,7 @@ from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.core import nextsteps
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import EvidenceError, MissingExtraError, RecipeError, UnsupportedError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.nearly import meant
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
@@ -91,10 +92,17 @@ class Analyzed:
         draw(self.analysis, path, self.checkpoint.name)
 
 
-def analyze(source: str | Path | Checkpoint, wanted: Wanted, progress: Progress = SILENT) -> Analyzed:
+def analyze(
+    source: str | Path | Checkpoint,
+    wanted: Wanted,
+    progress: Progress = SILENT,
+    *,
+    source_hub: Hub | None = None,
+) -> Analyzed:
     """Recipes of mixed treatments for a checkpoint's denoiser; its other components are treated as in the
     backend's preset.
 
+    What of the source is not here yet comes from `source_hub` (None: `HF_ENDPOINT` or huggingface.co).
     Raises UsageError for a budget that cannot be kept, UnsupportedError for a checkpoint that the backend does not
     take, EvidenceError where no recipe is as good as asked for.
     """
@@ -104,7 +112,8 @@ def analyze(source: str | Path | Checkpoint, wanted: Wanted, progress: Progress 
         parse_budget(budget)
     on_offer = _offers(wanted)
     require_device(wanted.device)
-    lab = laboratory(checkpoint, device=wanted.device, handful=wanted.start is not None, progress=progress)
+    hub, handful = source_hub or endpoint(None), wanted.start is not None
+    lab = laboratory(checkpoint, hub, device=wanted.device, handful=handful, progress=progress)
     analysis = lab.analysis(on_offer)
     choices: list[tuple[Choice, str | None]] = [
         (analysis.within(analysis.size(budget)), _label(budget)) for budget in wanted.budgets
@@ -151,10 +160,9 @@ def require_device(name: str) -> None:
 
 
 def laboratory(
-    checkpoint: Checkpoint, *, device: str = "cpu", handful: bool = False, progress: Progress = SILENT
+    checkpoint: Checkpoint, hub: Hub, *, device: str = "cpu", handful: bool = False, progress: Progress = SILENT
 ) -> Laboratory:
     """Where a checkpoint's denoiser is measured; with `handful`, on one trajectory."""
-    hub = endpoint(None)
     setting = trajectories_for(checkpoint)
     if handful:
         setting = setting.model_copy(update={"prompts": setting.prompts[:1]})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sdhub.backends.base import Backend
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.core.hub import Hub
 from sdhub.core.isolated import apart
 from sdhub.core.progress import Progress
 from sdhub.recipes.presets import mixed_bits
@@ -38,15 +39,15 @@ def analyzed(base: Base, backend: Backend, recipe: Recipe) -> Path:
 
     def make(out: Path) -> None:
         base.release()  # memory is short
-        apart(look, base.checkpoint, recipe, out, progress=base.progress)
+        apart(look, base.checkpoint, base.hub, recipe, out, progress=base.progress)
 
     return base.work.stage("mixed", key, make, progress=base.progress, label=f"analyze for {recipe.name}")
 
 
-def look(checkpoint: Checkpoint, recipe: Recipe, out: Path, progress: Progress) -> None:
+def look(checkpoint: Checkpoint, hub: Hub, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Fill `out` as `analyzed` says."""
     from sdhub.workflow.analyze import Wanted, analyze
 
-    found = analyze(checkpoint, Wanted.of(recipe), progress)
+    found = analyze(checkpoint, Wanted.of(recipe), progress, source_hub=hub)
     (out / RECIPE).write_text(json.dumps(found.recipes[0].document()), encoding="utf-8")
     found.draw(out / CURVE)
