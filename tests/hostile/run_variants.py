@@ -114,7 +114,7 @@ def outcome(door: Callable[[Path, Path], None], folder: Path, out: Path) -> dict
 
 def main() -> None:
     root = Path(sys.argv[1])
-    for name in ("tmp", "cases", "sound"):
+    for name in ("tmp", "cases", "sound", "out"):
         (root / name).mkdir()
     tempfile.tempdir = str(root / "tmp")
     (root / SECRET).write_text("nobody reads this")
@@ -148,7 +148,7 @@ def main() -> None:
             watch.on = True
             found[name] = outcome(door, folder, root / "out" / f"{number}-{name}")
             watch.on = False
-            found[name]["events"], watch.events = watch.events, []
+            found[name]["events"] = watch.events()
             shutil.rmtree(folder)
         results.append({"name": case.name, "by": case.by, "doors": found})
     json.dump({"clean": clean, "results": results, "more_mib": peak_mib() - before}, sys.stdout)

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import shutil
-from itertools import count
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -14,29 +13,7 @@ from sdhub.core.errors import HubError, PrivacyError
 from sdhub.publishing import push as pushing
 from sdhub.publishing.package import regular_files
 from sdhub.publishing.push import push
-from sdhub.publishing.repository import assemble
-from tests.publishing.publications import publication
-
-TOKEN = "local"
-_numbers = count()
-
-
-@pytest.fixture
-def api(hub):
-    return HfApi(endpoint=hub, token=TOKEN)
-
-
-@pytest.fixture
-def repo_id():
-    return f"local/model-{next(_numbers)}"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    assemble(publication(tmp_path), out)
-    return out
+from tests.publishing.conftest import TOKEN
 
 
 @pytest.fixture
