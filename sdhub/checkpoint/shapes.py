@@ -46,8 +46,8 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
     """Hold every model of a checkpoint against its files; `view` is what `load.vetted` laid out.
 
     Returns lines about tensors that no model has. Raises SourceError for a config that makes no model, for a
-    schedule that cannot be drawn with as the checkpoint usually is, for a `tokenizer.json` that makes no tokenizer, for a tensor that is missing, and for one of another shape: with the
-    component, the tensor and both shapes.
+    schedule that the checkpoint's usual steps cannot be drawn with, for a `tokenizer.json` that makes no tokenizer,
+    for a tensor that is missing, and for one of another shape: with the component, the tensor and both shapes.
     """
     told: list[str] = []
     for part in checkpoint.components:
@@ -73,7 +73,7 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
 
 
 def _make_scheduler(part: Component, path: Path, steps: int, where: str) -> None:
-    """Raises SourceError for a schedule that diffusers does not know, or that `steps` steps cannot be drawn with."""
+    """Raises SourceError for a schedule that diffusers does not know, or cannot draw `steps` steps with."""
     import diffusers
 
     try:

@@ -1,7 +1,7 @@
 """Mischief with the gate taken away, to show that the canary and the audit hook see what is executed.
 
-`python -m tests.hostile.control FOLDER DOOR` with `SDHUB_CANARY` naming a file: prints what the hook saw, and whether
-the canary was written.
+`python -m tests.hostile.control FOLDER DOOR` with `SDHUB_CANARY` naming a file: prints what the hook saw, and
+whether the canary was written.
 """
 
 from __future__ import annotations

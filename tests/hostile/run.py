@@ -21,16 +21,13 @@ from typing import Any
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.core.errors import SdhubError
 from sdhub.core.progress import Progress
-from sdhub.evidence.memory import peak_mib
 from tests.checkpoint.tiny import copy_demo
 from tests.hostile.corpus import CASES, SOURCES, Case
-from tests.hostile.watch import SECRET, Watch
+from tests.hostile.watch import SECRET, Watch, peak
 
 MORE = 2 * 2**30
 SECONDS = 300
-FRESH = (
-    "sitecustomize"  # what is built in a process of its own, as all is; the others in this one, which is faster
-)
+FRESH = "sitecustomize"  # built in a process of its own, as users do; the others in this one, which is faster
 
 
 def main() -> None:
@@ -48,7 +45,7 @@ def main() -> None:
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MORE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    before = _peak()
+    before = peak()
     results = []
     sources = {case.name for case in SOURCES}
     for number, case in enumerate(CASES):
@@ -61,15 +58,10 @@ def main() -> None:
         watch.on = False
         said["events"] = watch.events()
         said["left"] = sorted(_files(folder) - there)
-        said["more_mib"] = _peak() - before
+        said["more_mib"] = peak() - before
         results.append({"name": case.name, "harmless": case.harmless, **said})
     subprocess.run(["rm", "-rf", str(root / "cases")], check=True)  # deeper than Python removes
     json.dump(results, sys.stdout)
-
-
-def _peak() -> float:
-    """MiB of this process and of the largest that it started, at most, so far."""
-    return (peak_mib() or 0) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def _sound(root: Path) -> None:

@@ -7,11 +7,13 @@ An audit hook stays in a forked process; it writes what it sees to a file, where
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 from sdhub.core import isolated
+from sdhub.evidence.memory import peak_mib
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECRET = "secret.txt"  # beside the cases: nothing may read it
@@ -21,6 +23,11 @@ REPORTED = (
     *("socket.connect", "socket.getaddrinfo", "socket.bind", "socket.sendto", "webbrowser.open", "urllib.Request"),
     *("pickle.find_class", "os.rename", "os.chmod", "shutil.rmtree", "ctypes.dlopen"),
 )
+
+
+def peak() -> float:
+    """MiB of this process and of the largest that it started, at most, so far."""
+    return (peak_mib() or 0) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 class Watch:

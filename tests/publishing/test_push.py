@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import shutil
+from itertools import count
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -96,10 +97,10 @@ def test_a_commit_in_between_is_noticed(api, send, folder, repo_id, monkeypatch)
 def test_one_who_is_always_overtaken_gives_up(api, send, folder, repo_id, monkeypatch):
     send()
     (folder / "new.txt").write_text("new")
-    original = HfApi.create_commit
+    original, numbers = HfApi.create_commit, count()
 
     def interfering(self, *args, **kwargs):
-        content = str(next(_numbers)).encode()
+        content = str(next(numbers)).encode()
         original(api, repo_id, [CommitOperationAdd("between.txt", content)], commit_message="between")
         return original(self, *args, **kwargs)
 
