@@ -46,8 +46,9 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
     """Hold every model of a checkpoint against its files; `view` is what `load.vetted` laid out.
 
     Returns lines about tensors that no model has. Raises SourceError for a config that makes no model, for a
-    schedule that the checkpoint's usual steps cannot be drawn with, for a `tokenizer.json` that makes no tokenizer,
-    for a tensor that is missing, and for one of another shape: with the component, the tensor and both shapes.
+    schedule that the checkpoint's usual steps cannot be drawn with, for a `tokenizer.json` that makes no
+    tokenizer, for a tensor that is missing, and for one of another shape: with the component, the tensor and both
+    shapes.
     """
     told: list[str] = []
     for part in checkpoint.components:
@@ -65,10 +66,19 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
             continue
         where = f"{part.name}/config.json of {checkpoint.id}"
         files = [] if checkpoint.source.single else [str(view / plain_name(name)) for name in part.files]
-        try:
-            told += bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MIB)
-        except ExhaustedError as error:
-            raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
+        told += check_model(part, config, files, where)
+    return told
+
+
+def check_model(part: Component, config: Path, files: Sequence[str], where: str) -> list[str]:
+    """Hold one model's config against its weight files (none: against its number of parameters).
+
+    Returns and raises as `check_shapes`; messages name `where`.
+    """
+    try:
+        told: list[str] = bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MIB)
+    except ExhaustedError as error:
+        raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
     return told
 
 
@@ -150,9 +160,12 @@ def _blank(part: Component, document: dict[str, Any], where: str) -> Any:
                 import diffusers
 
                 return getattr(diffusers, part.class_name).from_config(document)
-            import transformers
+            if part.library == "stable_diffusion":
+                from diffusers.pipelines import stable_diffusion as home
+            else:
+                import transformers as home  # type: ignore[no-redef]
 
-            kind = getattr(transformers, part.class_name)
+            kind = getattr(home, part.class_name)
             return kind(kind.config_class.from_dict(document))
         except Exception as error:  # noqa: BLE001 — whatever a library raises, the config is the reason
             reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
