@@ -27,6 +27,7 @@ PROCESSORS = [kind for kind in DOCUMENT if kind.endswith("Processor")]
 # Arguments of transformers before 5, which a config of that time holds.
 FORMER = {
     "Gemma2Config": {"cache_implementation", "rope_theta"},
+    "Qwen2_5_VLConfig": {"rope_scaling", "rope_theta"},
     "Qwen2_5_VLVisionConfig": {"rope_parameters"},
     "SiglipVisionConfig": {"vision_use_head"},
     "T5Config": {"tie_word_embeddings"},

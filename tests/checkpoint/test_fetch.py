@@ -96,7 +96,7 @@ def test_files_that_were_written_or_replaced_since_are_told_whatever_their_size(
     with pytest.raises(SourceError, match="changed since"):
         require_unchanged(checkpoint)
     path.unlink()
-    with pytest.raises(SourceError, match="changed since"):
+    with pytest.raises(SourceError, match="is gone"):
         require_unchanged(checkpoint)
 
 

@@ -22,6 +22,7 @@ diffusers = pytest.importorskip("diffusers")
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, about diffusers
 @pytest.mark.parametrize(
     "settings", [{}, SD, {**SD, "use_karras_sigmas": True}, {"num_train_timesteps": TIMESTEPS}]
 )
