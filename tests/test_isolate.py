@@ -1,14 +1,16 @@
 """Processes of their own: results, progress, errors; and nothing of the current folder is run."""
 
+import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
 
 from sdhub.core.endpoint import embedded
-from sdhub.core.errors import BuildError, SdhubError
-from sdhub.core.isolated import apart
+from sdhub.core.errors import BuildError, SdhubError, UnsafeError
+from sdhub.core.isolated import ExhaustedError, apart, bounded
 from sdhub.core.progress import SILENT, Progress, Task
 
 
@@ -64,6 +66,52 @@ def test_progress_and_errors_come_back(tmp_path, monkeypatch):
     assert (failure.value.message, failure.value.hint) == ("no", "try less")
     with pytest.raises(SdhubError, match="too much"):
         apart(jobs.die, progress=SILENT)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only there is a copy of the process taken")
+
+
+def _refuse():
+    raise UnsafeError("no", hint="try less")
+
+
+def _spend(mib):
+    return len(bytearray(mib * 2**20))
+
+
+def _turn():
+    while True:
+        pass
+
+
+def test_a_bounded_call_answers_and_raises_as_if_it_were_not():
+    assert bounded(sorted, [3, 1, 2], seconds=10, mib=64) == [1, 2, 3]
+    assert bounded(_spend, 1, seconds=10, mib=64) == 2**20
+    with pytest.raises(UnsafeError) as failure:
+        bounded(_refuse, seconds=10, mib=64)
+    assert (failure.value.message, failure.value.hint) == ("no", "try less")
+
+
+@linux
+def test_a_bounded_call_cannot_change_its_parent():
+    kept = []
+    assert bounded(kept.extend, [1], seconds=10, mib=64) is None
+    assert kept == []
+
+
+@linux
+@pytest.mark.parametrize(
+    ("function", "arguments", "seconds"),
+    [(_spend, (512,), 10), (_turn, (), 1), (time.sleep, (60,), 1), (os._exit, (0,), 10), (os.abort, (), 10)],
+    ids=["memory", "computing", "waiting", "leaving", "dying"],
+)
+def test_a_bounded_call_ends(function, arguments, seconds):
+    started = time.monotonic()
+    with pytest.raises(ExhaustedError, match=f"more than 64 MiB or {seconds} s"):
+        bounded(function, *arguments, seconds=seconds, mib=64)
+    assert time.monotonic() - started < 30
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)  # nothing of it stays
 
 
 @pytest.mark.parametrize("name", ["pickle", "json", "torch", "numpy", "sdhub"])

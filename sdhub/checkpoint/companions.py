@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint import licenses
-from sdhub.checkpoint.checkpoint import Checkpoint, Companion, Kind, Source
+from sdhub.checkpoint.checkpoint import Checkpoint, Companion, Component, Kind, Source
 from sdhub.checkpoint.configs import keep_component
 from sdhub.checkpoint.remote import Repository, download, repository
 from sdhub.checkpoint.safety import vet_config
+from sdhub.checkpoint.shapes import check_model
 from sdhub.checkpoint.tree import Folder
 from sdhub.checkpoint.weights import check_map, choose, measure, plain_name
 from sdhub.core.documents import shown
@@ -151,11 +152,12 @@ def _load(companion: Companion, root: Path) -> Any:
         from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 
         kind: Any = ControlNetModel if companion.kind == "controlnet" else StableDiffusionSafetyChecker
+        _check(companion, folder)
         try:
             module = kind.from_pretrained(
                 str(folder), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
             )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except Exception as error:
             raise SourceError(
                 f"{shown(companion.name)} could not be loaded: {shown(' '.join(str(error).split()), 300)}",
                 hint="is it whole, and does its config fit its weights?",
@@ -163,6 +165,14 @@ def _load(companion: Companion, root: Path) -> Any:
     if sum(parameter.numel() for parameter in module.parameters()) > companion.parameters:
         raise SourceError(f"the weights of {shown(companion.name)} are incomplete", hint="get it again")
     return module.eval()
+
+
+def _check(companion: Companion, folder: Path) -> None:
+    """Raises SourceError where its config and its files, in a view, make no model."""
+    library, class_name = CLASSES[companion.kind]
+    part = Component(companion.kind, library, class_name, companion.config, parameters=companion.parameters)
+    files = [str(path) for path in sorted(folder.glob("*.safetensors"))]
+    check_model(part, folder / CONFIG, files, f"{CONFIG} of {shown(companion.name)}")
 
 
 @contextmanager

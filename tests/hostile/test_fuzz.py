@@ -1,4 +1,4 @@
-"""Three thousand configs with one value changed: taken, or refused in one line that says where."""
+"""Four thousand configs with one value changed: taken, or refused in one line that says where."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CASES, PROCESSES = 3_000, 2
+CASES, PROCESSES = 4_000, 2
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 

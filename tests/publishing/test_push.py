@@ -15,29 +15,7 @@ from sdhub.core.hub import Hub
 from sdhub.publishing import push as pushing
 from sdhub.publishing.package import regular_files
 from sdhub.publishing.push import push
-from sdhub.publishing.repository import assemble
-from tests.publishing.publications import publication
-
-TOKEN = "local"
-_numbers = count()
-
-
-@pytest.fixture
-def api(hub):
-    return HfApi(endpoint=hub, token=TOKEN)
-
-
-@pytest.fixture
-def repo_id():
-    return f"local/model-{next(_numbers)}"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    assemble(publication(tmp_path), out)
-    return out
+from tests.publishing.conftest import TOKEN
 
 
 @pytest.fixture
@@ -120,10 +98,10 @@ def test_a_commit_in_between_is_noticed(api, send, folder, repo_id, monkeypatch)
 def test_one_who_is_always_overtaken_gives_up(api, send, folder, repo_id, monkeypatch):
     send()
     (folder / "new.txt").write_text("new")
-    original = HfApi.create_commit
+    original, numbers = HfApi.create_commit, count()
 
     def interfering(self, *args, **kwargs):
-        content = str(next(_numbers)).encode()
+        content = str(next(numbers)).encode()
         original(api, repo_id, [CommitOperationAdd("between.txt", content)], commit_message="between")
         return original(self, *args, **kwargs)
 

@@ -6,38 +6,14 @@ import shutil
 import subprocess
 import sys
 import time
-from itertools import count
 
 import pytest
-from huggingface_hub import HfApi
 
 from sdhub.core.errors import CheckError
 from sdhub.core.hub import Hub
 from sdhub.publishing.push import push
 from sdhub.publishing.remote import compare
-from sdhub.publishing.repository import assemble
-from tests.publishing.publications import publication
-
-TOKEN = "local"
-_numbers = count()
-
-
-@pytest.fixture
-def api(hub):
-    return HfApi(endpoint=hub, token=TOKEN)
-
-
-@pytest.fixture
-def repo_id():
-    return f"local/staged-{next(_numbers)}"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    assemble(publication(tmp_path), out)
-    return out
+from tests.publishing.conftest import TOKEN
 
 
 @pytest.fixture
