@@ -89,8 +89,9 @@ def local_files(lora: PinnedLora) -> tuple[Path, ...]:
 
 
 def named_after(name: str, loras: Sequence[PinnedLora]) -> str:
-    """The name of a checkpoint with LoRAs: its own, then theirs."""
-    return "-".join([name, *(_short(each) for each in loras)])
+    """The name of a checkpoint with LoRAs: its own, then theirs, each with its scale where that is not 1."""
+    scales = ("" if each.scale == 1 else f"-x{each.scale!r}".removesuffix(".0") for each in loras)
+    return "-".join([name, *(f"{_short(each)}{scale}" for each, scale in zip(loras, scales, strict=True))])
 
 
 @dataclass(frozen=True)

@@ -368,3 +368,26 @@ def test_a_lora_of_the_same_size_that_changed_is_told(name: str, tmp_path: Path)
     for use in (fetch, fingerprint, lambda each: load(each, path)):
         with pytest.raises(SourceError, match=f"{name} changed since it was inspected"):
             use(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("scale", "name"),
+    [
+        ("", "emoji-sd-style"),
+        (":1.0", "emoji-sd-style"),
+        (":0.5", "emoji-sd-style-x0.5"),
+        (":2", "emoji-sd-style-x2"),
+    ]
+    + [
+        (":-0.25", "emoji-sd-style-x-0.25"),
+        (":1e-05", "emoji-sd-style-x1e-05"),
+        (":1.0000001", "emoji-sd-style-x1.0000001"),
+    ],
+)
+def test_each_scale_has_a_name_of_its_own(scale: str, name: str, tmp_path: Path) -> None:
+    from huggingface_hub.utils import validate_repo_id
+
+    file = peft(tmp_path / "style.safetensors")
+    made = inspect(parse_source("demo", [f"{file}{scale}"])).name
+    assert made == name
+    validate_repo_id(f"acme/{made}-openvino-int8")
