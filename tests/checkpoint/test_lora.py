@@ -377,8 +377,6 @@ def test_a_lora_of_the_same_size_that_changed_is_told(name: str, tmp_path: Path)
         (":1.0", "emoji-sd-style"),
         (":0.5", "emoji-sd-style-x0.5"),
         (":2", "emoji-sd-style-x2"),
-    ]
-    + [
         (":-0.25", "emoji-sd-style-x-0.25"),
         (":1e-05", "emoji-sd-style-x1e-05"),
         (":1.0000001", "emoji-sd-style-x1.0000001"),
