@@ -1,5 +1,6 @@
-"""What a checkpoint says of its noise and its latents, in its configs or by a single file's markers, arrives in the
-variants: held against plain diffusers, and plain optimum-intel.
+"""What a checkpoint says of its noise and its latents, in configs or by a single file's markers, arrives in variants.
+
+They are held against plain diffusers, opened by plain optimum-intel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints in the original layouts of latent-diffusion and of Stability's generative-models, by our own key maps.
+"""Checkpoints in the original layouts of latent-diffusion and generative-models, by key maps of our own.
 
 Written from the layout of CompVis' `openaimodel.py` and `model.py`; independent of diffusers' conversion.
 """

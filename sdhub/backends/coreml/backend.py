@@ -180,7 +180,7 @@ class CoreML(Backend):
         vae = checkpoint.component("vae")
         if checkpoint.said.edm == "playground" or (vae is not None and vae.config.get("latents_mean")):
             found.append(
-                "Latents have a mean and a deviation by channel (latents_mean and latents_std of vae/config.json): "
+                "Latents have a mean and a deviation by channel (latents_mean, latents_std of vae/config.json): "
                 "apps that only scale them, Apple's Swift pipeline among them, draw wrong colours with it."
             )
         if checkpoint.prediction_type == "v_prediction":
