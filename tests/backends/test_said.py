@@ -1,4 +1,4 @@
-"""What a checkpoint says of its noise and its latents, in configs or by a single file's markers, arrives in variants.
+"""What a checkpoint says of its noise and its latents, in configs or by a file's markers, arrives in variants.
 
 They are held against plain diffusers, opened by plain optimum-intel.
 """
