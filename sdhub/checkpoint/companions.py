@@ -19,7 +19,7 @@ from sdhub.checkpoint.configs import keep_component
 from sdhub.checkpoint.remote import Repository, download, repository
 from sdhub.checkpoint.safety import vet_config
 from sdhub.checkpoint.shapes import check_model
-from sdhub.checkpoint.tree import Folder
+from sdhub.checkpoint.tree import Folder, require_same, stamp
 from sdhub.checkpoint.weights import check_map, choose, measure, plain_name
 from sdhub.core.documents import shown
 from sdhub.core.errors import SourceError, UnsupportedError, UsageError
@@ -70,16 +70,17 @@ def pin(kind: Kind, ref: str, folder: str, hub: Hub) -> Companion:
     _require_class(kind, document, tree.where)
     document = dict(keep_component(*CLASSES[kind], document, f"{config} of {tree.where}").document)
     weights = choose(folder, LIBRARIES[kind], tree)
+    names = [config, *([weights.index] if weights.index else []), *weights.files]
+    remote = tree if isinstance(tree, Repository) else None
+    stamps = {} if remote else {name: stamp(Path(ref) / name) for name in names}
     headers = tree.headers(weights.files)
     check_map(weights, headers, tree)
     tensors = {name: tensor for header in headers.values() for name, tensor in header.tensors.items()}
-    remote = tree if isinstance(tree, Repository) else None
     license = (
         licenses.license_of(remote.card, None) if remote else licenses.license_of(licenses.read_card(tree), None)
     )
     if license and remote:
         license = licenses.addressed(license, remote)
-    names = [config, *([weights.index] if weights.index else []), *weights.files]
     return Companion(
         kind=kind,
         ref=remote.repo_id if remote else ref,
@@ -90,6 +91,7 @@ def pin(kind: Kind, ref: str, folder: str, hub: Hub) -> Companion:
         parameters=int(measure(tensors)["parameters"]),
         restricted=bool(remote and (remote.private or remote.gated)),
         license=license,
+        stamps=stamps,
     )
 
 
@@ -101,6 +103,7 @@ def local(companion: Companion, hub: Hub) -> Path:
         paths = {name: download(hub, companion.ref, companion.sha, name) for name in companion.sizes}
         root = paths[f"{companion.folder}/{CONFIG}".lstrip("/")].parent
         root = root.parent if companion.folder else root
+    require_same(root, companion.stamps)
     for name, size in companion.sizes.items():
         path = root / name
         if not path.is_file() or path.stat().st_size != size:
@@ -120,7 +123,9 @@ def load_all(
     found = []
     for companion in checkpoint.companions:
         with progress.task(f"loading {companion.name}"):
-            found.append(LoadedCompanion(companion, _load(companion, local(companion, hub))))
+            root = local(companion, hub)
+            found.append(LoadedCompanion(companion, _load(companion, root)))
+            require_same(root, companion.stamps)
         if companion.kind == "controlnet":
             _require_fit(companion, pipeline.unet.config)
     return tuple(found)

@@ -13,7 +13,7 @@ from sdhub.checkpoint import companions, lora
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.inspect import config_tree, parts_of
 from sdhub.checkpoint.remote import Repository
-from sdhub.checkpoint.tree import stamp
+from sdhub.checkpoint.tree import require_same
 from sdhub.core.documents import shown
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import SdhubError, SourceError
@@ -157,14 +157,16 @@ def _check_space(needed: int) -> None:
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:
-    """Raises SourceError where a local file is not the one that was inspected: it was written to, or replaced."""
+    """Raises SourceError where a local file is not the one that was inspected: it was written to, or replaced.
+
+    Files of LoRAs and companions too.
+    """
     root = Path(checkpoint.source.ref)
-    root = root.parent if checkpoint.source.kind == "file" else root
-    for path, seen in checkpoint.stamps.items():
-        if stamp(root / path) != tuple(seen):
-            raise SourceError(
-                f"{shown(path)} changed since it was inspected", hint="start again, and leave the files alone"
-            )
+    require_same(root.parent if checkpoint.source.kind == "file" else root, checkpoint.stamps)
+    for each in checkpoint.loras:
+        require_same(Path(each.file).parent, each.stamps)
+    for beside in checkpoint.companions:
+        require_same(Path(beside.ref), beside.stamps)
 
 
 def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:

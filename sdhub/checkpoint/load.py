@@ -81,10 +81,10 @@ def load(
         stored = _stored(checkpoint) if narrow else None
         pipeline = _load(checkpoint, path, dtype, hub, stored, progress)
         _check_whole(checkpoint, pipeline, path)
-        require_unchanged(checkpoint)
         if stored:
             compute_in_float32(getattr(pipeline, checkpoint.family.denoiser))
         lora.fuse(pipeline, loras, progress)
+        require_unchanged(checkpoint)
     _settle_names(checkpoint, pipeline)
     return pipeline
 

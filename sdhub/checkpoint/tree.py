@@ -111,6 +111,15 @@ def stamp(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def require_same(root: Path, stamps: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises SourceError where a file under `root` is not the one whose stamp was taken."""
+    for path, seen in stamps.items():
+        if stamp(root / path) != tuple(seen):
+            raise SourceError(
+                f"{shown(path)} changed since it was inspected", hint="start again, and leave the files alone"
+            )
+
+
 def _walk(root: Path, where: str) -> Iterator[tuple[str, int]]:
     """Paths and sizes; hidden folders (.git, .cache) are not looked into, folders behind links neither."""
     homes = _homes(root)

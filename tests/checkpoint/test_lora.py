@@ -351,3 +351,41 @@ def test_a_lora_that_changed_since_is_told(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(SourceError, match="changed since"):
         fetch(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_lora_of_the_same_size_that_changed_is_told(name: str, tmp_path: Path) -> None:
+    """In its file or in its settings, before it is fused or while that goes on."""
+    peft(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 4}))
+    checkpoint = inspect(parse_source("demo", [str(tmp_path / "adapter_model.safetensors")]))
+    assert set(checkpoint.loras[0].stamps) == {"adapter_model.safetensors", "adapter_config.json"}
+    path = fetch(checkpoint)
+    load(checkpoint, path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    for use in (fetch, fingerprint, lambda each: load(each, path)):
+        with pytest.raises(SourceError, match=f"{name} changed since it was inspected"):
+            use(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("scale", "name"),
+    [
+        ("", "emoji-sd-style"),
+        (":1.0", "emoji-sd-style"),
+        (":0.5", "emoji-sd-style-x0.5"),
+        (":2", "emoji-sd-style-x2"),
+        (":-0.25", "emoji-sd-style-x-0.25"),
+        (":1e-05", "emoji-sd-style-x1e-05"),
+        (":1.0000001", "emoji-sd-style-x1.0000001"),
+    ],
+)
+def test_each_scale_has_a_name_of_its_own(scale: str, name: str, tmp_path: Path) -> None:
+    from huggingface_hub.utils import validate_repo_id
+
+    file = peft(tmp_path / "style.safetensors")
+    made = inspect(parse_source("demo", [f"{file}{scale}"])).name
+    assert made == name
+    validate_repo_id(f"acme/{made}-openvino-int8")

@@ -192,6 +192,12 @@ class CoreML(Backend):
                 "The scheduler's timesteps have fractions: packages in Apple's layout take them in 16 bits, which "
                 "above 512 are halves, and Apple's own Swift schedulers give whole ones."
             )
+        vae = checkpoint.component("vae")
+        if checkpoint.said.edm == "playground" or (vae is not None and vae.config.get("latents_mean")):
+            found.append(
+                "Latents have a mean and a deviation by channel (latents_mean, latents_std of vae/config.json): "
+                "apps that only scale them, Apple's Swift pipeline among them, draw wrong colours with it."
+            )
         if checkpoint.prediction_type == "v_prediction":
             found.append(
                 "The model predicts v: apps whose scheduler assumes epsilon, Apple's Swift pipeline among them, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from sdhub.backends.coreml.backend import BACKEND
 from sdhub.backends.coreml.interpreter import open_package
+from sdhub.checkpoint import companions
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.companions import load_all
+from sdhub.checkpoint.fetch import fetch, fingerprint
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import SourceError, UnsupportedError
@@ -199,3 +202,20 @@ def alike(checkpoint: Checkpoint, out: Path) -> None:
     got = draw(BACKEND.open(out), SAMPLING.prompts[0], SAMPLING)
     assert wanted.image.std() > 0.01
     assert psnr(wanted.image, got.image, peak=1.0) >= 35
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["canny/diffusion_pytorch_model.safetensors", "canny/config.json", "sd/safety_checker/model.safetensors"],
+)
+def test_a_companion_of_the_same_size_that_changed_is_told(folder: Path, name: str, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "sources")
+    root = tmp_path / "sources"
+    checkpoint = resolve(str(root / "sd"), controlnets=[str(root / "canny")], safety_checker=True)
+    content = bytearray((root / name).read_bytes())
+    content[-2] ^= 1
+    (root / name).write_bytes(content)
+    changed = next(each for each in checkpoint.companions if Path(each.ref).name == name.partition("/")[0])
+    for use in (fetch, fingerprint, lambda _: companions.local(changed, Hub())):
+        with pytest.raises(SourceError, match="changed since it was inspected"):
+            use(checkpoint)
