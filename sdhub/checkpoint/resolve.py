@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sdhub.checkpoint import inspect as inspection
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.source import parse_source
+from sdhub.checkpoint.source import neighbour, parse_source
 from sdhub.core.endpoint import endpoint
+from sdhub.core.errors import HubError, SourceError
 
 
 def resolve(
@@ -23,7 +24,12 @@ def resolve(
     if parsed.kind == "folder" and not parsed.loras and not parsed.controlnets:
         return inspection.inspect(parsed)
     hub = endpoint(None)
-    return inspection.inspect(parsed, endpoint=hub.url, token=hub.token)
+    try:
+        return inspection.inspect(parsed, endpoint=hub.url, token=hub.token)
+    except (HubError, SourceError) as error:
+        named = [parsed.ref, parsed.config or "", *(each.ref for each in parsed.loras), *parsed.controlnets]
+        error.hint = neighbour(error.message, filter(None, named)) or error.hint
+        raise
 
 
 def inspect(
