@@ -245,7 +245,7 @@ def parse_recipe(text: str | bytes, *, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate_json(text)
     except ValidationError as error:
-        raise RecipeError(f"{origin}: {_first_fault(error)}", hint=f"see: {nextsteps.SCHEMA}") from None
+        raise RecipeError(f"{origin}: {_first_fault(error)}", hint=f"see: {nextsteps.schema()}") from None
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -226,10 +226,9 @@ def test_a_setting_that_is_none_is_as_usual(text, monkeypatch):
 
 
 def test_those_who_wait_are_told_their_place(monkeypatch, variant):
-    pipe, stop = Pipe(), threading.Event()
+    pipe = Pipe()
     room = studio(monkeypatch, pipe)
-    first, second, third = (room.draw(variant, wish(variant, steps=1), each) for each in (stop, stop, stop))
-    third.close()
+    first, second = (room.draw(variant, wish(variant, steps=1), threading.Event()) for _ in range(2))
     assert next(first).kind == "loading"
     told = next(second)
     assert (told.kind, told.message) == ("waiting", "Place 1 of 1 in the queue.")
