@@ -57,6 +57,8 @@ def test_an_interrupt_is_one_line_and_130(tmp_path, words, line):
         (["analyze", "demo", "--min-psnr", "nan"], "a PSNR of nan dB"),
         (["analyze", "demo", "--min-psnr", "inf"], "a PSNR of inf dB"),
         (["analyze", "demo", "--min-psnr=-3"], "a PSNR of -3 dB"),
+        (["publish", "demo", "./other", "--dry-run", "--memory", "nan"], "nan bytes of memory"),
+        (["plan", "demo", "--guidance", "nan"], "guidance of nan draw nothing"),
         (["analyze", "demo", "--key", "r"], "add --start-from FILE"),
         (["analyze", "demo", "--widths", "two"], "'two' are no widths"),
     ],
