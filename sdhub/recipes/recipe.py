@@ -50,7 +50,7 @@ class Affine(_Strict):
     group_size: Annotated[int, Field(ge=0, le=65536)] = 0
     """Input channels that share a scale; 0: one scale per output channel."""
     activations: Literal["float", "int8", "hybrid"] = "float"
-    """With "int8" the layer's inputs are rounded too, and it computes in integers; with "hybrid" convolutions do."""
+    """With "int8" inputs are rounded too, and the layer computes in integers; with "hybrid" convolutions do."""
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The exponent α with which the range of activations that are rounded is first moved into the weights of
     matrix products (SmoothQuant); 0: not at all."""
