@@ -59,6 +59,7 @@ def watch(
         Where,
         typer.Option(
             "--dispatch",
+            metavar="local|jobs|github",
             help="Who does it: this machine; HF Jobs, one for each; or GitHub Actions (the matrix of the running "
             "workflow; elsewhere repository_dispatch events).",
         ),
