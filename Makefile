@@ -24,11 +24,13 @@ downstream: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m sdhub.cli.reference | diff docs/cli.md -  # make format writes it anew
 	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m sdhub.cli.reference > docs/cli.md
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sdhub.cli.reference import reference
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 BLOCKS = [
@@ -59,3 +61,31 @@ def test_commands_of_the_guides_are_calls_that_the_program_takes(line, tmp_path,
         command = command.commands[name]
     context = command.make_context(name, list(words))
     assert context.params
+
+
+def test_the_reference_of_commands_is_what_the_program_says():
+    assert (DOCS / "cli.md").read_text(encoding="utf-8") == reference()
+
+
+def test_the_reference_has_every_command_and_option():
+    import typer
+
+    from sdhub.cli.app import app
+
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    sections = {part.partition("\n")[0]: part for part in text.split("\n## ")[1:]}
+
+    seen = set()
+
+    def look(command, name):
+        if getattr(command, "commands", None):
+            for each, below in command.commands.items():
+                look(below, f"{name} {each}")
+            return
+        seen.add(name)
+        for each in command.params:
+            if each.param_type_name == "option" and each.name != "help":
+                assert all(flag in sections[name] for flag in each.opts), (name, each.opts)
+
+    look(typer.main.get_command(app), "sdhub")
+    assert seen | {"sdhub cache"} == set(sections)  # a command, and a group of commands

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sdhub.checkpoint import inspect as inspection
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.source import parse_source
+from sdhub.checkpoint.source import neighbour, parse_source
+from sdhub.core.errors import HubError, SourceError
 from sdhub.core.hub import Hub
 
 
@@ -22,7 +23,12 @@ def resolve(
 ) -> Checkpoint:
     """The checkpoint that a source names on `hub` (None: `HF_ENDPOINT` or huggingface.co). Raises SdhubError."""
     parsed = parse_source(source, loras or (), config, controlnets or (), safety_checker)
-    return inspection.inspect(parsed, hub)
+    try:
+        return inspection.inspect(parsed, hub)
+    except (HubError, SourceError) as error:
+        named = [parsed.ref, parsed.config or "", *(each.ref for each in parsed.loras), *parsed.controlnets]
+        error.hint = neighbour(error.message, filter(None, named)) or error.hint
+        raise
 
 
 def inspect(

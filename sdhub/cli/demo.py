@@ -59,6 +59,7 @@ def _keep_open(report: Report) -> None:
     port = (urlsplit(url).port if url else None) or LOCAL_PORT
     try:
         serve(home() / "hub", port=port, on_ready=lambda at: _look(report, at))
+        talk(f"The embedded Hub has ended; open its pages again with: {nextsteps.serve(url)}")
     except StartError:  # another program took the port
         show_way(report, "local")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -118,29 +119,27 @@ def publish(
         judge=judge,
         adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
     )
-    loras = tuple(lora or ())
-    orders = [
-        Order(
-            source,
-            wanted,
-            loras,
-            tuple(controlnet or ()),
-            safety_checker,
-            config,
-            prompts,
-            steps,
-            guidance,
-            hub,
-            dry_run,
-        )
-        for source in dict.fromkeys(sources)
-    ]
+    order = Order(
+        "",
+        wanted,
+        loras=lora or (),
+        controlnets=controlnet or (),
+        safety_checker=safety_checker,
+        config=config,
+        prompts=prompts,
+        steps=steps,
+        guidance=guidance,
+        hub=hub,
+        dry_run=dry_run,
+    )
+    orders = [replace(order, source=source) for source in dict.fromkeys(sources)]
+    ask = not (yes or json or dry_run or hub == "local")
     if space:
         _fit_for_a_space(orders)
     if len(orders) == 1:
-        _one(orders[0], space=space, ask=not (yes or json or dry_run or hub == "local"), json=json)
+        _one(orders[0], space=space, ask=ask, json=json)
     else:
-        _many(orders, jobs, memory, ask=not (yes or json or dry_run or hub == "local"), json=json)
+        _many(orders, jobs, memory, ask=ask, json=json)
 
 
 def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
@@ -192,7 +191,7 @@ def _many(orders: Sequence[Order], jobs: int, memory: float | None, *, ask: bool
 
     if ask and _asks():
         typer.confirm(f"Publish variants of {len(orders)} sources?", abort=True, err=True)
-    bound = None if memory is None else int(memory * GIB)
+    bound = None if memory is None else memory * GIB
     outcomes = publish_many(orders, jobs=jobs, memory=bound, progress=ConsoleProgress())
     if json:
         emit({"sources": [each.document() for each in outcomes]})

@@ -64,7 +64,7 @@ def words_of(error: BaseException) -> str:
 def _told(folder: Path) -> SdhubError:
     return SdhubError(
         f"the disk of {folder} is full",
-        hint=f"make room ({nextsteps.CACHE} shows what may go), "
+        hint=f"make room ({nextsteps.cache()} shows what may go), "
         "or set SDHUB_HOME, HF_HOME or TMPDIR to a larger disk",
     )
 

@@ -35,13 +35,18 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How base and variant are sampled alike. `width` and `height` in pixels."""
+    """How base and variant are sampled alike."""
 
     prompts: tuple[Prompt, ...]
+    """One picture is drawn of each."""
     steps: int
+    """Denoising steps of a picture."""
     guidance: float
+    """Scale of classifier-free guidance; up to 1 is none."""
     width: int
+    """In pixels."""
     height: int
+    """In pixels."""
 
     def document(self) -> Mapping[str, Any]:
         """The JSON form, part of the key of every measured stage."""

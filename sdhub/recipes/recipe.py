@@ -22,7 +22,9 @@ MAX_BYTES = 16 * 2**20
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 Rounding = Literal["nearest", "compensated"]
@@ -38,53 +40,52 @@ class Float(_Strict):
 
 
 class Affine(_Strict):
-    """Integer grid with a scale, and with a zero point where it is not symmetric.
-
-    `group_size` input channels share a scale; 0 means one scale per output channel. `activations` "int8": the
-    layer's inputs are rounded too, and it computes in integers; "hybrid": only convolutions do; "float": they stay
-    as they are. `smoothing`: the exponent α with which the range of activations that are rounded is first moved
-    into the weights of matrix products (SmoothQuant); 0: not at all. `rounding` "compensated" chooses the codes by
-    the inputs' Gram matrix (GPTQ). `spared`: the share of the component that is treated more gently, 8-bit weights
-    and float activations, taken from the layers that cost the output most; a share of the weights, or of the
-    multiplications where activations are rounded. All but plain weights need a calibration.
+    """Integer grid with a scale, and with a zero point where it is not symmetric. All but plain weights need a
+    calibration.
     """
 
     scheme: Literal["affine"] = "affine"
     bits: Annotated[int, Field(ge=2, le=8)]
     symmetric: bool = False
     group_size: Annotated[int, Field(ge=0, le=65536)] = 0
+    """Input channels that share a scale; 0: one scale per output channel."""
     activations: Literal["float", "int8", "hybrid"] = "float"
+    """With "int8" inputs are rounded too, and the layer computes in integers; with "hybrid" convolutions do."""
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The exponent α with which the range of activations that are rounded is first moved into the weights of
+    matrix products (SmoothQuant); 0: not at all."""
     rounding: Rounding = "nearest"
+    """With "compensated" the codes are chosen by the inputs' Gram matrix (GPTQ)."""
     spared: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of the component that is treated more gently, 8-bit weights and float activations, taken from the
+    layers that cost the output most; of the weights, or of the multiplications where activations are rounded."""
 
 
 class Palette(_Strict):
-    """Indices into a table of 2^`bits` values found by k-means.
-
-    `group_size` output channels share a table; 0 means one table for the whole weight.
-    """
+    """Indices into a table of 2^`bits` values found by k-means."""
 
     scheme: Literal["palette"] = "palette"
     bits: Literal[1, 2, 3, 4, 6, 8]
     group_size: Annotated[int, Field(ge=0, le=65536)] = 0
+    """Output channels that share a table; 0: one table for the whole weight."""
     rounding: Rounding = "nearest"
+    """With "compensated" the codes are chosen by the inputs' Gram matrix (GPTQ)."""
 
 
 class LowRank(_Strict):
-    """A 16-bit branch of rank `rank` beside a residual in few bits (SVDQuant).
-
-    `residual`: the residual's type, `group_size` inputs of it share a scale (0: an output channel does).
-    `activations`: what the residual's inputs are rounded to, token by token; "float" leaves them. `smoothing`:
-    whether outliers of the inputs are first moved into the weights.
-    """
+    """A 16-bit branch beside a residual in few bits (SVDQuant)."""
 
     scheme: Literal["low_rank"] = "low_rank"
     rank: Annotated[int, Field(ge=0, le=1024)]
+    """Of the branch."""
     residual: Literal["int4", "uint4", "int8", "uint8", "nvfp4"]
+    """The residual's type."""
     group_size: Annotated[int, Field(ge=0, le=65536)] = 0
+    """Inputs of the residual that share a scale; 0: an output channel does."""
     activations: Literal["float", "int4", "int8", "nvfp4"] = "float"
+    """What the residual's inputs are rounded to, token by token; "float" leaves them."""
     smoothing: bool = False
+    """Whether outliers of the inputs are first moved into the weights."""
     rounding: Rounding = "nearest"
 
 
@@ -94,14 +95,14 @@ Side = Annotated[int, Field(ge=8, le=4096, multiple_of=8)]
 
 
 class Component(_Strict):
-    """One component: the treatment of its weights, and of single layers (by module path) where it differs.
-
-    `token_merging`: the share of tokens that self-attention at the highest resolution merges.
-    """
+    """How one component is treated."""
 
     default: Treatment
+    """Of all weights that `layers` does not name."""
     layers: Annotated[dict[Name, Treatment], Field(max_length=100_000)] = {}
+    """Of single layers, by module path."""
     token_merging: Annotated[float, Field(ge=0, lt=0.75)] = 0.0
+    """The share of tokens that self-attention at the highest resolution merges."""
 
     @property
     def treatments(self) -> dict[str, Treatment]:
@@ -110,21 +111,24 @@ class Component(_Strict):
 
 
 class Calibration(_Strict):
-    """What the denoiser is run on to see its layers' inputs: prompt n starts from the noise of `seed` + n.
-
-    Of the `steps` of each trajectory `recorded` are looked at, evenly spread; of the rows of a call at most `rows`
-    enter the Gram matrices, whose diagonal blocks are at most `block` wide. `width` and `height` in pixels.
-    """
+    """What the denoiser is run on to see its layers' inputs."""
 
     prompts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=512)]
     seed: Annotated[int, Field(ge=0, lt=2**62)]
+    """Prompt n starts from the noise of `seed` + n."""
     steps: Annotated[int, Field(ge=1, le=1000)]
+    """Of each trajectory."""
     recorded: Annotated[int, Field(ge=1, le=1000)]
+    """Steps that are looked at, evenly spread."""
     guidance: Annotated[float, Field(ge=0, le=100)]
     width: Side
+    """In pixels."""
     height: Side
+    """In pixels."""
     rows: Annotated[int, Field(ge=1, le=65536)] = 1024
+    """Of a call, at most so many enter the Gram matrices."""
     block: Annotated[int, Field(ge=64, le=65536)] = 4096
+    """Width of the diagonal blocks of the Gram matrices, at most."""
 
     @property
     def calls(self) -> int:
@@ -141,54 +145,60 @@ class Checked(_Strict):
 
 
 class Analyzed(_Strict):
-    """How an analysis found the treatments of `component`.
-
-    `source` and `fingerprint`: the checkpoint, and the hash that identifies its bytes. `trajectories`: what was
-    sampled to measure responses; the `timesteps` passed; `calls` of the denoiser, one per trajectory and step,
-    each backward pass counted as one more. `checks`: the choices that were sampled as a whole; the predictions are
-    corrected by them. `bits`: per weight of the layers that were chosen among, `model_bits` per parameter of the
-    whole component, of `bytes`. PSNR in dB of the final latents, pooled over all trajectories; `measured_db` None:
-    this very choice was not sampled. `start`: SHA-256 of the recipe that it was repaired from, which kept
-    all but `repaired` layers. `versions`: of the packages that decide the figures.
+    """How an analysis found the treatments of a component. PSNR in dB of the final latents, pooled over all
+    trajectories.
     """
 
     component: Name
     source: Text
+    """The checkpoint."""
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """The hash that identifies the checkpoint's bytes."""
     trajectories: Calibration
+    """What was sampled to measure responses."""
     timesteps: Annotated[tuple[float, ...], Field(max_length=1000)]
+    """Those that were passed."""
     calls: Annotated[int, Field(ge=0)]
+    """Of the denoiser: one per trajectory and step, each backward pass counted as one more."""
     checks: Annotated[tuple[Checked, ...], Field(max_length=64)] = ()
+    """The choices that were sampled as a whole; the predictions are corrected by them."""
     bits: float
+    """Per weight of the layers that were chosen among."""
     model_bits: float
+    """Per parameter of the whole component."""
     bytes: Annotated[int, Field(ge=0)]
+    """Of the whole component."""
     predicted_db: float
     measured_db: float | None = None
+    """None: this very choice was not sampled."""
     start: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the recipe that it was repaired from."""
     repaired: Annotated[tuple[Name, ...], Field(max_length=100_000)] = ()
+    """The layers that were not kept of that recipe."""
     versions: Annotated[dict[Name, Text], Field(max_length=32)]
+    """Of the packages that decide the figures."""
 
 
 class Recipe(_Strict):
-    """What makes a variant of a checkpoint.
-
-    `calibration` None: nothing is calibrated. `sizes`: (width, height) in pixels, for backends whose graphs have
-    fixed shapes; empty: the checkpoint's own. `attention`: implementations, for backends that have a choice.
-    `chunked`: with the denoiser in two halves as well, for devices that cannot load the whole. `batch`: pictures
-    at a time that fixed shapes are for; 0: any number, where a backend can leave that free.
-    `evidence`: how an analysis found it; it changes nothing of the variant, and is no part of the identity.
-    """
+    """What makes a variant of a checkpoint."""
 
     version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9.]+)+$", max_length=64)]
+    """The variant's; it begins with the backend's."""
     backend: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
     components: Annotated[dict[Name, Component], Field(min_length=1, max_length=64)]
     calibration: Calibration | None = None
+    """None: nothing is calibrated."""
     sizes: Annotated[tuple[tuple[Side, Side], ...], Field(max_length=16)] = ()
+    """(width, height) in pixels, for backends whose graphs have fixed shapes; empty: the checkpoint's own."""
     attention: Annotated[tuple[Attention, ...], Field(max_length=3)] = ()
+    """Implementations, for backends that have a choice."""
     chunked: bool = False
+    """With the denoiser in two halves as well, for devices that cannot load the whole."""
     batch: Annotated[int, Field(ge=0, le=1)] = 0
+    """Pictures at a time that fixed shapes are for; 0: any number, where a backend can leave that free."""
     evidence: Analyzed | None = None
+    """How an analysis found it; it changes nothing of the variant, and is no part of the identity."""
 
     @property
     def spares(self) -> bool:
@@ -245,7 +255,7 @@ def parse_recipe(text: str | bytes, *, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate_json(text)
     except ValidationError as error:
-        raise RecipeError(f"{origin}: {_first_fault(error)}", hint=f"see: {nextsteps.SCHEMA}") from None
+        raise RecipeError(f"{origin}: {_first_fault(error)}", hint=f"see: {nextsteps.schema()}") from None
 
 
 def load_recipe(path: str | Path) -> Recipe:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sdhub.analysis.allocation import Choice, total
 from sdhub.analysis.analysis import Analysis, parse_budget
-from sdhub.analysis.apple import AppleFile, exported
+from sdhub.analysis.apple import AppleFile, exported, load_apple
 from sdhub.analysis.laboratory import Laboratory, trajectories_for
 from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
@@ -25,31 +25,47 @@ from sdhub.core.quiet import quiet
 from sdhub.core.work import Work, home
 from sdhub.evidence.curve import Series, draw_curve
 from sdhub.recipes.presets import mixed_bits
-from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment
+from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment, load_recipe
 from sdhub.workflow import measure
 
 CURVE_CHECKS = ("2.5bits", "4bits", "6bits")
 CURVE_POINTS = 64
 MOST_CHECKS = 5
+USUAL_BUDGET = "4.5bits"
+MOST_DB = 200  # float32 latents agree no better
 EVERYWHERE = (1, 2, 4, 6, 8)  # widths of palettes that every system reads
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of an analysis: recipes for `budgets` ("4.5bits", "1.4GB"), one for at least `min_psnr` dB,
-    one repaired from `start`; with `curve` the whole range is checked. `widths`: the bits that palettes may have,
-    where not all (Core ML has 3 bits from iOS 18 and macOS 15 on). `rounding`: of palettes. `template`: what other
-    components get; None: a preset of the backend's."""
+    """What is asked of an analysis; a recipe of `USUAL_BUDGET` where nothing is. Raises UsageError."""
 
     backend: str = "coreml"
+    """Whose treatments are chosen among."""
     budgets: tuple[str, ...] = ()
+    """A recipe for each: "4.5bits" for each weight, or "1.4GB" for the denoiser."""
     min_psnr: float | None = None
+    """The smallest recipe of at least this PSNR, in dB."""
     start: Recipe | None = None
+    """A recipe to repair."""
     curve: bool = False
+    """Whether the whole range of sizes is checked."""
     device: str = "cpu"
+    """Where the denoiser runs, as torch names it."""
     widths: tuple[int, ...] = ()
+    """The bits that palettes may have, where not all (Core ML has 3 bits from iOS 18 and macOS 15 on)."""
     rounding: Rounding = "compensated"
+    """Of palettes."""
     template: Recipe | None = None
+    """What other components get; None: a preset of the backend's."""
+
+    def __post_init__(self) -> None:
+        for budget in self.budgets:
+            parse_budget(budget)
+        if self.min_psnr is not None and not 0 < self.min_psnr <= MOST_DB:
+            raise UsageError(f"a PSNR of {self.min_psnr:g} dB means nothing", hint=f"above 0, up to {MOST_DB}")
+        if not (self.budgets or self.min_psnr is not None or self.start):
+            object.__setattr__(self, "budgets", (USUAL_BUDGET,))
 
     @classmethod
     def of(cls, recipe: Recipe) -> Wanted:
@@ -106,12 +122,10 @@ def analyze(
     Raises UsageError for a budget that cannot be kept, UnsupportedError for a checkpoint that the backend does not
     take, EvidenceError where no recipe is as good as asked for.
     """
+    require_device(wanted.device)
+    on_offer = _offers(wanted)
     checkpoint = checkpoint_of(source)
     template = wanted.template or _template(checkpoint, wanted.backend)
-    for budget in wanted.budgets:
-        parse_budget(budget)
-    on_offer = _offers(wanted)
-    require_device(wanted.device)
     hub, handful = source_hub or endpoint(None), wanted.start is not None
     lab = laboratory(checkpoint, hub, device=wanted.device, handful=handful, progress=progress)
     analysis = lab.analysis(on_offer)
@@ -142,6 +156,32 @@ def analyze(
             analysis.recipe(choice, template, name, wanted.start if first else None, repaired if first else ())
         )
     return Analyzed(checkpoint, analysis, tuple(recipes))
+
+
+def starting_recipe(file: Path | None, key: str | None = None) -> Recipe | None:
+    """What a recipe's file starts an analysis with: ours, or, called `key` in it, one of Apple's as ours.
+
+    Raises RecipeError for a file that is neither, UsageError for a `key` of no file.
+    """
+    if file is None:
+        if key is not None:
+            raise UsageError("--key names a recipe of an Apple file: none is given", hint="add --start-from FILE")
+        return None
+    try:
+        return load_recipe(file)
+    except RecipeError as ours:
+        try:
+            return load_apple(file).recipe(key).as_recipe()
+        except RecipeError as theirs:
+            raise (theirs if key else ours) from None
+
+
+def parse_widths(text: str | None) -> tuple[int, ...]:
+    """Bits in ascending order, of "1,2,4,6,8". Raises UsageError."""
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")})) if text else ()
+    except ValueError:
+        raise UsageError(f"{text!r} are no widths", hint="such as 1,2,4,6,8") from None
 
 
 def require_device(name: str) -> None:

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.resolve import resolve
-from sdhub.core.errors import SdhubError
+from sdhub.core.errors import SdhubError, UsageError
 from sdhub.core.isolated import apart
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
@@ -31,19 +32,28 @@ SHARE = 0.8  # of the machine's free memory, where no bound is given
 
 @dataclass(frozen=True)
 class Order:
-    """One source to publish, as the user named it; `options.sampling` is found out from the rest."""
+    """One source to publish, as the user named it."""
 
     source: str
     options: Options
-    loras: tuple[str, ...] = ()
-    controlnets: tuple[str, ...] = ()
+    """Their `sampling` is found out from the rest."""
+    _: KW_ONLY
+    loras: Sequence[str] = ()
+    """To fuse first, each `ID_OR_FILE[:scale]`."""
+    controlnets: Sequence[str] = ()
+    """Ids or folders of what goes along."""
     safety_checker: bool = False
+    """Whether the checkpoint's goes along."""
     config: str | None = None
+    """Id or folder of a single file's configs."""
     prompts: Path | None = None
+    """A JSON file of evidence prompts."""
     steps: int | None = None
     guidance: float | None = None
     hub: str | None = None
+    """ "local", an address, or None for the default."""
     dry_run: bool = False
+    """Whether nothing is written to any Hub."""
 
     def resolved(self) -> tuple[Checkpoint, Options]:
         """The checkpoint, and how to publish it. Raises SdhubError."""
@@ -77,12 +87,15 @@ class Outcome:
 
 
 def publish_many(
-    orders: Sequence[Order], *, jobs: int = 1, memory: int | None = None, progress: Progress = SILENT
+    orders: Sequence[Order], *, jobs: int = 1, memory: float | None = None, progress: Progress = SILENT
 ) -> list[Outcome]:
     """Publish each order, `jobs` at a time as far as `memory` bytes allow (default: 80 % of what is free).
 
-    Outcomes come in the order of the orders. An order whose forecast alone exceeds `memory` runs by itself.
+    Outcomes come in the order of the orders. An order whose forecast alone exceeds `memory` runs by itself. Raises
+    UsageError for a `memory` that is no number above zero.
     """
+    if memory is not None and not 0 < memory < inf:
+        raise UsageError(f"{memory:g} bytes of memory mean nothing", hint="a number above zero")
     bound = _Bound(memory if memory is not None else _free() * SHARE)
 
     def one(order: Order) -> Outcome:

@@ -14,7 +14,7 @@ from sdhub.checkpoint.sampling import sampling_defaults
 from sdhub.core import nextsteps
 from sdhub.core.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
-from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
+from sdhub.evidence.sampling import MAX_GUIDANCE, MAX_STEPS, Prompt, Sampling, general_prompts, load_prompts
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
 from sdhub.recipes.calibration import is_large
 from sdhub.recipes.presets import mixed_bits
@@ -224,8 +224,11 @@ def sampling_for(
     """How the evidence of a checkpoint is drawn: what the user says, else what the checkpoint's card shows
     (widget prompts, inference parameters), else the general prompts and `sampling_defaults`.
 
-    Fewer pictures where each takes long.
+    Fewer pictures where each takes long. Raises UsageError for steps or guidance that no picture is drawn with.
     """
+    for name, value, least, most in (("steps", steps, 1, MAX_STEPS), ("guidance", guidance, 0, MAX_GUIDANCE)):
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"{name} of {value:g} draw nothing", hint=f"from {least} to {most}")
     most = LARGE_PROMPTS if is_large(checkpoint) else SMALL_PROMPTS
     defaults = sampling_defaults(checkpoint)
     drawn = load_prompts(prompts) if prompts else _card_prompts(checkpoint) or general_prompts()

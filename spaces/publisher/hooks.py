@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import looking
 import making
 from limits import Limits
 
@@ -66,12 +67,21 @@ class Apart:
         return one_by_one(orders, self._publish)
 
     def _publish(self, order: Order) -> list[Outcome]:
+        reason = self._why_not(order)
+        if reason is not None:
+            return [Outcome("refused", reason)] * len(order.tasks)
         words, limits = publish_arguments(order, self.options), replace(self.limits, waiting=MANY)
         *_, told = making.make(words, self.hub, limits)
         if told.result is None:
             return [Outcome("refused" if told.code in REFUSALS else "failed", told.error)] * len(order.tasks)
         results = {each["name"]: each for each in told.result["variants"]}
         return [_outcome(results.get(name, {}), told.code) for name in order.variants]
+
+    def _why_not(self, order: Order) -> str | None:
+        """Why this Space does not make it, as a visitor would be told. Raises SdhubError."""
+        checkpoint = looking.inspected(order.source, self.hub, self.limits)
+        choices = (looking.choice(checkpoint, name, self.limits) for name in order.variants)
+        return next((f"{each.name}: {each.reason}" for each in choices if each.reason is not None), None)
 
 
 def _outcome(result: Mapping[str, Any], code: int) -> Outcome:

@@ -48,12 +48,18 @@ def look(source: str, hub: Hub, limits: Limits) -> Look:
 
     No path is looked for: this machine's files are not the visitor's.
     """
+    checkpoint = inspected(source, hub, limits)
+    return Look(checkpoint, tuple(choice(checkpoint, str(row["name"]), limits) for row in possible(checkpoint)))
+
+
+def inspected(source: str, hub: Endpoint, limits: Limits) -> Checkpoint:
+    """A checkpoint of the Hub, not larger than this Space takes. Raises SdhubError."""
     text = source.strip()
     if not text or len(text) > MAX_SOURCE:
         raise SourceError("a checkpoint is named as org/name", hint="paste its id, or its address on the Hub")
     checkpoint = inspect(Source("hub", *parse_repository(text)), hub)
     require_size(checkpoint, limits)
-    return Look(checkpoint, tuple(_choice(checkpoint, str(row["name"]), limits) for row in possible(checkpoint)))
+    return checkpoint
 
 
 def require_size(checkpoint: Checkpoint, limits: Limits) -> None:
@@ -71,7 +77,8 @@ def usual() -> set[str]:
     return {backend.usual for backend in backends().values()}
 
 
-def _choice(checkpoint: Checkpoint, name: str, limits: Limits) -> Choice:
+def choice(checkpoint: Checkpoint, name: str, limits: Limits) -> Choice:
+    """A variant of a checkpoint, with the reason where this Space cannot make it."""
     try:
         backend_of(name).versions()
     except MissingExtraError:

@@ -84,3 +84,9 @@ def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(RecipeError) as refusal:
         preset("openvino-int3", PARTS)
     assert "openvino-int8" in refusal.value.hint
+
+
+def test_the_schema_tells_what_fields_mean() -> None:
+    schema = json_schema()
+    assert "fixed shapes" in schema["properties"]["sizes"]["description"]
+    assert "SmoothQuant" in schema["$defs"]["Affine"]["properties"]["smoothing"]["description"]
