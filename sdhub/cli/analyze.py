@@ -49,8 +49,9 @@ def analyze(
         str | None, typer.Option("--key", metavar="NAME", help="Which recipe of an Apple file to start from.")
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="Whose treatments are chosen among.")
-    ] = "coreml",
+        str | None,
+        typer.Option("--backend", metavar="NAME", help="Whose treatments are chosen among (default: Core ML's)."),
+    ] = None,
     widths: Annotated[
         str | None,
         typer.Option("--widths", metavar="BITS", help="Palettes of these bits only, such as 1,2,4,6,8."),
@@ -79,7 +80,7 @@ def analyze(
     from sdhub.analysis.analysis import parse_budget
     from sdhub.checkpoint.resolve import resolve
     from sdhub.core.errors import UsageError
-    from sdhub.workflow.analyze import Wanted, require_device
+    from sdhub.workflow.analyze import Wanted, analyzable, require_device
     from sdhub.workflow.analyze import analyze as run
 
     budgets = tuple(budget or ()) or (() if min_psnr is not None or start_from else ("4.5bits",))
@@ -93,12 +94,13 @@ def analyze(
     for each in budgets:
         parse_budget(each)
     require_device(device)
+    chooses = analyzable(backend).name
     checkpoint = resolve(source, lora, config)
     wanted = Wanted(
-        backend=backend,
+        backend=chooses,
         budgets=budgets,
         min_psnr=min_psnr,
-        start=_start(start_from, key) if start_from else None,
+        start=_start(start_from, key, chooses) if start_from else None,
         curve=curve is not None,
         device=device,
         widths=_widths(widths),
@@ -113,7 +115,7 @@ def analyze(
             say(f"Publish it: {nextsteps.publish_recipe(source, output, lora or (), config)}")
 
 
-def _start(file: Path, key: str | None) -> Recipe:
+def _start(file: Path, key: str | None, backend: str) -> Recipe:
     """Our recipe, or one of Apple's as ours."""
     from sdhub.analysis.apple import load_apple
     from sdhub.core.errors import RecipeError
@@ -123,7 +125,7 @@ def _start(file: Path, key: str | None) -> Recipe:
         return load_recipe(file)
     except RecipeError as ours:
         try:
-            return load_apple(file).recipe(key).as_recipe()
+            return load_apple(file).recipe(key).as_recipe(backend)
         except RecipeError as theirs:
             raise (theirs if key else ours) from None
 

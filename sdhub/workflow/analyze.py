@@ -38,9 +38,9 @@ class Wanted:
     """What is asked of an analysis: recipes for `budgets` ("4.5bits", "1.4GB"), one for at least `min_psnr` dB,
     one repaired from `start`; with `curve` the whole range is checked. `widths`: the bits that palettes may have,
     where not all (Core ML has 3 bits from iOS 18 and macOS 15 on). `rounding`: of palettes. `template`: what other
-    components get; None: a preset of the backend's."""
+    components get; None: a preset of the backend's. `backend`: None is the one that is `analyzed_first`."""
 
-    backend: str = "coreml"
+    backend: str | None = None
     budgets: tuple[str, ...] = ()
     min_psnr: float | None = None
     start: Recipe | None = None
@@ -99,10 +99,11 @@ def analyze(source: str | Path | Checkpoint, wanted: Wanted, progress: Progress 
     take, EvidenceError where no recipe is as good as asked for.
     """
     checkpoint = checkpoint_of(source)
-    template = wanted.template or _template(checkpoint, wanted.backend)
+    backend = analyzable(wanted.backend)
+    template = wanted.template or _template(checkpoint, backend)
     for budget in wanted.budgets:
         parse_budget(budget)
-    on_offer = _offers(wanted)
+    on_offer = _offers(backend, wanted)
     require_device(wanted.device)
     lab = laboratory(checkpoint, device=wanted.device, handful=wanted.start is not None, progress=progress)
     analysis = lab.analysis(on_offer)
@@ -127,7 +128,7 @@ def analyze(source: str | Path | Checkpoint, wanted: Wanted, progress: Progress 
         name = (
             wanted.template.name
             if wanted.template
-            else f"{wanted.backend}-mixed-{label or f'{analysis.bits(choice):.2f}'.rstrip('0').rstrip('.')}bit"
+            else f"{backend.name}-mixed-{label or f'{analysis.bits(choice):.2f}'.rstrip('0').rstrip('.')}bit"
         )
         recipes.append(
             analysis.recipe(choice, template, name, wanted.start if first else None, repaired if first else ())
@@ -257,34 +258,36 @@ def _checked_within(lab: Laboratory, analysis: Analysis, size: int) -> Analysis:
     return lab.check(analysis, analysis.within(size)) if analysis.path[0].size <= size else analysis
 
 
-def _offers(wanted: Wanted) -> tuple[Treatment, ...]:
-    known = _analyzable(wanted.backend).choices(wanted.rounding)
+def _offers(backend: Backend, wanted: Wanted) -> tuple[Treatment, ...]:
+    known = backend.choices(wanted.rounding)
     if not wanted.widths:
         return known
     found = tuple(each for each in known if isinstance(each, Float) or getattr(each, "bits", 0) in wanted.widths)
     if len(found) < len(set(wanted.widths)) + 1:
-        raise UsageError(f"{wanted.backend} has no such widths", hint=", ".join(map(_told, known[:-1])))
+        raise UsageError(f"{backend.name} has no such widths", hint=", ".join(map(_told, known[:-1])))
     return found
 
 
-def _analyzable(backend: str) -> Backend:
-    """The backend, one that analyses are made for. Raises UnsupportedError."""
-    known = {name: each for name, each in backends().items() if each.analyzed_as}
-    if backend not in known:
-        raise UnsupportedError(f"no analysis is made for {backend}", hint=meant(backend, known))
-    return known[backend]
+def analyzable(name: str | None = None) -> Backend:
+    """The backend of this name, by default the one that is `analyzed_first`. Raises UnsupportedError where no
+    analysis is made for it."""
+    known = {each.name: each for each in backends().values() if each.analyzed_as}
+    if name is None:
+        return next(each for each in known.values() if each.analyzed_first)
+    if name not in known:
+        raise UnsupportedError(f"no analysis is made for {name}", hint=meant(name, known))
+    return known[name]
 
 
-def _template(checkpoint: Checkpoint, backend: str) -> Recipe:
-    known = _analyzable(backend)
-    variant = known.analyzed_as
-    reason = known.why_not(checkpoint, variant)
+def _template(checkpoint: Checkpoint, backend: Backend) -> Recipe:
+    variant = backend.analyzed_as
+    reason = backend.why_not(checkpoint, variant)
     if reason is not None:
         raise UnsupportedError(
             f"{checkpoint.id} cannot become {variant}: {reason}",
             hint=f"see: {nextsteps.inspect(checkpoint.source.text)}",
         )
-    return known.recipe(checkpoint, variant)
+    return backend.recipe(checkpoint, variant)
 
 
 def _told(treatment: Treatment) -> str:
