@@ -27,6 +27,17 @@ inference:
 """
 
 
+UNET_XL = {
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "cross_attention_dim": 2048,
+    "addition_embed_type": "text_time",
+    "sample_size": 128,
+}
+
+
 @dataclass(frozen=True)
 class Piece:
     """A block of a guide, or one command of it: `language` is what the fence says, `line` where it begins."""
@@ -67,6 +78,14 @@ def commands(guide: Path) -> list[Piece]:
     return found
 
 
+def calls(guide: str) -> list[list[str]]:
+    """The commands of a guide that has none but sdhub's, as words without the program's name."""
+    found = [shlex.split(each.text, comments=True) for each in commands(DOCS / guide)]
+    assert found
+    assert all(each[0] == "sdhub" for each in found)
+    return [each[1:] for each in found]
+
+
 def checkpoint(root: Path) -> Path:
     """A small Stable Diffusion checkpoint of random weights, with layers that are worth choosing among, a VAE of
     the usual factor 8, and a safety checker."""
@@ -104,6 +123,7 @@ def furnish(url: str, folder: Path) -> None:
     from huggingface_hub import HfApi
 
     from tests.backends.flux import flux_folder
+    from tests.checkpoint.tiny import ENTRIES, UNET, skeleton
 
     api = HfApi(url, token="local")
 
@@ -119,6 +139,12 @@ def furnish(url: str, folder: Path) -> None:
     )
     net.save_pretrained(folder / "canny")
     upload("lllyasviel/control_v11p_sd15_canny", folder / "canny")
+    xl = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": ENTRIES["tokenizer"]}
+    configs = {"unet": {**UNET, **UNET_XL}}
+    upload(
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        skeleton(folder / "xl", "StableDiffusionXLPipeline", xl, configs),
+    )
     flux = flux_folder(folder / "flux")
     (flux / "README.md").write_text(CARD)
     upload("black-forest-labs/FLUX.1-schnell", flux)
