@@ -65,6 +65,30 @@ def test_every_block_is_run_or_shows_no_command():
                 assert block.language in ("sh", "python"), block
 
 
+def test_links_lead_to_files():
+    for guide in (*GUIDES, ROOT / "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", guide.read_text(encoding="utf-8")):
+            assert (guide.parent / link).exists(), f"{guide.name}: {link}"
+
+
+def test_options_that_the_guides_name_are_options():
+    from typer.main import get_command
+
+    from sdhub.cli.app import app
+
+    known, commands = (
+        {"--help", "--ready-file"},
+        [get_command(app)],
+    )  # of every command, and of the Hub's own program
+    while commands:
+        command = commands.pop()
+        known |= {name for each in command.params for name in (*each.opts, *each.secondary_opts)}
+        commands += getattr(command, "commands", {}).values()
+    for guide in GUIDES:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", guide.read_text(encoding="utf-8")))
+        assert named <= known, f"{guide.name}: {named - known}"
+
+
 class World:
     """A user at a terminal: a home, a folder for each guide, and the Hub at `url`."""
 
