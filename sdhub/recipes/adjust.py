@@ -43,7 +43,7 @@ class Adjustment:
             if not found.spares:
                 raise UnsupportedError(
                     f"{found.name} spares no layers, so no floor can be set",
-                    hint="those whose recipe says `spared` do: see sdhub recipe show NAME SOURCE",
+                    hint="variants whose recipe has a share `spared` do",
                 )
             update["name"] = f"{found.name}-min{self.min_psnr:g}"
         if self.sizes:
