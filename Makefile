@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-matrix downstream lint format bench clean
+.PHONY: demo test test-guides test-matrix downstream lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/sdhub demo
@@ -12,6 +12,10 @@ demo: $(STAMP)
 # Files side by side, each process on one thread: torch's threads would fight for the cores.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# Every command and every Python block of README and docs/ as it stands there; `make test` has the quick ones.
+test-guides: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "guides or not guides" tests/test_docs.py
 
 # The base installation alone, at the newest and the oldest versions that pyproject.toml allows.
 test-matrix: $(STAMP)

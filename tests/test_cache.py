@@ -17,7 +17,6 @@ from sdhub.core.scratch import temporary
 from sdhub.core.work import Work, key_file
 from sdhub.workflow import cache
 from tests.runs import environment, sdhub, sdhub_json
-from tests.spaces.docs import commands
 
 MAKER = """
 import sys, time
@@ -191,8 +190,3 @@ def test_spans_and_sizes():
     for text in ("", "-1GB", "many", "1PB"):
         with pytest.raises(UsageError):
             cache.parse_bytes(text)
-
-
-@pytest.mark.parametrize("words", commands("cache.md"), ids=" ".join)
-def test_the_commands_of_the_guide(words, tmp_path):
-    sdhub(*words, home=tmp_path)

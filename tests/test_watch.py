@@ -26,9 +26,9 @@ from sdhub.watching.state import ATTEMPTS, State
 from sdhub.watching.watch import Watcher
 from sdhub.workflow.options import Options
 from tests.checkpoint.tiny import skeleton
+from tests.guides import calls
 from tests.hubs import running_hub
 from tests.runs import environment, sdhub, sdhub_json
-from tests.spaces.docs import commands
 
 SOURCES = 50
 CARD = "---\nlicense: mit\nlibrary_name: diffusers\npipeline_tag: text-to-image\n---\n"
@@ -520,7 +520,7 @@ def test_the_program(hub, tmp_path):
     assert "emil/emoji-openvino-int8" in sdhub("watch", "--show", home=tmp_path).stdout
 
 
-@pytest.mark.parametrize("words", commands("watching.md"), ids=" ".join)
+@pytest.mark.parametrize("words", calls("watching.md"), ids=" ".join)
 def test_the_commands_of_the_guide(words, hub, tmp_path, monkeypatch):
     """Of authors and tags that have nothing: each looks, and ends."""
     monkeypatch.setenv("GITHUB_TOKEN", "not-needed")

@@ -35,11 +35,11 @@ class AppleRecipe:
     bits: Mapping[str, int]
     psnr_db: float | None = None
 
-    def as_recipe(self, component: str = "unet") -> Recipe:
-        """A recipe of ours that says the same of `component`, to start an analysis from."""
+    def as_recipe(self, backend: str, component: str = "unet") -> Recipe:
+        """A recipe of ours for `backend` that says the same of `component`, to start an analysis from."""
         layers = {name: _treatment(bits, "compensated") for name, bits in self.bits.items()}
         parts = {component: Component(default=Float(), layers=layers)}
-        return Recipe(name="coreml-imported", backend="coreml", components=parts)
+        return Recipe(name=f"{backend}-imported", backend=backend, components=parts)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,11 @@ class Backend(ABC):
     without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
     them by other means to compare pictures, and says that the lines were not run and speed was not measured.
     `shows_nearest`: a calibrated variant is also built without calibration, so that the evidence has both.
-    `analyzed_as`: the preset whose other components a recipe of mixed bits has (empty: none is analyzed).
+    `analyzed_as`: the preset whose other components a recipe of mixed bits has (empty: none is analyzed);
+    `analyzed_first`: an analysis chooses among its treatments where no backend is named.
+    `demo`: the variant that `sdhub demo` makes (empty: none).
+    `spaces`: the hardware of a Space that draws with its variants (empty: none does), `space_packages` what that
+    Space needs besides sdhub[openvino].
     `companions`: ControlNets and the safety checker go along into its variants. `narrow`: it also builds from a
     denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.narrow`).
     """
@@ -65,6 +69,10 @@ class Backend(ABC):
     companions: bool = False
     narrow: bool = False
     analyzed_as: str = ""
+    analyzed_first: bool = False
+    demo: str = ""
+    spaces: Literal["", "any", "gpu"] = ""
+    space_packages: tuple[str, ...] = ()
 
     def knows(self, variant: str) -> bool:
         """Whether the backend makes a variant of this name; more than are listed, where names have parameters."""
@@ -170,6 +178,10 @@ class Backend(ABC):
 
         Raises BuildError, MissingExtraError.
         """
+
+    def load_native(self, folder: Path) -> Any:
+        """As `load`, but by the runtime that the variant's users have, where that is another one: for Spaces."""
+        return self.load(folder)
 
     def open(self, folder: Path) -> Any:
         """The variant as a pipeline of diffusers' calling convention, whoever made the folder.

@@ -190,7 +190,7 @@ def assembled(folder: Path, made: Mapping[str, Callable[[str, str], Any]]) -> An
             import torch
             import transformers  # noqa: F401
         except ImportError as error:
-            raise MissingExtraError("svdquant", error.name or "diffusers") from None
+            raise MissingExtraError("torch", error.name or "diffusers") from None
     index = _index(folder)
     for name, entry in index.items():
         if _is_component(entry) and entry[1] not in CLASSES.get(entry[0], ()):

@@ -48,8 +48,9 @@ def analyze(
         str | None, typer.Option("--key", metavar="NAME", help="Which recipe of an Apple file to start from.")
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="Whose treatments are chosen among.")
-    ] = "coreml",
+        str | None,
+        typer.Option("--backend", metavar="NAME", help="Whose treatments are chosen among (default: Core ML's)."),
+    ] = None,
     widths: Annotated[
         str | None,
         typer.Option("--widths", metavar="BITS", help="Palettes of these bits only, such as 1,2,4,6,8."),
@@ -83,7 +84,7 @@ def analyze(
         backend=backend,
         budgets=tuple(budget or ()),
         min_psnr=min_psnr,
-        start=starting_recipe(start_from, key),
+        start=starting_recipe(start_from, key, backend),
         curve=curve is not None,
         device=device,
         widths=parse_widths(widths),

@@ -19,12 +19,14 @@ EXAMPLES = examples("sdhub demo", "sdhub demo --variant openvino-fp16", "sdhub d
 
 def demo(variant: options.Variants = None, json: options.Json = False) -> None:
     """Publish the built-in checkpoint to the embedded Hub and say where to look. Needs no network."""
+    from sdhub.backends.base import backends
     from sdhub.cli.reports import leave, show
     from sdhub.workflow.options import Options
     from sdhub.workflow.publish import publish
 
     talk("The built-in checkpoint becomes a variant, is measured, published to the embedded Hub, and checked.")
-    wanted = Options(namespace="demo", variants=tuple(variant or ("openvino-int8",)))
+    shown = tuple(variant or (each.demo for each in backends().values() if each.demo))
+    wanted = Options(namespace="demo", variants=shown)
     report = publish("demo", options=wanted, hub="local", progress=ConsoleProgress())
     if json:
         emit(report.document())

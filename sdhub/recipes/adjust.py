@@ -49,7 +49,7 @@ class Adjustment:
             if not found.spares:
                 raise UnsupportedError(
                     f"{found.name} spares no layers, so no floor can be set",
-                    hint="variants that round activations do, and openvino-int4",
+                    hint="variants whose recipe has a share `spared` do",
                 )
             update["name"] = f"{found.name}-min{self.min_psnr:g}"
         if self.sizes:

@@ -40,8 +40,8 @@ EVERYWHERE = (1, 2, 4, 6, 8)  # widths of palettes that every system reads
 class Wanted:
     """What is asked of an analysis; a recipe of `USUAL_BUDGET` where nothing is. Raises UsageError."""
 
-    backend: str = "coreml"
-    """Whose treatments are chosen among."""
+    backend: str | None = None
+    """Whose treatments are chosen among; None: those of the backend that is `analyzed_first`."""
     budgets: tuple[str, ...] = ()
     """A recipe for each: "4.5bits" for each weight, or "1.4GB" for the denoiser."""
     min_psnr: float | None = None
@@ -123,9 +123,10 @@ def analyze(
     take, EvidenceError where no recipe is as good as asked for.
     """
     require_device(wanted.device)
-    on_offer = _offers(wanted)
+    backend = analyzable(wanted.backend)
+    on_offer = _offers(backend, wanted)
     checkpoint = checkpoint_of(source)
-    template = wanted.template or _template(checkpoint, wanted.backend)
+    template = wanted.template or _template(checkpoint, backend)
     hub, handful = source_hub or endpoint(None), wanted.start is not None
     lab = laboratory(checkpoint, hub, device=wanted.device, handful=handful, progress=progress)
     analysis = lab.analysis(on_offer)
@@ -150,7 +151,7 @@ def analyze(
         name = (
             wanted.template.name
             if wanted.template
-            else f"{wanted.backend}-mixed-{label or f'{analysis.bits(choice):.2f}'.rstrip('0').rstrip('.')}bit"
+            else f"{backend.name}-mixed-{label or f'{analysis.bits(choice):.2f}'.rstrip('0').rstrip('.')}bit"
         )
         recipes.append(
             analysis.recipe(choice, template, name, wanted.start if first else None, repaired if first else ())
@@ -158,8 +159,9 @@ def analyze(
     return Analyzed(checkpoint, analysis, tuple(recipes))
 
 
-def starting_recipe(file: Path | None, key: str | None = None) -> Recipe | None:
-    """What a recipe's file starts an analysis with: ours, or, called `key` in it, one of Apple's as ours.
+def starting_recipe(file: Path | None, key: str | None = None, backend: str | None = None) -> Recipe | None:
+    """What a recipe's file starts an analysis with: ours, or, called `key` in it, one of Apple's as
+    ours for `backend` (None: the one that is `analyzed_first`).
 
     Raises RecipeError for a file that is neither, UsageError for a `key` of no file.
     """
@@ -171,7 +173,7 @@ def starting_recipe(file: Path | None, key: str | None = None) -> Recipe | None:
         return load_recipe(file)
     except RecipeError as ours:
         try:
-            return load_apple(file).recipe(key).as_recipe()
+            return load_apple(file).recipe(key).as_recipe(analyzable(backend).name)
         except RecipeError as theirs:
             raise (theirs if key else ours) from None
 
@@ -305,34 +307,36 @@ def _checked_within(lab: Laboratory, analysis: Analysis, size: int) -> Analysis:
     return lab.check(analysis, analysis.within(size)) if analysis.path[0].size <= size else analysis
 
 
-def _offers(wanted: Wanted) -> tuple[Treatment, ...]:
-    known = _analyzable(wanted.backend).choices(wanted.rounding)
+def _offers(backend: Backend, wanted: Wanted) -> tuple[Treatment, ...]:
+    known = backend.choices(wanted.rounding)
     if not wanted.widths:
         return known
     found = tuple(each for each in known if isinstance(each, Float) or getattr(each, "bits", 0) in wanted.widths)
     if len(found) < len(set(wanted.widths)) + 1:
-        raise UsageError(f"{wanted.backend} has no such widths", hint=", ".join(map(_told, known[:-1])))
+        raise UsageError(f"{backend.name} has no such widths", hint=", ".join(map(_told, known[:-1])))
     return found
 
 
-def _analyzable(backend: str) -> Backend:
-    """The backend, one that analyses are made for. Raises UnsupportedError."""
-    known = {name: each for name, each in backends().items() if each.analyzed_as}
-    if backend not in known:
-        raise UnsupportedError(f"no analysis is made for {backend}", hint=meant(backend, known))
-    return known[backend]
+def analyzable(name: str | None = None) -> Backend:
+    """The backend of this name, by default the one that is `analyzed_first`. Raises UnsupportedError where no
+    analysis is made for it."""
+    known = {each.name: each for each in backends().values() if each.analyzed_as}
+    if name is None:
+        return next(each for each in known.values() if each.analyzed_first)
+    if name not in known:
+        raise UnsupportedError(f"no analysis is made for {name}", hint=meant(name, known))
+    return known[name]
 
 
-def _template(checkpoint: Checkpoint, backend: str) -> Recipe:
-    known = _analyzable(backend)
-    variant = known.analyzed_as
-    reason = known.why_not(checkpoint, variant)
+def _template(checkpoint: Checkpoint, backend: Backend) -> Recipe:
+    variant = backend.analyzed_as
+    reason = backend.why_not(checkpoint, variant)
     if reason is not None:
         raise UnsupportedError(
             f"{checkpoint.id} cannot become {variant}: {reason}",
             hint=f"see: {nextsteps.inspect(checkpoint.source.text)}",
         )
-    return known.recipe(checkpoint, variant)
+    return backend.recipe(checkpoint, variant)
 
 
 def _told(treatment: Treatment) -> str:

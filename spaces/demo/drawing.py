@@ -211,19 +211,7 @@ def open_vetted(folder: Path) -> Any:
     from sdhub.workflow.variants import backend_of_folder
 
     backend = backend_of_folder(folder)
-    load = backend.load if any(folder.glob("*/openvino_model.xml")) else _native
-    return opened(folder, backend.layout(), load)
-
-
-def _native(view: Path) -> Any:
-    """A variant of SDNQ, computed by SDNQ's own kernels."""
-    import sdnq  # noqa: F401 — teaches diffusers the format
-    import torch
-    from diffusers import DiffusionPipeline
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    return DiffusionPipeline.from_pretrained(view, torch_dtype=dtype, use_safetensors=True).to(device)
+    return opened(folder, backend.layout(), backend.load_native)
 
 
 def _run(

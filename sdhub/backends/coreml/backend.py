@@ -41,6 +41,7 @@ class CoreML(Backend):
 
     name = "coreml"
     analyzed_as = "coreml-4bit"
+    analyzed_first = True
     extra = "coreml"
     packages = ("coremltools", "diffusers", "transformers", "torch", "numpy")
     variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})

@@ -59,7 +59,8 @@ class OpenVINO(Backend):
     extra = "openvino"
     packages = ("openvino", "nncf", "optimum-intel", "optimum", "diffusers", "transformers", "torch")
     variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
-    usual = "openvino-int8"
+    usual = demo = "openvino-int8"
+    spaces = "any"
     tags = ("openvino", "nncf", "sdhub")
     library = "diffusers"  # the Hub knows no library openvino: that is a tag
     repository = "{model}-openvino-{treatment}"

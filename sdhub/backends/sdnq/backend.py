@@ -39,6 +39,8 @@ class SDNQ(QuantizedBackend):
     analyzed_as = "sdnq-uint4"
     variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
     usual = "sdnq-uint4"
+    spaces = "gpu"
+    space_packages = ("sdnq==0.2.8",)
     tags = ("sdnq", "svdquant", "sdhub")
     repository = "{model}-sdnq-{treatment}"
     install = 'pip install "diffusers>=0.36" sdnq transformers accelerate'
@@ -121,6 +123,16 @@ class SDNQ(QuantizedBackend):
             f'dtype = torch.float32 if device == "cpu" else torch.{half}',
             f"pipe = {pipeline}.from_pretrained({repo_id!r}{pin}, torch_dtype=dtype).to(device)",
         )
+
+    def load_native(self, folder: Path) -> Any:
+        """By SDNQ's own kernels, on a GPU where there is one."""
+        import sdnq  # noqa: F401 — teaches diffusers the format
+        import torch
+        from diffusers import DiffusionPipeline
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.float16 if device == "cuda" else torch.float32
+        return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).to(device)
 
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
         seen = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
