@@ -122,9 +122,9 @@ def serve(descriptor: int, modules: Sequence[str]) -> None:
                     os._exit(0)
                 child = os.fork()
                 if child == 0:
-                    for each in selector.get_map().values():
-                        if each.data is not None:
-                            os.close(each.data[1])  # of copies made before
+                    for other in selector.get_map().values():
+                        if other.data is not None:
+                            os.close(other.data[1])  # of copies made before
                     requests.close()
                     _become(json.loads(message), given)
                     return
