@@ -33,17 +33,7 @@ with temporary("test") as place:
 """
 
 
-@pytest.fixture
-def passing(tmp_path, monkeypatch):
-    """The system's folder for passing files, for this test alone."""
-    import tempfile
-
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield folder
-    tempfile.tempdir = None
+pytestmark = pytest.mark.usefixtures("passing")
 
 
 @pytest.fixture

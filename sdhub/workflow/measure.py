@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sdhub.checkpoint.load import load
 from sdhub.core.hub import Hub
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
+from sdhub.evidence import noise
 from sdhub.evidence.sampling import Sample, Sampling, draw
 
 PEAK_STEPS = 2
@@ -33,6 +35,16 @@ def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:
         for prompt in sampling.prompts:
             samples.append(draw(pipe, prompt, sampling, on_step=lambda _: task.advance()))
     return samples
+
+
+def noise_snr(
+    pipe: Any, trajectories: Sequence[noise.Trajectory], sampling: Sampling, progress: Progress
+) -> noise.NoiseSnr:
+    """The noise SNR of a variant on the trajectories of the first prompts, with a bar that counts predictions."""
+    prompts = sampling.prompts[: len(trajectories)]
+    total = sum(len(noise.points_of(pipe, len(each), noise.POINTS)) for each in trajectories)
+    with progress.task("predicting", total=total, unit="predictions") as task, quiet():
+        return noise.noise_snr(pipe, trajectories, prompts, sampling, on_call=task.advance)
 
 
 def peak_of_base(checkpoint: Checkpoint, hub: Hub, sampling: Sampling, out: Path, progress: Progress) -> None:

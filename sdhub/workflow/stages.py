@@ -20,12 +20,13 @@ from sdhub.core.isolated import apart
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.work import Work
-from sdhub.evidence import compare, figures, latency, samples
+from sdhub.evidence import compare, figures, latency, noise, samples
 from sdhub.evidence.sampling import Sampling
 from sdhub.evidence.subject import encoder, subject_kept
 from sdhub.recipes.recipe import Recipe
 from sdhub.workflow import measure
 
+NOISE_PROMPTS = 4  # whose trajectories are kept: four points of four are 16 predictions
 DRAWING = ("torch", "diffusers", "transformers")
 
 
@@ -97,17 +98,21 @@ class Base:
         self._pipeline = None
 
     def samples(self, versions: Mapping[str, str]) -> Path:
-        """What the base draws."""
+        """What the base draws, and the points of its trajectories."""
         key = {
             "source": self.identity,
             "sampling": self.sampling.document(),
+            "trajectories": NOISE_PROMPTS,
             "versions": {name: version for name, version in versions.items() if name in DRAWING},
         }
         label = f"draw with {self.checkpoint.name}"
 
         def make(out: Path) -> None:
-            drawn = measure.draw_all(self.pipeline, self.sampling, self.progress)
+            with noise.recorded(self.pipeline) as points:
+                drawn = measure.draw_all(self.pipeline, self.sampling, self.progress)
             samples.save(out, drawn)
+            length = len(points) // len(drawn)
+            noise.save(out, [points[n * length : (n + 1) * length] for n in range(min(len(drawn), NOISE_PROMPTS))])
 
         return self.work.stage("base", key, make, progress=self.progress, label=label)
 
@@ -162,6 +167,18 @@ class VariantStages:
 
         label = f"draw with {self.recipe.name}"
         return base.work.stage("samples", self._drawn, make, progress=base.progress, label=label)
+
+    def noise(self) -> Path:
+        """`noise.json`: the noise SNR of the first prompts."""
+        base = self.base
+        reference = base.samples(self.versions)
+
+        def make(out: Path) -> None:
+            found = measure.noise_snr(self.pipeline, noise.load(reference), base.sampling, base.progress)
+            (out / "noise.json").write_text(json.dumps(found.document()))
+
+        label = f"compare the predictions of {self.recipe.name}"
+        return base.work.stage("noise", self._drawn, make, progress=base.progress, label=label)
 
     def measured(self) -> Path:
         """`measured.json`: what differs from run to run and from machine to machine, speed and memory."""
@@ -218,16 +235,18 @@ class VariantStages:
         folder = self.build()
         reference = self.base.samples(self.versions)
         drawn = self.samples()
+        snr = json.loads((self.noise() / "noise.json").read_text())
         measured = json.loads((self.measured() / "measured.json").read_text())
         twin = self._twin()
         nearest = twin.samples() if twin else None
 
         def make(out: Path) -> None:
-            self._write_evidence(out, folder, drawn, reference, measured, nearest)
+            self._write_evidence(out, folder, drawn, reference, measured, snr, nearest)
 
         key = {
             **self._drawn,
             "measured": measured,
+            "noise_snr": snr,
             "nearest": twin.key if twin else None,
             "judge": self.base.judge,
         }
@@ -248,6 +267,7 @@ class VariantStages:
         drawn: Path,
         reference: Path,
         measured: Mapping[str, Any],
+        snr: Mapping[str, Any],
         nearest: Path | None,
     ) -> None:
         base, variant = samples.load(reference), samples.load(drawn)
@@ -269,6 +289,7 @@ class VariantStages:
             versions=self.versions,
             nearest=compare.compare(base, samples.load(nearest), self.base.sampling) if nearest else None,
             subject=kept,
+            noise_snr=snr,
         )
         document = json.dumps(evidence.document(), indent=2, ensure_ascii=False, allow_nan=False)
         (out / "evidence.json").write_text(document + "\n", encoding="utf-8")

@@ -227,6 +227,18 @@ def test_identical_pictures_are_called_identical(tmp_path):
     assert "likeness" not in text.partition("**Not measured:**")[2].splitlines()[0]
 
 
+def test_the_noise_snr_is_on_the_card_where_there_is_one(tmp_path):
+    found = card(publication(tmp_path))
+    assert "| Noise SNR of the denoiser's predictions | median 24.2 dB, worst 17.5 dB |" in found
+    assert "at 8 points of the base's own trajectories" in found
+    equal = {**evidence()["noise_snr"], "worst_db": None, "median_db": None}
+    assert "median identical, worst identical" in card(
+        publication(tmp_path, evidence={**evidence(), "noise_snr": equal})
+    )
+    for nothing in (None, {}, {"points": 3}, {"points": []}, []):
+        assert "Noise SNR" not in card(publication(tmp_path, evidence={**evidence(), "noise_snr": nothing}))
+
+
 def test_usage_comes_back_as_it_was(tmp_path):
     lines = 'prompt = "```\\n## Use it"\n\n\nif prompt:\n    print("""\n````\n""")\n'
     assert extract_usage(card(publication(tmp_path, usage=lines))) == lines
