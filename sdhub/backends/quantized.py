@@ -21,7 +21,6 @@ class QuantizedBackend(Backend):
     title: str
     presets: Mapping[str, Preset]
     method: str
-    extra = "svdquant"
     packages = ("diffusers", "transformers", "torch", "safetensors")
     library = "diffusers"
     checks = "sdhub"

@@ -163,7 +163,7 @@ def _blank(part: Component, document: dict[str, Any], where: str) -> Any:
             if part.library == "stable_diffusion":
                 from diffusers.pipelines import stable_diffusion as home
             else:
-                import transformers as home  # type: ignore[no-redef]
+                import transformers as home
 
             kind = getattr(home, part.class_name)
             return kind(kind.config_class.from_dict(document))

@@ -52,7 +52,7 @@ def look(source: str, hub: Hub, limits: Limits) -> Look:
     return Look(checkpoint, tuple(choice(checkpoint, str(row["name"]), limits) for row in possible(checkpoint)))
 
 
-def inspected(source: str, hub: Endpoint, limits: Limits) -> Checkpoint:
+def inspected(source: str, hub: Hub, limits: Limits) -> Checkpoint:
     """A checkpoint of the Hub, not larger than this Space takes. Raises SdhubError."""
     text = source.strip()
     if not text or len(text) > MAX_SOURCE:

@@ -34,6 +34,7 @@ class SDNQ(QuantizedBackend):
 
     name = "sdnq"
     title = "SDNQ"
+    extra = "svdquant"
     presets = PRESETS
     method = "sdnq"
     analyzed_as = "sdnq-uint4"

@@ -37,6 +37,7 @@ class SVDQuant(QuantizedBackend):
 
     name = "svdquant"
     title = "SVDQuant"
+    extra = "svdquant"
     presets = PRESETS
     method = METHOD
     analyzed_as = "svdquant-int4"

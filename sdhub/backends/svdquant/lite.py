@@ -6,7 +6,7 @@ Two kinds: W4A4, 4-bit weights and inputs with a low-rank part, and W4A16, 4-bit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -255,6 +255,6 @@ def check_tensors(
             raise BuildError(f"{name} is {given}, not {wanted.get(name)}")
 
 
-def tensors_in(state: Mapping[str, torch.Tensor], layer: str) -> list[str]:
+def tensors_in(state: Iterable[str], layer: str) -> list[str]:
     """Names of a layer's own tensors."""
     return [name.rpartition(".")[2] for name in state if name.rpartition(".")[0] == layer]
