@@ -126,3 +126,8 @@ def test_describe(tmp_path):
     unet = next(each for each in found["components"] if each["component"] == "unet")
     assert "bits 4" in unet["treatments"][0]["treatment"]
     assert "all others" in sdhub("recipe", "describe", str(recipe), home=tmp_path).stdout
+
+
+def test_what_a_watcher_knows_is_shown_whatever_it_watches(tmp_path):
+    assert sdhub("watch", "--show", home=tmp_path).stdout == "Nothing was found yet.\n"
+    assert "too much to watch" in sdhub("watch", "--once", home=tmp_path, code=2).stderr

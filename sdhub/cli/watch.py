@@ -87,7 +87,8 @@ def watch(
     from sdhub.watching.state import State
     from sdhub.workflow.options import Options
 
-    query = Query(tuple(author or ()), tuple(filter or ()), likes_over, parse_since(since) if since else None)
+    moment = parse_since(since) if since else None
+    query = None if show else Query(tuple(author or ()), tuple(filter or ()), likes_over, moment)
     wanted = Options(
         namespace=to,
         variants=tuple(variant or ()),
@@ -101,7 +102,7 @@ def watch(
         if known.set_aside:
             talk(f"{known.path} was damaged: set aside as {known.set_aside.name}, and a new one is begun")
             talk("  what is published is seen on the Hub, and not done again")
-        if not show:
+        if query is not None:
             with _watcher(known, query, wanted, hub, where=dispatch, github=github, flavor=flavor) as watcher:
                 _run(watcher, None if once else interval)
         _tell(known, json=json)

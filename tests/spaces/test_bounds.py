@@ -7,8 +7,10 @@ import http.client
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,7 +148,11 @@ def run_as(monkeypatch, code):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
+    """Small bounds, and nothing of this machine's own caches and passing folders within reach."""
     monkeypatch.setenv("SDHUB_HOME", str(tmp_path))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(making, "clear_downloads", partial(making.clear_downloads, folder=tmp_path / "hub"))
     monkeypatch.setattr(making, "LOOK_SECONDS", 0.05)
     return limits.Limits(seconds=20.0, waiting=2)
 
@@ -214,8 +220,10 @@ def test_a_queue_says_its_length_and_the_place(small, monkeypatch):
 def test_the_work_folder_is_bounded(small, tmp_path, passing, monkeypatch):
     for number in range(3):
         Work(tmp_path / "work").stage("s", {"k": number}, lambda out: (out / "x").write_bytes(b"x" * 1000))
+    looked = [cached(tmp_path / "hub", name, name * 40, 1500, 1e9 + day) for day, name in enumerate("ab")]
     run_as(monkeypatch, "print('{}')")
     list(making.make([], HUB, limits.Limits(kept=2000), making.Line("publication")))
+    assert [path.exists() for path in looked] == [False, True]
     kept = [path for path in (tmp_path / "work" / "s").iterdir() if path.is_dir()]
     assert len(kept) == 2
 

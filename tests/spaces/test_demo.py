@@ -210,12 +210,12 @@ def test_leaving_ends_the_drawing_too(monkeypatch, variant):
 
 def test_a_drawing_has_its_time(monkeypatch, variant):
     pipe = Pipe()
-    monkeypatch.setenv("DRAW_SECONDS", "0.001")
+    monkeypatch.setenv("DRAW_SECONDS", "1e-9")
     for _ in range(50):
         pipe.go.release()
     events = list(studio(monkeypatch, pipe).draw(variant, wish(variant, steps=50), threading.Event()))
     assert events[-1].kind == "failed"
-    assert "longer than 0.001 s" in events[-1].message
+    assert "longer than 1e-09 s" in events[-1].message
     assert pipe.steps < 50
 
 
