@@ -138,6 +138,7 @@ def furnish(url: str, folder: Path) -> None:
         UNet2DConditionModel.from_pretrained(small / "unet"), conditioning_embedding_out_channels=(8, 8, 16, 16)
     )
     net.save_pretrained(folder / "canny")
+    (folder / "canny" / "README.md").write_text("---\nlicense: openrail\n---\n")
     upload("lllyasviel/control_v11p_sd15_canny", folder / "canny")
     xl = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": ENTRIES["tokenizer"]}
     configs = {"unet": {**UNET, **UNET_XL}}

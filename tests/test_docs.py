@@ -108,10 +108,10 @@ class World:
 
     def folder(self, guide: Path) -> Path:
         """Where a guide's commands are given, as after its first lines: an environment, a checkout, files."""
-        place = self.root / guide.stem
+        place = self.root / "places" / guide.stem
         if place.exists():
             return place
-        place.mkdir()
+        place.mkdir(parents=True)
         for name in ("Makefile", "pyproject.toml"):
             shutil.copyfile(ROOT / name, place / name)
         (place / ".venv").mkdir()
