@@ -139,6 +139,7 @@ def furnish(url: str, folder: Path) -> None:
         UNet2DConditionModel.from_pretrained(small / "unet"), conditioning_embedding_out_channels=(8, 8, 16, 16)
     )
     net.save_pretrained(folder / "canny")
+    (folder / "canny" / "README.md").write_text("---\nlicense: openrail\n---\n")
     upload("lllyasviel/control_v11p_sd15_canny", folder / "canny")
     xl = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": ENTRIES["tokenizer"]}
     configs = {"unet": {**UNET, **UNET_XL}}
@@ -146,6 +147,6 @@ def furnish(url: str, folder: Path) -> None:
         "stabilityai/stable-diffusion-xl-base-1.0",
         skeleton(folder / "xl", "StableDiffusionXLPipeline", xl, configs),
     )
-    flux = flux_folder(folder / "flux")
+    flux = flux_folder(folder / "flux", levels=4)  # a factor of 8: fewer tokens at its usual size
     (flux / "README.md").write_text(CARD)
     upload("black-forest-labs/FLUX.1-schnell", flux)
