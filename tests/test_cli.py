@@ -1,4 +1,4 @@
-"""Habits of people: Ctrl-C at any moment, calls that are wrong, and words of the guide."""
+"""What people do: Ctrl-C at any moment, calls that are wrong, and words of the guide."""
 
 import os
 import signal

@@ -13,7 +13,7 @@ from sdhub.core import disk
 from sdhub.core.disk import full_disk, watched
 from sdhub.core.errors import BuildError, SdhubError
 from sdhub.core.hub import Hub
-from sdhub.core.isolated import apart
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import SILENT
 from sdhub.core.work import Work, publish_folder
 from sdhub.watching.dispatch import failure
@@ -89,7 +89,7 @@ def test_a_build_in_a_process_of_its_own(tmp_path, monkeypatch):
     command = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sdhub.core.isolated import main; main()"
     monkeypatch.setattr(isolate, "COMMAND", [sys.executable, "-I", "-c", command])
     with pytest.raises(SdhubError, match=r"the disk of .* is full"):
-        apart(jobs_of_disk.fill, tmp_path / "out", progress=SILENT)
+        run_isolated(jobs_of_disk.fill, tmp_path / "out", progress=SILENT)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from sdhub.core import isolated
 from sdhub.core.endpoint import embedded
 from sdhub.core.errors import BuildError, SdhubError, UnsafeError
-from sdhub.core.isolated import ExhaustedError, apart, bounded
+from sdhub.core.isolated import ExhaustedError, bounded, run_isolated
 from sdhub.core.progress import SILENT, Progress, Task
 
 # The child does not look where a test's module lies: tell it. It needs less than sdhub's own.
@@ -67,14 +67,14 @@ def test_progress_and_errors_come_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(isolated, "COMMAND", [sys.executable, "-I", "-c", AT.format(folder=str(tmp_path))])
     recorder = Recorder()
-    apart(jobs.work, tmp_path / "out", progress=recorder)
+    run_isolated(jobs.work, tmp_path / "out", progress=recorder)
     assert (tmp_path / "out").read_text() == "done"
     assert recorder.said == ["begun", ("counting", 2, "things"), 2]
     with pytest.raises(BuildError) as failure:
-        apart(jobs.fail, progress=SILENT)
+        run_isolated(jobs.fail, progress=SILENT)
     assert (failure.value.message, failure.value.hint) == ("no", "try less")
     with pytest.raises(SdhubError, match="too much"):
-        apart(jobs.die, progress=SILENT)
+        run_isolated(jobs.die, progress=SILENT)
 
 
 def children():
@@ -130,7 +130,7 @@ def test_modules_in_the_current_folder_are_not_run(tmp_path, monkeypatch, name):
     (tmp_path / f"{name}.py").write_text("open('executed', 'w')\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SdhubError):
-        apart(subprocess.list2cmdline, progress=SILENT)  # any importable function: it fails on its argument
+        run_isolated(subprocess.list2cmdline, progress=SILENT)  # any importable function: it fails on its argument
     with embedded(tmp_path / "hub") as url:
         assert url.startswith("http://127.0.0.1:")
     assert not (tmp_path / "executed").exists()
@@ -166,7 +166,7 @@ def test_children_are_copies_of_one_process_with_an_environment_each(jobs, tmp_p
     seen = []
     for said in ("one", "two"):
         monkeypatch.setenv("SAID", said)
-        apart(jobs.look, tmp_path / "out", progress=SILENT)
+        run_isolated(jobs.look, tmp_path / "out", progress=SILENT)
         seen.append(json.loads((tmp_path / "out").read_text()))
     assert seen[0]["parent"] == seen[1]["parent"] != os.getpid()
     assert [each["said"] for each in seen] == ["one", "two"]
@@ -178,19 +178,19 @@ def test_children_are_copies_of_one_process_with_an_environment_each(jobs, tmp_p
 def test_each_child_has_its_own_end(jobs):
     def ended(code):
         with pytest.raises(SdhubError, match=f"exit code {code}"):
-            apart(jobs.end, code, 0.5, progress=SILENT)
+            run_isolated(jobs.end, code, 0.5, progress=SILENT)
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(ended, (3, 4, 5)))
     with pytest.raises(SdhubError, match="killed, perhaps for want of memory"):
-        apart(jobs.kill, progress=SILENT)
+        run_isolated(jobs.kill, progress=SILENT)
 
 
 @linux
 def test_a_killed_server_is_begun_again(jobs, tmp_path):
     parents = []
     for _ in range(2):
-        apart(jobs.look, tmp_path / "out", progress=SILENT)
+        run_isolated(jobs.look, tmp_path / "out", progress=SILENT)
         parents.append(json.loads((tmp_path / "out").read_text())["parent"])
         os.kill(parents[-1], signal.SIGKILL)
         until(lambda: not alive(parents[-1]))
@@ -203,7 +203,7 @@ def test_server_and_children_end_with_a_parent_that_is_killed(jobs, tmp_path):
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from pathlib import Path; import forked_jobs; "
         "from sdhub.core import isolated; from sdhub.core.progress import SILENT; "
         f"isolated.COMMAND = {isolated.COMMAND!r}; "
-        f"isolated.apart(forked_jobs.wait, Path({str(tmp_path / 'out')!r}), progress=SILENT)"
+        f"isolated.run_isolated(forked_jobs.wait, Path({str(tmp_path / 'out')!r}), progress=SILENT)"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as parent:
         until(lambda: (tmp_path / "out").is_file() and (tmp_path / "out").read_text())

@@ -44,14 +44,14 @@ class Backend(ABC):
     `checks` says how what was published is checked, and whether it can be timed: "usage" runs the card's lines
     without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
     them by other means to compare pictures, and says that the lines were not run and speed was not measured.
-    `shows_nearest`: a calibrated variant is also built without calibration, so that the evidence has both.
+    `shows_uncalibrated`: a calibrated variant is also built without calibration, so that the evidence has both.
     `analyzed_as`: the preset whose other components a recipe of mixed bits has (empty: none is analyzed);
     `analyzed_first`: an analysis chooses among its treatments where no backend is named.
     `demo`: the variant that `sdhub demo` makes (empty: none).
     `spaces`: the hardware of a Space that draws with its variants (empty: none does), `space_packages` what that
     Space needs besides sdhub[openvino].
-    `companions`: ControlNets and the safety checker go along into its variants. `narrow`: it also builds from a
-    denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.narrow`).
+    `companions`: ControlNets and the safety checker go along into its variants. `half_precision`: it also builds
+    from a denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.half_precision`).
     """
 
     name: str
@@ -65,9 +65,9 @@ class Backend(ABC):
     install: str
     revision: int = 1
     checks: Literal["usage", "sdhub"] = "usage"
-    shows_nearest: bool = False
+    shows_uncalibrated: bool = False
     companions: bool = False
-    narrow: bool = False
+    half_precision: bool = False
     analyzed_as: str = ""
     analyzed_first: bool = False
     demo: str = ""
@@ -78,15 +78,15 @@ class Backend(ABC):
         """Whether the backend makes a variant of this name; more than are listed, where names have parameters."""
         return variant in self.variants
 
-    def summary(self, variant: str) -> str | None:
+    def describe(self, variant: str) -> str | None:
         """A variant in one sentence, None where it is none of the backend's, calibrated or not."""
-        calibrated = variant.removesuffix("-fast")  # the name that Recipe.nearest gives
-        if variant != calibrated and self.told(calibrated) is not None:
+        calibrated = variant.removesuffix("-fast")  # the name that Recipe.uncalibrated gives
+        if variant != calibrated and self.describe_preset(calibrated) is not None:
             return f"the formats of {calibrated} without calibration, everything rounded to the nearest value"
-        return self.told(variant)
+        return self.describe_preset(variant)
 
-    def told(self, variant: str) -> str | None:
-        """`summary` of a variant as its preset makes it."""
+    def describe_preset(self, variant: str) -> str | None:
+        """`describe` of a variant as its preset makes it."""
         return self.variants.get(variant)
 
     def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
@@ -138,21 +138,21 @@ class Backend(ABC):
         """As `build`, of a checkpoint with companions; only backends with `companions` are asked to."""
         raise NotImplementedError
 
-    def reach(
+    def meet_target(
         self,
         checkpoint: Checkpoint,
         pipeline: Any,
         recipe: Recipe,
-        floor: float,
+        target: float,
         judge: Callable[[Path], float],
         progress: Progress,
     ) -> Recipe:
-        """`recipe` with the least share of spared layers whose variant has `floor` dB.
+        """`recipe` with the least share of layers in higher precision whose variant has `target` dB.
 
         `pipeline` as in `build`; `judge(folder)` is the PSNR of a built variant's pictures in dB. Raises
         UnsupportedError where that is out of reach, or where the backend has no such recipes.
         """
-        raise UnsupportedError(f"{self.name} has no floor of quality")
+        raise UnsupportedError(f"{self.name} has no quality target")
 
     def streams(self, checkpoint: Checkpoint, recipe: Recipe) -> bool:
         """Whether the variant is made by `build_streamed`, from the checkpoint's files and no pipeline."""

@@ -16,7 +16,7 @@ def calibrated(checkpoint: Checkpoint, preset: Recipe) -> Recipe:
     """The preset with the checkpoint's calibration; without any where the denoiser is too large to be run here."""
     part = checkpoint.component(checkpoint.family.denoiser)
     if part is not None and part.parameters > HUGE:
-        return preset.nearest().model_copy(update={"name": preset.name})
+        return preset.uncalibrated().model_copy(update={"name": preset.name})
     return preset.model_copy(update={"calibration": brief_calibration(checkpoint)})
 
 

@@ -24,14 +24,14 @@ class QuantizedBackend(Backend):
     packages = ("diffusers", "transformers", "torch", "safetensors")
     library = "diffusers"
     checks = "sdhub"
-    narrow = True
+    half_precision = True
 
     def knows(self, variant: str) -> bool:
         return find(self.presets, variant) is not None
 
-    def told(self, variant: str) -> str | None:
+    def describe_preset(self, variant: str) -> str | None:
         found = find(self.presets, variant)
-        return found.summary if found else None
+        return found.description if found else None
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
         if (found := reason(checkpoint)) is not None:

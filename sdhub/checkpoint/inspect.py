@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint import companions, licenses, lora, scales, single_file
+from sdhub.checkpoint.card_defaults import card_defaults
 from sdhub.checkpoint.checkpoint import Checkpoint, Component, PinnedLora, Source
 from sdhub.checkpoint.configs import keep_component
 from sdhub.checkpoint.detect import Detected, detect, is_turbo, require_known, side_of
 from sdhub.checkpoint.elsewhere import files_of, instead, only_file, refuse_variant
-from sdhub.checkpoint.habits import habits_of
 from sdhub.checkpoint.headers import Header, read_header
 from sdhub.checkpoint.known import SCHEDULERS, STEMS, TOKENIZERS, UNLOADED
 from sdhub.checkpoint.remote import Repository, repository
@@ -155,12 +155,12 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
     components, files = _weigh(parts, tree)
     remote = tree if isinstance(tree, Repository) else None
     card = remote.card if remote else licenses.read_card(tree)
-    habits = habits_of(card)
+    defaults = card_defaults(card)
     license_file = licenses.license_file(tree)
     notices = licenses.notices(tree)
     paths = sorted({*parts.files, *files, *notices, *([license_file] if license_file else [])})
     identity = source.ref if remote else _folder_name(Path(source.ref))
-    turbo = is_turbo(parts.components, [identity, *habits.bases])
+    turbo = is_turbo(parts.components, [identity, *defaults.bases])
     return Checkpoint(
         source=source,
         id=identity,
@@ -176,9 +176,9 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
         traits=parts.detected.traits | ({"turbo"} if turbo else frozenset()),
         files=tuple(paths),
         size=side_of(parts.components),
-        prompts=habits.prompts,
-        steps=habits.steps,
-        guidance=habits.guidance,
+        prompts=defaults.prompts,
+        steps=defaults.steps,
+        guidance=defaults.guidance,
         sizes={path: tree.sizes[path] for path in paths},
         loras=loras,
         gate=licenses.gate_of(card) if remote and remote.gated else {},
@@ -227,7 +227,7 @@ def _inspect_remote_file(source: Source, tree: Repository, loras: tuple[PinnedLo
     found = _of_header(source, tree.headers([path])[path], path, hub)
     license_file, notices = licenses.license_file(tree), licenses.notices(tree)
     files = (path, *([license_file] if license_file else []), *notices)
-    habits = habits_of(tree.card)
+    defaults = card_defaults(tree.card)
     return replace(
         found,
         id=tree.repo_id,
@@ -237,9 +237,9 @@ def _inspect_remote_file(source: Source, tree: Repository, loras: tuple[PinnedLo
         gated=tree.gated,
         private=tree.private,
         files=files,
-        prompts=habits.prompts,
-        steps=habits.steps,
-        guidance=habits.guidance,
+        prompts=defaults.prompts,
+        steps=defaults.steps,
+        guidance=defaults.guidance,
         sizes={each: tree.sizes[each] for each in files},
         loras=loras,
         gate=licenses.gate_of(tree.card) if tree.gated else {},

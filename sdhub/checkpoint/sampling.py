@@ -21,7 +21,7 @@ class SamplingDefaults:
 
 
 def sampling_defaults(checkpoint: Checkpoint) -> SamplingDefaults:
-    """What the author's card shows, else what the kind of checkpoint asks for, else its family's habit."""
+    """What the author's card shows, else what the kind of checkpoint asks for, else its family's default."""
     steps, guidance = _usual(checkpoint)
     return SamplingDefaults(
         steps=checkpoint.steps or steps,

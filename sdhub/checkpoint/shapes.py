@@ -50,7 +50,7 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
     tokenizer, for a tensor that is missing, and for one of another shape: with the component, the tensor and both
     shapes.
     """
-    told: list[str] = []
+    notes: list[str] = []
     for part in checkpoint.components:
         whole = view / part.name / WHOLE
         if part.class_name in TOKENIZERS and whole.is_file():
@@ -66,8 +66,8 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
             continue
         where = f"{part.name}/config.json of {checkpoint.id}"
         files = [] if checkpoint.source.single else [str(view / plain_name(name)) for name in part.files]
-        told += check_model(part, config, files, where)
-    return told
+        notes += check_model(part, config, files, where)
+    return notes
 
 
 def check_model(part: Component, config: Path, files: Sequence[str], where: str) -> list[str]:
@@ -76,10 +76,10 @@ def check_model(part: Component, config: Path, files: Sequence[str], where: str)
     Returns and raises as `check_shapes`; messages name `where`.
     """
     try:
-        told: list[str] = bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MEMORY_MIB)
+        notes: list[str] = bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MEMORY_MIB)
     except ExhaustedError as error:
         raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
-    return told
+    return notes
 
 
 def _make_scheduler(part: Component, path: Path, steps: int, where: str) -> None:
@@ -179,13 +179,13 @@ def _counted() -> Iterator[None]:
 
     count = 0
 
-    def look(_: Any, __: str, ___: Any) -> None:
+    def count_one(_: Any, __: str, ___: Any) -> None:
         nonlocal count
         count += 1
         if count > MODULES:
             raise MemoryError(f"it asks for more than {MODULES} layers")
 
-    handle = register_module_module_registration_hook(look)
+    handle = register_module_module_registration_hook(count_one)
     try:
         yield
     finally:

@@ -131,7 +131,7 @@ def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path
 def _show(found: Analyzed) -> None:
     rows = []
     for recipe in found.recipes:
-        about = recipe.evidence
+        about = recipe.analysis
         if about is None:
             continue
         measured = "" if about.measured_db is None else f"{about.measured_db:.1f} dB"

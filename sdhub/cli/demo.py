@@ -60,13 +60,13 @@ def _keep_open(report: Report) -> None:
     url = next((each.url for each in report.variants if each.url), None)
     port = (urlsplit(url).port if url else None) or LOCAL_PORT
     try:
-        serve(home() / "hub", port=port, on_ready=lambda at: _look(report, at))
+        serve(home() / "hub", port=port, on_ready=lambda at: _show_pages(report, at))
         talk(f"The embedded Hub has ended; open its pages again with: {nextsteps.serve(url)}")
     except StartError:  # another program took the port
         show_way(report, "local")
 
 
-def _look(report: Report, at: str) -> None:
+def _show_pages(report: Report, at: str) -> None:
     say("")
     say(f"The embedded Hub is at {at} for as long as you look (Ctrl-C ends it)")
     for each in report.variants:

@@ -18,7 +18,7 @@ from sdhub.core.units import GIB
 if TYPE_CHECKING:
     from sdhub.spaces.deploy import Deployed
     from sdhub.workflow.job import Job
-    from sdhub.workflow.many import Order
+    from sdhub.workflow.many import PublishRequest
     from sdhub.workflow.report import Report
 
 EXAMPLES = examples(
@@ -102,7 +102,7 @@ def publish(
     json: options.Json = False,
 ) -> None:
     """Make variants of checkpoints, measure them, publish them, and check that they load."""
-    from sdhub.workflow.many import Order
+    from sdhub.workflow.many import PublishRequest
     from sdhub.workflow.options import Options
 
     wanted = Options(
@@ -119,7 +119,7 @@ def publish(
         judge=judge,
         adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
     )
-    order = Order(
+    order = PublishRequest(
         "",
         wanted,
         loras=lora or (),
@@ -142,7 +142,7 @@ def publish(
         _many(orders, jobs, memory, ask=ask, json=json)
 
 
-def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
+def _one(order: PublishRequest, *, space: bool, ask: bool, json: bool) -> None:
     from sdhub.cli.space import tell
     from sdhub.workflow.publish import prepare, run
 
@@ -164,7 +164,7 @@ def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
     leave(report)
 
 
-def _fit_for_a_space(orders: Sequence[Order]) -> None:
+def _fit_for_a_space(orders: Sequence[PublishRequest]) -> None:
     """Raises UsageError, before any work, where a Space could not show what will be published."""
     from sdhub.core.errors import UsageError
 
@@ -186,7 +186,7 @@ def _deploy(report: Report, job: Job) -> Deployed | None:
     return deploy_demo(there, hub=job.hub, progress=ConsoleProgress()) if there else None
 
 
-def _many(orders: Sequence[Order], jobs: int, memory: float | None, *, ask: bool, json: bool) -> None:
+def _many(orders: Sequence[PublishRequest], jobs: int, memory: float | None, *, ask: bool, json: bool) -> None:
     from sdhub.workflow.many import publish_many
 
     if ask and _asks():

@@ -43,17 +43,19 @@ PRELOADED = ("torch", "diffusers.pipelines.stable_diffusion", "transformers.mode
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "3145728", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
-def apart(function: Callable[..., None], *arguments: Any, progress: Progress) -> None:
+def run_isolated(function: Callable[..., None], *arguments: Any, progress: Progress) -> None:
     """Run `function(*arguments, progress)` in a fresh process; it is named by its module and must be importable.
 
     Raises the SdhubError that it raises, and SdhubError with the last line it said where it dies otherwise. What
     it and its libraries leave in the folder for passing files goes when it ends, however it does.
     """
     with temporary("work") as place:
-        _apart(function, arguments, progress, place)
+        _run_isolated(function, arguments, progress, place)
 
 
-def _apart(function: Callable[..., None], arguments: tuple[Any, ...], progress: Progress, place: Path) -> None:
+def _run_isolated(
+    function: Callable[..., None], arguments: tuple[Any, ...], progress: Progress, place: Path
+) -> None:
     call = pickle.dumps((function.__module__, function.__qualname__, arguments))
     variables = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place))
     said: list[str] = []
@@ -115,10 +117,10 @@ def bounded(function: Callable[..., Any], *arguments: Any, seconds: int, mib: in
         os.waitpid(child, 0)
     if not said:
         raise ExhaustedError(f"it takes more than {mib} MiB or {seconds} s")
-    kind, *told = json.loads(said)
+    kind, *details = json.loads(said)
     if kind == "error":
-        raise _error(*told)
-    return told[0]
+        raise _error(*details)
+    return details[0]
 
 
 def _answer(
@@ -221,7 +223,7 @@ def _error(kind: str, message: str, hint: str) -> SdhubError:
     return error
 
 
-class _Told(Progress):
+class _Reporter(Progress):
     """The child's side: events on standard output."""
 
     def __init__(self, out: TextIO) -> None:
@@ -248,15 +250,15 @@ class _Told(Progress):
 
 
 class _ToldTask(Task):
-    def __init__(self, told: _Told, number: int) -> None:
-        self._told = told
+    def __init__(self, reporter: _Reporter, number: int) -> None:
+        self._reporter = reporter
         self._number = number
 
     def advance(self, amount: float = 1.0) -> None:
-        self._told.tell("advance", self._number, amount)
+        self._reporter.tell("advance", self._number, amount)
 
     def total(self, amount: float) -> None:
-        self._told.tell("total", self._number, amount)
+        self._reporter.tell("total", self._number, amount)
 
 
 def main() -> None:
@@ -278,21 +280,21 @@ def main() -> None:
 
 def _called() -> int:
     """Do what the parent asks for; the exit code."""
-    told = _Told(sys.stdout)
+    reporter = _Reporter(sys.stdout)
     stdin = sys.stdin.buffer
     (length,) = LENGTH.unpack(stdin.read(LENGTH.size))
     module, name, arguments = pickle.loads(stdin.read(length))  # noqa: S301 — from our own parent
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        getattr(import_module(module), name)(*arguments, told)
+        getattr(import_module(module), name)(*arguments, reporter)
     except SdhubError as error:
-        told.tell("error", type(error).__name__, error.message, error.hint)
+        reporter.tell("error", type(error).__name__, error.message, error.hint)
         return error.exit_code
     except Exception as error:
         full = full_disk(error, [each for each in arguments if isinstance(each, Path)])
         if full is None:
             raise
-        told.tell("error", type(full).__name__, full.message, full.hint)
+        reporter.tell("error", type(full).__name__, full.message, full.hint)
         return full.exit_code
     return 0
 

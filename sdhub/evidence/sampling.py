@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import EvidenceError, SourceError, UsageError
-from sdhub.core.foreign import told
+from sdhub.core.foreign import translate_errors
 from sdhub.evidence.given import given, kind_of
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _called(
         return tensors
 
     pipe.set_progress_bar_config(disable=True)
-    with torch.no_grad(), told(f"{shown(prompt.text, 60)!r} could not be drawn", EvidenceError):
+    with torch.no_grad(), translate_errors(f"{shown(prompt.text, 60)!r} could not be drawn", EvidenceError):
         drawn = pipe(
             prompt.text,
             guidance_scale=sampling.guidance,

@@ -76,13 +76,13 @@ class Collection:
         return self.hub.ask(f"{doing} of {self.namespace}", act, self.progress)
 
     def _find(self) -> Any:
-        def look() -> Any:
+        def fetch() -> Any:
             for each in self.api.list_collections(owner=self.namespace, limit=100):
                 if each.title == self.title:
                     return self.api.get_collection(each.slug)
             return None
 
-        return self._ask("read the collections", look)
+        return self._ask("read the collections", fetch)
 
     def _create(self, *, private: bool) -> Any:
         return self.api.create_collection(self.title, namespace=self.namespace, private=private, exists_ok=True)

@@ -16,6 +16,7 @@ from sdhub.demo import emoji_sd
 from sdhub.publishing import words
 from sdhub.publishing.markdown import safe_url
 from sdhub.publishing.package import regular_files, sha256_of
+from sdhub.recipes.recipe import identity
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
@@ -97,13 +98,13 @@ class Publication:
 
     @property
     def recipe_document(self) -> dict[str, Any]:
-        """What `recipe.json` holds: the recipe, with the evidence of its analysis where it has some."""
-        return {key: value for key, value in self.recipe.items() if key != "evidence" or value is not None}
+        """What `recipe.json` holds: the recipe, with how an analysis found it where one did."""
+        return {key: value for key, value in self.recipe.items() if key != "analysis" or value is not None}
 
     @property
     def recipe_sha256(self) -> str:
-        """The recipe's identity, to which that evidence does not belong."""
-        return digest({key: value for key, value in self.recipe.items() if key != "evidence"})
+        """The recipe's identity, to which how it was found does not belong."""
+        return identity(self.recipe)
 
     @property
     def source_url(self) -> str | None:

@@ -137,7 +137,7 @@ class _Sender:
             if commit:
                 head = self._verified(commit)
                 return Pushed("published", head, self.target.url, self.sent, changes=self.changes)
-            self.target.look()
+            self.target.read_head()
         raise self._overtaken()
 
     def send_checked(self, check: Check) -> Pushed:
@@ -148,7 +148,7 @@ class _Sender:
             return Pushed("unchanged", head, self.target.url, 0)
         staging = Staging(self.target)
         try:
-            left = staging.look()
+            left = staging.read_head()
             if left is None or self._difference(left):
                 staging.open()
             staged = _Sender(staging.target, self.folder, self.known, self.message).send()

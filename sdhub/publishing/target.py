@@ -61,7 +61,7 @@ class Target:
         self.head = self._initial = info.sha
         if self.branch != MAIN:
             self.ask(f"make the branch {self.branch} of", self._create_branch)
-            self.look()
+            self.read_head()
         self._found = self.head
 
     def info(self) -> ModelInfo | None:
@@ -80,7 +80,7 @@ class Target:
 
         return self.ask("look at", head) if self.info() else None
 
-    def look(self) -> None:
+    def read_head(self) -> None:
         """Read the head again."""
         self.head = self.ask("read", lambda: self.api.model_info(self.repo_id, revision=self.branch)).sha
 
@@ -89,7 +89,7 @@ class Target:
         if not (self.made_repository or self.made_branch):
             return
         try:
-            self.look()
+            self.read_head()
             if self.head != self._found:
                 return
             if self.made_repository and self._nothing_else():

@@ -6,6 +6,7 @@ The folder comes from a stranger: its JSON is bounded and read strictly, nothing
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import zipfile
@@ -165,15 +166,15 @@ def _altered(manifest: Manifest, files: Mapping[str, Path], task: Task) -> Itera
 
 
 def _recipe(manifest: Manifest, folder: Path) -> str:
-    from sdhub.recipes.recipe import parse_recipe
+    from sdhub.recipes.recipe import identity, parse_recipe
 
     raw = _bytes(folder / "recipe.json")
     recipe = parse_recipe(raw, origin="recipe.json")
-    if recipe.sha256 != manifest.recipe_sha256:
+    if identity(json.loads(raw)) != manifest.recipe_sha256:
         raise _Fault("recipe.json has another hash than stated")
     if recipe.name != manifest.variant:
         raise _Fault(f"recipe.json makes {recipe.name}, and the variant is {shown(manifest.variant)}")
-    return f"{recipe.name}, SHA-256 {recipe.sha256}"
+    return f"{recipe.name}, SHA-256 {manifest.recipe_sha256}"
 
 
 def _packages(manifest: Manifest, files: Mapping[str, Path], task: Task) -> str:

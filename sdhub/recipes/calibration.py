@@ -33,8 +33,8 @@ def is_large(checkpoint: Checkpoint) -> bool:
 def calibration_for(checkpoint: Checkpoint) -> Calibration:
     """The calibration of a checkpoint: prompts that its evidence does not show, along its own trajectories.
 
-    A large denoiser gets 6 short trajectories of the longest prompts, each call seen; a small one 32 of 10 steps,
-    6 of them seen. Both give some 30,000 rows to every Gram matrix of a layer with as many inputs.
+    A large denoiser gets 6 short trajectories of the longest prompts, each call observed; a small one 32 of 10
+    steps, 6 of them observed. Both give some 30,000 rows to every Gram matrix of a layer with as many inputs.
     """
     large = is_large(checkpoint)
     known = json.loads(Path(__file__).with_name("calibration.json").read_text(encoding="utf-8"))

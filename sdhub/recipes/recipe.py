@@ -2,12 +2,12 @@
 
 Components and layers carry the checkpoint's own names (`unet`, `mid_block.resnets.0.conv1`), so that a recipe
 serves every backend and every fine-tune of the same architecture. Its identity is the SHA-256 of its
-canonical form: all fields present but `evidence`, keys sorted, no spaces, UTF-8.
+canonical form: all fields present but `analysis`, keys sorted, no spaces, UTF-8.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sdhub.core import nextsteps
 from sdhub.core.errors import RecipeError
-from sdhub.core.work import canonical
+from sdhub.core.work import canonical, digest
+from sdhub.recipes.version1 import upgraded
 
-SCHEMA_ID = "https://huggingface.co/schemas/sdhub/recipe-1.json"
+SCHEMA_ID = "https://huggingface.co/schemas/sdhub/recipe-2.json"
 MAX_BYTES = 16 * 2**20
 
 
@@ -27,7 +28,7 @@ class _Strict(BaseModel):
     )
 
 
-Rounding = Literal["nearest", "compensated"]
+Rounding = Literal["round_to_nearest", "gptq"]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 Attention = Literal["original", "split_einsum", "split_einsum_v2"]
 
@@ -54,9 +55,9 @@ class Affine(_Strict):
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The exponent α with which the range of activations that are rounded is first moved into the weights of
     matrix products (SmoothQuant); 0: not at all."""
-    rounding: Rounding = "nearest"
-    """With "compensated" the codes are chosen by the inputs' Gram matrix (GPTQ)."""
-    spared: Annotated[float, Field(ge=0, le=1)] = 0.0
+    rounding: Rounding = "round_to_nearest"
+    """With "gptq" the codes are chosen by the inputs' Gram matrix (GPTQ)."""
+    higher_precision: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The share of the component that is treated more gently, 8-bit weights and float activations, taken from the
     layers that cost the output most; of the weights, or of the multiplications where activations are rounded."""
 
@@ -68,8 +69,8 @@ class Palette(_Strict):
     bits: Literal[1, 2, 3, 4, 6, 8]
     group_size: Annotated[int, Field(ge=0, le=65536)] = 0
     """Output channels that share a table; 0: one table for the whole weight."""
-    rounding: Rounding = "nearest"
-    """With "compensated" the codes are chosen by the inputs' Gram matrix (GPTQ)."""
+    rounding: Rounding = "round_to_nearest"
+    """With "gptq" the codes are chosen by the inputs' Gram matrix (GPTQ)."""
 
 
 class LowRank(_Strict):
@@ -86,7 +87,7 @@ class LowRank(_Strict):
     """What the residual's inputs are rounded to, token by token; "float" leaves them."""
     smoothing: bool = False
     """Whether outliers of the inputs are first moved into the weights."""
-    rounding: Rounding = "nearest"
+    rounding: Rounding = "round_to_nearest"
 
 
 Treatment = Annotated[Float | Affine | Palette | LowRank, Field(discriminator="scheme")]
@@ -94,7 +95,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}$")]
 Side = Annotated[int, Field(ge=8, le=4096, multiple_of=8)]
 
 
-class Component(_Strict):
+class ComponentRecipe(_Strict):
     """How one component is treated."""
 
     default: Treatment
@@ -144,7 +145,7 @@ class Checked(_Strict):
     measured_db: float
 
 
-class Analyzed(_Strict):
+class AnalysisRecord(_Strict):
     """How an analysis found the treatments of a component. PSNR in dB of the final latents, pooled over all
     trajectories.
     """
@@ -182,11 +183,11 @@ class Analyzed(_Strict):
 class Recipe(_Strict):
     """What makes a variant of a checkpoint."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9.]+)+$", max_length=64)]
     """The variant's; it begins with the backend's."""
     backend: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=32)]
-    components: Annotated[dict[Name, Component], Field(min_length=1, max_length=64)]
+    components: Annotated[dict[Name, ComponentRecipe], Field(min_length=1, max_length=64)]
     calibration: Calibration | None = None
     """None: nothing is calibrated."""
     sizes: Annotated[tuple[tuple[Side, Side], ...], Field(max_length=16)] = ()
@@ -197,26 +198,26 @@ class Recipe(_Strict):
     """With the denoiser in two halves as well, for devices that cannot load the whole."""
     batch: Annotated[int, Field(ge=0, le=1)] = 0
     """Pictures at a time that fixed shapes are for; 0: any number, where a backend can leave that free."""
-    evidence: Analyzed | None = None
+    analysis: AnalysisRecord | None = None
     """How an analysis found it; it changes nothing of the variant, and is no part of the identity."""
 
     @property
-    def spares(self) -> bool:
+    def keeps_higher_precision(self) -> bool:
         """Whether a component keeps a share of its layers from what is done to the others."""
         defaults = (each.default for each in self.components.values())
-        return any(isinstance(each, Affine) and each.spared > 0 for each in defaults)
+        return any(isinstance(each, Affine) and each.higher_precision > 0 for each in defaults)
 
-    def nearest(self) -> Recipe:
+    def uncalibrated(self) -> Recipe:
         """The same formats without calibration: everything rounded to the nearest value."""
 
         def plain(treatment: Treatment) -> Treatment:
             if isinstance(treatment, Float):
                 return treatment
-            update: dict[str, object] = {"rounding": "nearest"}
+            update: dict[str, object] = {"rounding": "round_to_nearest"}
             if isinstance(treatment, LowRank):
                 update["smoothing"] = False
             if isinstance(treatment, Affine) and treatment.activations == "float":
-                update["spared"] = 0.0  # which layers, only calibration could tell
+                update["higher_precision"] = 0.0  # which layers, only calibration could tell
             return treatment.model_copy(update=update)
 
         components = {
@@ -228,7 +229,7 @@ class Recipe(_Strict):
             )
             for name, each in self.components.items()
         }
-        update = {"name": f"{self.name}-fast", "components": components, "calibration": None, "evidence": None}
+        update = {"name": f"{self.name}-fast", "components": components, "calibration": None, "analysis": None}
         return self if components == self.components else self.model_copy(update=update)
 
     def document(self) -> dict[str, Any]:
@@ -237,23 +238,34 @@ class Recipe(_Strict):
 
     def canonical(self) -> bytes:
         """The bytes that are hashed."""
-        return canonical(self.model_dump(mode="json", exclude={"evidence"}))
+        return canonical(_identifying(self.document()))
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the canonical form, 64 hex digits."""
-        return hashlib.sha256(self.canonical()).hexdigest()
+        return identity(self.document())
+
+
+def identity(document: Mapping[str, Any]) -> str:
+    """SHA-256 of a recipe's document with all fields, 64 hex digits; of version 1 as it was published then."""
+    return digest(_identifying(document))
+
+
+def _identifying(document: Mapping[str, Any]) -> dict[str, Any]:
+    found_by = "evidence" if document.get("version") == 1 else "analysis"
+    return {key: value for key, value in document.items() if key != found_by}
 
 
 def parse_recipe(text: str | bytes, *, origin: str = "recipe") -> Recipe:
     """A recipe from JSON text.
 
-    Raises RecipeError in one line that names the field: unknown, missing, or with an impossible value.
+    Documents of version 1 are converted. Raises RecipeError in one line that names the field: unknown, missing, or
+    with an impossible value.
     """
     if len(text) > MAX_BYTES:
         raise RecipeError(f"{origin}: {len(text)} bytes is too large", hint="16 MiB is the limit")
     try:
-        return Recipe.model_validate_json(text)
+        return Recipe.model_validate_json(upgraded(text))
     except ValidationError as error:
         raise RecipeError(f"{origin}: {_first_fault(error)}", hint=f"see: {nextsteps.schema()}") from None
 

@@ -101,13 +101,13 @@ class _Space:
         """What the Hub says of it; None where it is not there."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
-        def look() -> SpaceInfo | None:
+        def fetch() -> SpaceInfo | None:
             try:
                 return self.api.space_info(self.repo_id, files_metadata=True)
             except RepositoryNotFoundError:
                 return None
 
-        return self.ask("look at", look)
+        return self.ask("look at", fetch)
 
     def create(self, *, hardware: str, private: bool) -> bool:
         """Whether it had to be made; one that is there gets the hardware asked for."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from sdhub.analysis.allocation import Choice, total
 from sdhub.analysis.analysis import Analysis, parse_budget
+from sdhub.analysis.analyzer import SensitivityAnalyzer, trajectories_for
 from sdhub.analysis.apple import AppleFile, exported, load_apple
-from sdhub.analysis.laboratory import Laboratory, trajectories_for
 from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
@@ -54,7 +54,7 @@ class Wanted:
     """Where the denoiser runs, as torch names it."""
     widths: tuple[int, ...] = ()
     """The bits that palettes may have, where not all (Core ML has 3 bits from iOS 18 and macOS 15 on)."""
-    rounding: Rounding = "compensated"
+    rounding: Rounding = "gptq"
     """Of palettes."""
     template: Recipe | None = None
     """What other components get; None: a preset of the backend's."""
@@ -70,7 +70,7 @@ class Wanted:
     @classmethod
     def of(cls, recipe: Recipe) -> Wanted:
         """What a recipe of mixed bits asks for that says no layers yet, with a curve."""
-        calibrated: Rounding = "compensated" if recipe.calibration else "nearest"
+        calibrated: Rounding = "gptq" if recipe.calibration else "round_to_nearest"
         budget = f"{mixed_bits(recipe.name):g}bits"
         return cls(recipe.backend, (budget,), curve=True, widths=EVERYWHERE, rounding=calibrated, template=recipe)
 
@@ -99,7 +99,7 @@ class Analyzed:
         found = []
         for recipe in self.recipes:
             layers = {name: recipe.components[component].layers[name] for name in self.analysis.weights}
-            measured = recipe.evidence.measured_db if recipe.evidence else None
+            measured = recipe.analysis.measured_db if recipe.analysis else None
             found.append(exported(layers, self.analysis.weights, measured))
         return AppleFile(self.checkpoint.id, tuple(found))
 
@@ -128,8 +128,8 @@ def analyze(
     checkpoint = checkpoint_of(source)
     template = wanted.template or _template(checkpoint, backend)
     hub, handful = source_hub or endpoint(None), wanted.start is not None
-    lab = laboratory(checkpoint, hub, device=wanted.device, handful=handful, progress=progress)
-    analysis = lab.analysis(on_offer)
+    analyzer = sensitivity_analyzer(checkpoint, hub, device=wanted.device, handful=handful, progress=progress)
+    analysis = analyzer.analysis(on_offer)
     choices: list[tuple[Choice, str | None]] = [
         (analysis.within(analysis.size(budget)), _label(budget)) for budget in wanted.budgets
     ]
@@ -138,12 +138,12 @@ def analyze(
         choice, repaired = repair(analysis, wanted.start)
         choices.insert(0, (choice, None))
     for choice, _ in choices:
-        analysis = lab.check(analysis, choice)
+        analysis = analyzer.check(analysis, choice)
     if wanted.curve:
         for budget in CURVE_CHECKS:
-            analysis = _checked_within(lab, analysis, analysis.size(budget))
+            analysis = _checked_within(analyzer, analysis, analysis.size(budget))
     if wanted.min_psnr is not None:
-        choice, analysis = least(lab, analysis, wanted.min_psnr)
+        choice, analysis = least(analyzer, analysis, wanted.min_psnr)
         choices.append((choice, None))
     recipes = []
     for number, (choice, label) in enumerate(choices):
@@ -201,9 +201,9 @@ def require_device(name: str) -> None:
         raise UsageError(f"this machine has no device {name[:40]!r}", hint=f"there are: {', '.join(there)}")
 
 
-def laboratory(
+def sensitivity_analyzer(
     checkpoint: Checkpoint, hub: Hub, *, device: str = "cpu", handful: bool = False, progress: Progress = SILENT
-) -> Laboratory:
+) -> SensitivityAnalyzer:
     """Where a checkpoint's denoiser is measured; with `handful`, on one trajectory."""
     setting = trajectories_for(checkpoint)
     if handful:
@@ -214,7 +214,7 @@ def laboratory(
 
     with quiet():
         identity = fingerprint(checkpoint, hub, progress=progress)
-    return Laboratory(
+    return SensitivityAnalyzer(
         load=load,
         source=checkpoint.id,
         fingerprint=identity,
@@ -239,14 +239,14 @@ def repair(analysis: Analysis, start: Recipe) -> tuple[Choice, tuple[str, ...]]:
     return choice, changed
 
 
-def least(lab: Laboratory, analysis: Analysis, goal: float) -> tuple[Choice, Analysis]:
+def least(analyzer: SensitivityAnalyzer, analysis: Analysis, goal: float) -> tuple[Choice, Analysis]:
     """The smallest choice that is measured to have at least `goal` dB. Raises EvidenceError."""
     for _ in range(MOST_CHECKS):
         found = next((each for each in analysis.path if analysis.predicted_db(each) >= goal), None)
         if found is None:
             break
         if analysis.measured_db(found) is None:
-            analysis = lab.check(analysis, found)
+            analysis = analyzer.check(analysis, found)
         measured = analysis.measured_db(found)
         if measured is not None and measured >= goal:
             return found, analysis
@@ -288,23 +288,23 @@ def curve_document(analysis: Analysis) -> dict[str, Any]:
     thinned = [shown[round(n * (len(shown) - 1) / (CURVE_POINTS - 1))] for n in range(CURVE_POINTS)]
     rows = analysis.rows(_distinct(thinned))
     uniform = [treatment for treatment in analysis.treatments if not isinstance(treatment, Float)]
-    told = [
-        {"treatment": _told(treatment), **row}
+    uniform_rows = [
+        {"treatment": _treatment_label(treatment), **row}
         for treatment, row in zip(
             uniform, analysis.rows(analysis.uniform(treatment) for treatment in uniform), strict=True
         )
     ]
     checks = [{"bits": round(each.bits, 4), "measured_db": round(each.measured_db, 2)} for each in analysis.checks]
-    return {"mixed": rows, "uniform": told, "checks": checks, "layers": len(analysis.weights)}
+    return {"mixed": rows, "uniform": uniform_rows, "checks": checks, "layers": len(analysis.weights)}
 
 
 def _distinct(choices: Sequence[Choice]) -> list[Choice]:
     return list({choice.size: choice for choice in choices}.values())
 
 
-def _checked_within(lab: Laboratory, analysis: Analysis, size: int) -> Analysis:
+def _checked_within(analyzer: SensitivityAnalyzer, analysis: Analysis, size: int) -> Analysis:
     """With a check within `size`, where anything is that small."""
-    return lab.check(analysis, analysis.within(size)) if analysis.path[0].size <= size else analysis
+    return analyzer.check(analysis, analysis.within(size)) if analysis.path[0].size <= size else analysis
 
 
 def _offers(backend: Backend, wanted: Wanted) -> tuple[Treatment, ...]:
@@ -313,7 +313,7 @@ def _offers(backend: Backend, wanted: Wanted) -> tuple[Treatment, ...]:
         return known
     found = tuple(each for each in known if isinstance(each, Float) or getattr(each, "bits", 0) in wanted.widths)
     if len(found) < len(set(wanted.widths)) + 1:
-        raise UsageError(f"{backend.name} has no such widths", hint=", ".join(map(_told, known[:-1])))
+        raise UsageError(f"{backend.name} has no such widths", hint=", ".join(map(_treatment_label, known[:-1])))
     return found
 
 
@@ -339,7 +339,7 @@ def _template(checkpoint: Checkpoint, backend: Backend) -> Recipe:
     return backend.recipe(checkpoint, variant)
 
 
-def _told(treatment: Treatment) -> str:
+def _treatment_label(treatment: Treatment) -> str:
     if isinstance(treatment, (Palette, Affine)):
         return f"{treatment.bits} bit"
     return "float" if isinstance(treatment, Float) else f"rank {treatment.rank}"

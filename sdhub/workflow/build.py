@@ -18,8 +18,8 @@ from sdhub.evidence.compare import folder_bytes
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
 from sdhub.recipes.recipe import load_recipe
 from sdhub.workflow import mixed
-from sdhub.workflow.floor import reached
 from sdhub.workflow.plan import choose, fitting, sampling_for
+from sdhub.workflow.quality_target import meet_target
 from sdhub.workflow.stages import Base, VariantStages
 
 RECIPE = "recipe.json"
@@ -55,7 +55,7 @@ def build(
     if mixed.is_open(document):
         document = load_recipe(mixed.analyzed(base, backend, document) / mixed.RECIPE)
     if adjustment.min_psnr is not None:
-        document = reached(base, backend, document, adjustment.min_psnr)
+        document = meet_target(base, backend, document, adjustment.min_psnr)
     built = VariantStages(base, backend, document).build()
 
     def fill(folder: Path) -> None:

@@ -21,11 +21,11 @@ from sdhub.evidence.sampling import Sample, Sampling, draw
 PEAK_STEPS = 2
 
 
-def load_base(checkpoint: Checkpoint, hub: Hub, progress: Progress, *, narrow: bool = False) -> Any:
-    """The checkpoint as a float32 pipeline, downloaded where it is not yet there; `narrow` as in `load`."""
+def load_base(checkpoint: Checkpoint, hub: Hub, progress: Progress, *, half_precision: bool = False) -> Any:
+    """The checkpoint as a float32 pipeline, downloaded if need be; `half_precision` as in `load`."""
     path = fetch(checkpoint, hub, progress=progress)
     with progress.task(f"loading {checkpoint.name}"), quiet():
-        return load(checkpoint, path, narrow=narrow, hub=hub)
+        return load(checkpoint, path, half_precision=half_precision, hub=hub)
 
 
 def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:

@@ -20,10 +20,10 @@ from sdhub.publishing.repository import assemble, figures_of, read_manifest
 from sdhub.publishing.target import MAIN
 from sdhub.recipes.recipe import load_recipe
 from sdhub.workflow import mixed
-from sdhub.workflow.floor import reached
 from sdhub.workflow.job import Job
 from sdhub.workflow.options import NAMESPACE
 from sdhub.workflow.plan import PlannedVariant
+from sdhub.workflow.quality_target import meet_target
 from sdhub.workflow.report import Published, Report
 from sdhub.workflow.stages import Base, VariantStages, source_files
 from sdhub.workflow.usage import usage
@@ -89,9 +89,9 @@ class Run:
         if mixed.is_open(planned.recipe):
             folder = mixed.analyzed(self.base, planned.backend, planned.recipe)
             planned, curve = replace(planned, recipe=load_recipe(folder / mixed.RECIPE)), folder / mixed.CURVE
-        floor = job.options.adjustment.min_psnr
-        if floor is not None:
-            planned = replace(planned, recipe=reached(self.base, planned.backend, planned.recipe, floor))
+        target = job.options.adjustment.min_psnr
+        if target is not None:
+            planned = replace(planned, recipe=meet_target(self.base, planned.backend, planned.recipe, target))
         stages = VariantStages(self.base, planned.backend, planned.recipe)
         self.made[planned.name] = _Made(planned, stages, stages.build(), stages.evidence(), curve)
         stages.release()
@@ -162,7 +162,7 @@ class Run:
             identity=base.checkpoint.sha or base.identity,
             license=job.license,
             variant=planned.name,
-            description=backend.summary(planned.name) or "made by a recipe of its own (recipe.json)",
+            description=backend.describe(planned.name) or "made by a recipe of its own (recipe.json)",
             folder=made.variant,
             library=backend.library,
             tags=backend.tags,

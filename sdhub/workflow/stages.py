@@ -16,7 +16,7 @@ from sdhub.checkpoint.load import vetted
 from sdhub.checkpoint.remote import download
 from sdhub.checkpoint.shapes import check_shapes
 from sdhub.core.hub import Hub
-from sdhub.core.isolated import apart
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.work import Work
@@ -37,7 +37,9 @@ def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Hub) -> tupl
     return tuple(download(hub, checkpoint.id, str(checkpoint.sha), name) for name in names)
 
 
-def build(checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, out: Path, progress: Progress) -> None:
+def build_variant(
+    checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, out: Path, progress: Progress
+) -> None:
     """Build a variant into the empty folder `out`."""
     maker = backends()[backend]
     if maker.streams(checkpoint, recipe):
@@ -48,7 +50,7 @@ def build(checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, out: P
             maker.build_streamed(checkpoint, folder, recipe, out, progress)
         require_unchanged(checkpoint)
         return
-    pipeline = measure.load_base(checkpoint, hub, progress, narrow=maker.narrow)
+    pipeline = measure.load_base(checkpoint, hub, progress, half_precision=maker.half_precision)
     if checkpoint.companions:
         companions = load_all(checkpoint, pipeline, hub, progress)
         maker.build_with_companions(checkpoint, pipeline, companions, recipe, out, progress)
@@ -140,7 +142,15 @@ class VariantStages:
 
         def make(out: Path) -> None:
             base.release()  # memory is short
-            apart(build, base.checkpoint, base.hub, self.backend.name, self.recipe, out, progress=base.progress)
+            run_isolated(
+                build_variant,
+                base.checkpoint,
+                base.hub,
+                self.backend.name,
+                self.recipe,
+                out,
+                progress=base.progress,
+            )
 
         return base.work.stage(
             "variant", self.key, make, progress=base.progress, label=f"build {self.recipe.name}"
@@ -221,9 +231,9 @@ class VariantStages:
         """Peak memory of both, in MiB, each in a process of its own."""
         base, file = self.base, out / "peak"
         peaks = {}
-        apart(measure.peak_of_base, base.checkpoint, base.hub, base.sampling, file, progress=base.progress)
+        run_isolated(measure.peak_of_base, base.checkpoint, base.hub, base.sampling, file, progress=base.progress)
         peaks["base_peak_mib"] = json.loads(file.read_text())
-        apart(
+        run_isolated(
             measure.peak_of_variant, self.backend.name, self.build(), base.sampling, file, progress=base.progress
         )
         peaks["peak_mib"] = json.loads(file.read_text())
@@ -254,8 +264,8 @@ class VariantStages:
 
     def _twin(self) -> VariantStages | None:
         """The same formats without calibration, where the backend's cards show both."""
-        nearest = self.recipe.nearest()
-        if not self.backend.shows_nearest or nearest == self.recipe:
+        nearest = self.recipe.uncalibrated()
+        if not self.backend.shows_uncalibrated or nearest == self.recipe:
             return None
         self.release()
         return VariantStages(self.base, self.backend, nearest)

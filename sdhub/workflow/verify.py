@@ -9,7 +9,7 @@ from typing import Any
 
 from sdhub.core.endpoint import connect
 from sdhub.core.errors import CheckError, MissingExtraError, SdhubError, SourceError
-from sdhub.core.isolated import apart
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
 from sdhub.evidence.sampling import evidence_sampling
@@ -79,7 +79,7 @@ def _findings(folder: Path, pictures: int, progress: Progress) -> tuple[Finding,
 def _drawing(folder: Path, pictures: int, progress: Progress) -> Finding:
     with temporary("verify") as place:
         try:
-            apart(draw_again, folder, pictures, place, progress=progress)
+            run_isolated(draw_again, folder, pictures, place, progress=progress)
         except MissingExtraError as error:
             return Finding("drawing", "skipped", f"{error.message}: {error.hint}")
         except SdhubError as error:

@@ -86,19 +86,19 @@ class Page:
             return
         lines: list[str] = []
         yield markup.status("Publishing; this page may be left open."), markup.log(lines, busy=True), no_button()
-        for told in making.make(words, visitor, self.limits):
-            if not told.ended and not told.line:
+        for event in making.make(words, visitor, self.limits):
+            if not event.ended and not event.line:
                 yield gr.skip(), gr.skip(), gr.skip()
-            elif not told.ended:
-                lines = [*lines, told.line][-making.LINES :]
+            elif not event.ended:
+                lines = [*lines, event.line][-making.LINES :]
                 yield gr.skip(), markup.log(lines, busy=True), no_button()
-            elif told.result is not None:
-                failed = any(each["status"] == "failed" for each in told.result["variants"])
+            elif event.result is not None:
+                failed = any(each["status"] == "failed" for each in event.result["variants"])
                 kind, word = ("bad", "Some variants failed.") if failed else ("good", "Published.")
-                html = markup.results(told.result) + markup.log(lines, busy=False)
+                html = markup.results(event.result) + markup.log(lines, busy=False)
                 yield markup.status(word, kind), html, gr.Button(interactive=True)
             else:
-                yield markup.status(told.error, "bad"), markup.log(lines, busy=False), gr.Button(interactive=True)
+                yield markup.status(event.error, "bad"), markup.log(lines, busy=False), gr.Button(interactive=True)
 
     def _arguments(
         self, found: Look | None, chosen: list[str], namespace: str, way: str, private: bool, visitor: Hub

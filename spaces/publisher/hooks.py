@@ -49,13 +49,13 @@ def from_environment(hub: Hub, limits: Limits) -> Webhook | None:
     folder = home() / "webhook"
     deliveries = Deliveries(folder / "deliveries.sqlite3")
     options = Options(namespace=namespace, variants=variants)
-    worker = Worker(options, hub, folder, deliveries, Apart(options, hub, limits), max_bytes=int(limits.source))
+    worker = Worker(options, hub, folder, deliveries, Isolated(options, hub, limits), max_bytes=int(limits.source))
     worker.start()
     return Webhook(secret, deliveries, worker.head, worker.wake)
 
 
 @dataclass(frozen=True)
-class Apart:
+class Isolated:
     """Publishes each order as a visitor's is: in a process of its own, in its turn, and within the same bounds."""
 
     options: Options
@@ -71,14 +71,14 @@ class Apart:
         if reason is not None:
             return [Outcome("refused", reason)] * len(order.tasks)
         words, limits = publish_arguments(order, self.options), replace(self.limits, waiting=MANY)
-        *_, told = making.make(words, self.hub, limits)
-        if told.result is None:
-            return [Outcome("refused" if told.code in REFUSALS else "failed", told.error)] * len(order.tasks)
-        results = {each["name"]: each for each in told.result["variants"]}
-        return [_outcome(results.get(name, {}), told.code) for name in order.variants]
+        *_, event = making.make(words, self.hub, limits)
+        if event.result is None:
+            return [Outcome("refused" if event.code in REFUSALS else "failed", event.error)] * len(order.tasks)
+        results = {each["name"]: each for each in event.result["variants"]}
+        return [_outcome(results.get(name, {}), event.code) for name in order.variants]
 
     def _why_not(self, order: Order) -> str | None:
-        """Why this Space does not make it, as a visitor would be told. Raises SdhubError."""
+        """Why this Space does not make it, as a visitor would be event. Raises SdhubError."""
         checkpoint = looking.inspected(order.source, self.hub, self.limits)
         choices = (looking.choice(checkpoint, name, self.limits) for name in order.variants)
         return next((f"{each.name}: {each.reason}" for each in choices if each.reason is not None), None)

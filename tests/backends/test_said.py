@@ -45,10 +45,10 @@ def picture(pipeline: Any) -> Any:
 def built(checkpoint: Any, variant: str, out: Path) -> Path:
     backend = backend_of(variant)
     assert backend.why_not(checkpoint, variant) is None
-    recipe = backend.recipe(checkpoint, variant).nearest()
+    recipe = backend.recipe(checkpoint, variant).uncalibrated()
     backend.accept(checkpoint, recipe)
     out.mkdir()
-    stages.build(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
+    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
     return out
 
 

@@ -14,7 +14,7 @@ from sdhub.backends.svdquant.build import write as write_lite
 from sdhub.backends.svdquant.targets import layers_of as lite_layers
 from sdhub.core.errors import SourceError, UnsupportedError
 from sdhub.core.progress import SILENT
-from sdhub.recipes.recipe import Affine, Component, LowRank
+from sdhub.recipes.recipe import Affine, ComponentRecipe, LowRank
 
 INT4 = LowRank(rank=16, residual="int4", group_size=64, activations="int4")
 UINT4 = LowRank(rank=16, residual="uint4", group_size=64)
@@ -54,7 +54,7 @@ def component(module):
         and "blocks" in name
     ]
     assert len(names) == 3
-    return Component(default=INT4, layers=dict.fromkeys(names, Affine(bits=4, group_size=64)))
+    return ComponentRecipe(default=INT4, layers=dict.fromkeys(names, Affine(bits=4, group_size=64)))
 
 
 def test_streamed_and_loaded_give_the_same_bytes(flux, tmp_path):
@@ -83,7 +83,7 @@ def test_streamed_and_loaded_give_the_same_bytes(flux, tmp_path):
 def test_a_run_that_was_cut_off_goes_on(flux, tmp_path, monkeypatch):
     root, _ = flux
     module, read = stream(root, "transformer")
-    layers = sdnq_layers(module, Component(default=UINT4))
+    layers = sdnq_layers(module, ComponentRecipe(default=UINT4))
     begun = []
 
     def failing(name):
@@ -163,7 +163,7 @@ def test_plain_8_bit_floats_are_widened(flux, tmp_path, kind):
     )
     for write, layers_of, chosen in (
         (write_lite, lite_layers, component),
-        (write_sdnq, sdnq_layers, lambda module: Component(default=UINT4)),
+        (write_sdnq, sdnq_layers, lambda module: ComponentRecipe(default=UINT4)),
     ):
         made = []
         for root in (narrow, wide):

@@ -37,7 +37,7 @@ def python(tmp_path_factory):
 
 
 BRIEF = """
-import sdhub.analysis.laboratory as laboratory
+import sdhub.analysis.analyzer as laboratory
 
 laboratory.PROMPTS = laboratory.STEPS = 1
 laboratory.LEAST = 200_000

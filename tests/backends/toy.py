@@ -23,7 +23,7 @@ class Toy(Backend):
     name = "toy"
     extra = "torch"
     packages = ("diffusers", "torch")
-    variants: Mapping[str, str] = {name: each.summary for name, each in PRESETS.items()}
+    variants: Mapping[str, str] = {name: each.description for name, each in PRESETS.items()}
     usual = ""
     tags = ("toy",)
     library = "diffusers"

@@ -57,10 +57,10 @@ def forked(root: Path) -> None:
 
 def fresh(root: Path) -> None:
     """A process of its own, as builds and drawings have."""
-    from sdhub.core.isolated import apart
+    from sdhub.core.isolated import run_isolated
     from tests.hostile import control
 
-    apart(control.unpickle, write(root / PICKLED, PICKLE), progress=SILENT)
+    run_isolated(control.unpickle, write(root / PICKLED, PICKLE), progress=SILENT)
 
 
 def variant(root: Path) -> None:

@@ -85,18 +85,18 @@ def plan(checkpoint: Checkpoint) -> None:
 
 def build(checkpoint: Checkpoint, place: Path, *, fresh: bool) -> None:
     """`sdhub build`, of the variant that takes least: `place` gets its work folder and what is built."""
-    from sdhub.core.isolated import apart
-    from sdhub.recipes.recipe import Affine, Component, Float, Recipe
+    from sdhub.core.isolated import run_isolated
+    from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe
     from sdhub.workflow import build as building
     from sdhub.workflow import stages
 
-    components = {name: Component(default=Float()) for name in ("text_encoder", "vae")}
-    components["unet"] = Component(default=Float(), layers={"time_embedding.linear_2": Affine(bits=8)})
+    components = {name: ComponentRecipe(default=Float()) for name in ("text_encoder", "vae")}
+    components["unet"] = ComponentRecipe(default=Float(), layers={"time_embedding.linear_2": Affine(bits=8)})
     recipe = place / "asked.json"
     place.mkdir()
     recipe.write_text(json.dumps(Recipe(name="sdnq-x", backend="sdnq", components=components).document()))
     os.environ["SDHUB_HOME"] = str(place / "home")
-    stages.apart = apart if fresh else _here
+    stages.run_isolated = run_isolated if fresh else _here
     building.build(checkpoint, recipe=recipe, output=place / "built")
 
 

@@ -33,7 +33,7 @@ def make_sound(root: Path) -> None:
     from sdhub.checkpoint.resolve import resolve
     from sdhub.core.endpoint import endpoint
     from sdhub.core.progress import SILENT
-    from sdhub.recipes.recipe import Affine, Component, Float, Recipe
+    from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe
     from sdhub.workflow import measure
     from tests.checkpoint.tiny import tiny_text_encoder, tiny_unet, tiny_vae, tokenizer
 
@@ -52,8 +52,8 @@ def make_sound(root: Path) -> None:
     checkpoint = resolve(str(tiny))
     for kind, layers in (("openvino", {}), ("sdnq", {LAYER: Affine(bits=8)})):
         backend = backends()[kind]
-        components = {name: Component(default=Float()) for name in ("text_encoder", "vae")}
-        components["unet"] = Component(default=Float(), layers=layers)
+        components = {name: ComponentRecipe(default=Float()) for name in ("text_encoder", "vae")}
+        components["unet"] = ComponentRecipe(default=Float(), layers=layers)
         recipe = Recipe(name=f"{kind}-x", backend=kind, components=components)
         (root / kind).mkdir()
         pipeline = measure.load_base(checkpoint, endpoint(None), SILENT)

@@ -1,7 +1,7 @@
 """What is done out of the ordinary while a hostile file is taken, in this process and in those that it starts.
 
 An audit hook stays in a forked process; it writes what it sees to a file, where the parent finds it. A process of
-`sdhub.core.isolated.apart` starts as this module says: the hook first, then what it was started for.
+`sdhub.core.isolated.run_isolated` starts as this module says: the hook first, then what it was started for.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from sdhub.core.errors import RecipeError
-from sdhub.recipes.recipe import Affine, Component, Float, Recipe, json_schema, load_recipe, parse_recipe
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe, json_schema, load_recipe, parse_recipe
 from tests.recipes.made import PRESETS, preset
 
 PARTS = ["text_encoder", "unet", "vae"]
@@ -75,7 +75,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_treatments_per_layer():
-    component = Component(default=Affine(bits=8), layers={"conv_out": Float()})
+    component = ComponentRecipe(default=Affine(bits=8), layers={"conv_out": Float()})
     recipe = Recipe(name="openvino-mine", backend="openvino", components={"unet": component})
     assert parse_recipe(recipe.canonical()).components["unet"].layers["conv_out"] == Float()
 

@@ -264,7 +264,7 @@ def test_the_webhook_publishes_apart(code, status, small, monkeypatch):
     monkeypatch.setattr(hooks.looking, "inspected", lambda *_: resolve("demo"))
     run_as(monkeypatch, code)
     task = Task("org/m", "a" * 40, "r" * 64, "openvino-int8", "openvino", "me/m")
-    ((_, (outcome,)),) = hooks.Apart(Options(namespace="me"), HUB, small)([Order((task,))])
+    ((_, (outcome,)),) = hooks.Isolated(Options(namespace="me"), HUB, small)([Order((task,))])
     assert outcome.status == status
 
 
@@ -274,7 +274,7 @@ def test_the_bound_of_memory_is_the_webhook_s_too(small, monkeypatch):
     run_as(monkeypatch, "raise SystemExit('was run')")
     task = Task("org/m", "a" * 40, "r" * 64, "openvino-int8", "openvino", "me/m")
     little = limits.Limits(memory=1e6)
-    ((_, (outcome,)),) = hooks.Apart(Options(namespace="me"), HUB, little)([Order((task,))])
+    ((_, (outcome,)),) = hooks.Isolated(Options(namespace="me"), HUB, little)([Order((task,))])
     assert outcome.status == "refused"
     assert "making it needs" in outcome.detail and "of memory" in outcome.detail
 

@@ -23,8 +23,7 @@ from sdhub.core.progress import Progress
 from sdhub.core.units import GIB
 from sdhub.recipes.calibration import calibration_for
 from sdhub.recipes.presets import mixed_bits, preset
-from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment
-from sdhub.recipes.recipe import Component as Treated
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Palette, Recipe, Rounding, Treatment
 
 WIDTHS: tuple[Literal[1, 2, 4, 6, 8], ...] = (1, 2, 4, 6, 8)  # of palettes that every system reads
 REST = "text encoders in 6 bit, the VAE in 16 bit"
@@ -44,13 +43,13 @@ class CoreML(Backend):
     analyzed_first = True
     extra = "coreml"
     packages = ("coremltools", "diffusers", "transformers", "torch", "numpy")
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
+    variants: Mapping[str, str] = MappingProxyType({name: each.description for name, each in PRESETS.items()})
     usual = "coreml-6bit"
     tags = ("core-ml", "coreml", "stable-diffusion", "text-to-image", "sdhub")
     library = "diffusers"
     repository = "coreml-{model}-{treatment}"
     install = 'pip install "sdhub[coreml]"'
-    shows_nearest = True
+    shows_uncalibrated = True
     companions = True
     revision = 2
 
@@ -70,10 +69,10 @@ class CoreML(Backend):
     def knows(self, variant: str) -> bool:
         return variant in self.variants or _mixed(variant) is not None
 
-    def told(self, variant: str) -> str | None:
+    def describe_preset(self, variant: str) -> str | None:
         bits = _mixed(variant)
         if bits is None:
-            return super().told(variant)
+            return super().describe_preset(variant)
         return f"palettes of {bits:g} bits on average, each layer's width chosen by an analysis; {REST}"
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
@@ -82,10 +81,10 @@ class CoreML(Backend):
         made = preset("coreml", PRESETS, "coreml-4bit" if bits else variant, parts)
         if bits:
             width = next(each for each in WIDTHS if each >= bits)
-            whole = Treated(default=Palette(bits=width, rounding="compensated"))
+            whole = ComponentRecipe(default=Palette(bits=width, rounding="gptq"))
             components = {**made.components, checkpoint.family.denoiser: whole}
             made = made.model_copy(update={"name": variant, "components": components})
-        calibrated = made.nearest() != made
+        calibrated = made.uncalibrated() != made
         side = checkpoint.size or checkpoint.family.size
         fitting = -(-side // STEP) * STEP
         return made.model_copy(

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sdhub.backends.coreml.convert import convert_component
 from sdhub.backends.coreml.specs import (
     ComponentSpec,
-    Options,
     Shape,
+    WrapOptions,
     controlnet,
     halves,
     is_tiny,
@@ -35,7 +35,7 @@ from sdhub.core.nearly import meant
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.recipes.calibration import calibrate
-from sdhub.recipes.recipe import Component, Recipe
+from sdhub.recipes.recipe import ComponentRecipe, Recipe
 from sdhub.recipes.weights import compress, treatments
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def build(
                     model.module,
                     path,
                     shape=shape,
-                    options=Options(attention, sampling_defaults(checkpoint).guidance),
+                    options=WrapOptions(attention, sampling_defaults(checkpoint).guidance),
                     codes=model.codes,
                     metadata=metadata if spec.attention else _without(metadata, "attention_implementation"),
                     chunked=recipe.chunked and spec.part == DENOISER,
@@ -145,14 +145,14 @@ def _codes(pipeline: Any, recipe: Recipe, progress: Progress) -> dict[str, dict[
     return found
 
 
-def _statistics(pipeline: Any, name: str, component: Component, recipe: Recipe, progress: Progress) -> Any:
+def _statistics(pipeline: Any, name: str, component: ComponentRecipe, recipe: Recipe, progress: Progress) -> Any:
     if recipe.calibration is None or name == "vae":
         return {}
     module = getattr(pipeline, name)
     wanted = [
         layer
         for layer, treatment in treatments(_weights(module), component).items()
-        if getattr(treatment, "rounding", "") == "compensated" and _has_rows(module.get_submodule(layer))
+        if getattr(treatment, "rounding", "") == "gptq" and _has_rows(module.get_submodule(layer))
     ]
     return calibrate(pipeline, recipe.calibration, name, wanted, progress=progress) if wanted else {}
 
@@ -175,7 +175,7 @@ def _has_rows(layer: Any) -> bool:
 def _consumed(
     module: Any,
     weights: dict[str, torch.Tensor],
-    component: Component,
+    component: ComponentRecipe,
     statistics: Mapping[str, Any],
     progress: Progress,
 ) -> Iterator[tuple[str, Codes]]:

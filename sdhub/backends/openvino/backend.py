@@ -22,7 +22,7 @@ from sdhub.core.progress import Progress
 from sdhub.core.units import GIB
 from sdhub.recipes.calibration import calibration_for, is_large
 from sdhub.recipes.presets import preset
-from sdhub.recipes.recipe import Affine, Calibration, Component, Float, Recipe, Rounding, Treatment
+from sdhub.recipes.recipe import Affine, Calibration, ComponentRecipe, Float, Recipe, Rounding, Treatment
 
 PIPELINES = {
     name: f"OV{name}"
@@ -58,7 +58,7 @@ class OpenVINO(Backend):
     analyzed_as = "openvino-int4"
     extra = "openvino"
     packages = ("openvino", "nncf", "optimum-intel", "optimum", "diffusers", "transformers", "torch")
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
+    variants: Mapping[str, str] = MappingProxyType({name: each.description for name, each in PRESETS.items()})
     usual = demo = "openvino-int8"
     spaces = "any"
     tags = ("openvino", "nncf", "sdhub")
@@ -70,23 +70,23 @@ class OpenVINO(Backend):
     def knows(self, variant: str) -> bool:
         return _merging(variant)[0] in self.variants
 
-    def reach(
+    def meet_target(
         self,
         checkpoint: Checkpoint,
         pipeline: Any,
         recipe: Recipe,
-        floor: float,
+        target: float,
         judge: Callable[[Path], float],
         progress: Progress,
     ) -> Recipe:
-        from sdhub.backends.openvino.floor import reach
+        from sdhub.backends.openvino.quality_target import meet_target
 
         telemetry.off()
-        return reach(checkpoint, pipeline, recipe, floor, judge, progress)
+        return meet_target(checkpoint, pipeline, recipe, target, judge, progress)
 
-    def told(self, variant: str) -> str | None:
+    def describe_preset(self, variant: str) -> str | None:
         base, ratio = _merging(variant)
-        said = super().told(base)
+        said = super().describe_preset(base)
         if said is None or not ratio:
             return said
         return f"{said}; {ratio:.0%} of the tokens merged in the largest self-attention"
@@ -142,7 +142,7 @@ class OpenVINO(Backend):
         denoiser = checkpoint.component(checkpoint.family.denoiser)
         largest = 4 * denoiser.parameters if denoiser else full
         calls, gram = _calls(recipe.calibration), 0
-        if any(_compensated(each) for each in recipe.components.values()):
+        if any(_uses_gptq(each) for each in recipe.components.values()):
             gram = min(GRAM_BYTES, 2 * largest)
         return Forecast(
             bytes=size,
@@ -225,11 +225,11 @@ def _merging(variant: str) -> tuple[str, float]:
     return (match["base"], ratio) if usual else (variant, 0.0)
 
 
-def _calibration(checkpoint: Checkpoint, component: Component) -> Calibration | None:
+def _calibration(checkpoint: Checkpoint, component: ComponentRecipe) -> Calibration | None:
     if not any(_calibrated(each) for each in component.treatments.values()):
         return None
     usual = calibration_for(checkpoint)
-    if _compensated(component):
+    if _uses_gptq(component):
         return usual
     if is_large(checkpoint):
         return usual.model_copy(update={"recorded": min(LARGE_ROUNDING_STEPS, usual.recorded)})
@@ -241,20 +241,18 @@ def _calibrated(treatment: Treatment) -> bool:
     """Whether a treatment asks what the layers' inputs are."""
     if not isinstance(treatment, Affine):
         return False
-    return treatment.activations != "float" or treatment.rounding == "compensated" or treatment.spared > 0
+    return treatment.activations != "float" or treatment.rounding == "gptq" or treatment.higher_precision > 0
 
 
-def _compensated(component: Component) -> bool:
-    return any(
-        isinstance(each, Affine) and each.rounding == "compensated" for each in component.treatments.values()
-    )
+def _uses_gptq(component: ComponentRecipe) -> bool:
+    return any(isinstance(each, Affine) and each.rounding == "gptq" for each in component.treatments.values())
 
 
-def _accept(recipe: Recipe, name: str, component: Component, *, is_denoiser: bool) -> None:
+def _accept(recipe: Recipe, name: str, component: ComponentRecipe, *, is_denoiser: bool) -> None:
     for where, treatment in component.treatments.items():
         _accept_treatment(f"{name}.{where}", treatment)
-        if isinstance(treatment, Affine) and treatment.spared and where != "default":
-            raise UnsupportedError(f"{name}.{where}: a single layer has no share to be spared")
+        if isinstance(treatment, Affine) and treatment.higher_precision and where != "default":
+            raise UnsupportedError(f"{name}.{where}: a single layer has no share in higher precision")
         if _calibrated(treatment) and not is_denoiser:
             raise UnsupportedError(f"{name}.{where}: only the denoiser is calibrated")
         if _calibrated(treatment) and recipe.calibration is None:
@@ -287,7 +285,7 @@ def _accept_treatment(where: str, treatment: Treatment) -> None:
     elif treatment.activations == "float":
         if treatment.smoothing:
             raise UnsupportedError(f"{where}: there is nothing to smooth where activations stay float")
-    elif treatment.bits != 8 or treatment.group_size or treatment.rounding != "nearest":
+    elif treatment.bits != 8 or treatment.group_size or treatment.rounding != "round_to_nearest":
         raise UnsupportedError(
             f"{where}: layers that compute in integers have 8-bit weights, rounded to the nearest"
         )
@@ -297,7 +295,7 @@ def _bits(treatment: Treatment) -> float:
     """Bits of a weight, with its share of scales and zero points."""
     if not isinstance(treatment, Affine):
         return 16
-    codes = treatment.bits * (1 - treatment.spared) + 8 * treatment.spared
+    codes = treatment.bits * (1 - treatment.higher_precision) + 8 * treatment.higher_precision
     scales = 16 + (0 if treatment.symmetric else treatment.bits)
     return codes + (scales / treatment.group_size if treatment.group_size else 0)
 

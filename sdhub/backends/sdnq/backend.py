@@ -21,7 +21,7 @@ from sdhub.core.errors import UnsupportedError
 from sdhub.core.progress import Progress
 from sdhub.core.units import GIB
 from sdhub.recipes.presets import preset
-from sdhub.recipes.recipe import Affine, Component, Float, Recipe, Rounding, Treatment
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe, Rounding, Treatment
 
 LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
 LAYERS, WIDEST = 300, 2000  # of a usual component, for the share of scales and factors in a forecast
@@ -38,7 +38,7 @@ class SDNQ(QuantizedBackend):
     presets = PRESETS
     method = "sdnq"
     analyzed_as = "sdnq-uint4"
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
+    variants: Mapping[str, str] = MappingProxyType({name: each.description for name, each in PRESETS.items()})
     usual = "sdnq-uint4"
     spaces = "gpu"
     space_packages = ("sdnq==0.2.8",)
@@ -58,12 +58,12 @@ class SDNQ(QuantizedBackend):
             if part.name.startswith("text_encoder") and part.parameters < LARGE_ENCODER
         }
         components = {
-            name: Component(default=Float()) if name in small else self._encoder(checkpoint, name, component)
+            name: ComponentRecipe(default=Float()) if name in small else self._encoder(checkpoint, name, component)
             for name, component in made.components.items()
         }
         return calibrated(checkpoint, made.model_copy(update={"components": components}))
 
-    def _encoder(self, checkpoint: Checkpoint, name: str, component: Component) -> Component:
+    def _encoder(self, checkpoint: Checkpoint, name: str, component: ComponentRecipe) -> ComponentRecipe:
         """T5's second feed-forward layers only run as symmetric 8 bits (see `build.layers_of`)."""
         part = checkpoint.component(name)
         if part is None or part.class_name != "T5EncoderModel":
@@ -71,7 +71,7 @@ class SDNQ(QuantizedBackend):
         depth = part.config.get("num_layers")
         count = depth if isinstance(depth, int) and depth <= MOST_BLOCKS else 0
         layers = [f"encoder.block.{number}.layer.1.DenseReluDense.wo" for number in range(count)]
-        eight = Affine(bits=8, symmetric=True, rounding="compensated")
+        eight = Affine(bits=8, symmetric=True, rounding="gptq")
         return component.model_copy(update={"layers": dict.fromkeys(layers, eight)})
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -136,15 +136,15 @@ class SDNQ(QuantizedBackend):
         return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).to(device)
 
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
-        seen = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
+        how = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
         return (
-            f"The weights were chosen {seen}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
+            f"The weights were chosen {how}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
             "al., arXiv 2210.17323); the format is that of SDNQ (Disty0).",
             "Pictures and likeness were measured on the CPU in 32 bits, with the published weights unpacked.",
         )
 
 
-def _bits(component: Component, parameters: int) -> float:
+def _bits(component: ComponentRecipe, parameters: int) -> float:
     """Bits per weight, scales and factors included, of a component's usual layer."""
     layout = format_of(component.default)
     if layout is None:

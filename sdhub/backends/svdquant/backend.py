@@ -41,7 +41,7 @@ class SVDQuant(QuantizedBackend):
     presets = PRESETS
     method = METHOD
     analyzed_as = "svdquant-int4"
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
+    variants: Mapping[str, str] = MappingProxyType({name: each.description for name, each in PRESETS.items()})
     usual = "svdquant-int4"
     tags: tuple[str, ...] = ("svdquant", "nunchaku", "sdhub")
     repository = "{model}-svdquant-{treatment}"
@@ -138,12 +138,12 @@ class SVDQuant(QuantizedBackend):
 
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
         layout = format_of(recipe.components[checkpoint.family.denoiser].default)
-        seen = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
+        how = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
         return (
             f"It runs on {GPUS[layout.precision if layout else 'int4']}; these kernels do not support Hopper.",
             "The package called nunchaku on PyPI is another project: do not install it for this.",
-            f"The method is SVDQuant (Li et al., arXiv 2411.05007), {seen}, with a decomposition in closed form "
-            "and compensated rounding (Frantar et al., arXiv 2210.17323).",
+            f"The method is SVDQuant (Li et al., arXiv 2411.05007), {how}, with a decomposition in closed form "
+            "and GPTQ (Frantar et al., arXiv 2210.17323).",
             "Pictures and likeness were measured on the CPU, with the published weights and in the kernels' "
             "arithmetic.",
             "LoRAs cannot be loaded onto it: fuse them first.",

@@ -46,7 +46,9 @@ class Nunchaku(SVDQuant):
     name = "nunchaku"
     presets = NUNCHAKU_PRESETS
     analyzed_as = ""
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in NUNCHAKU_PRESETS.items()})
+    variants: Mapping[str, str] = MappingProxyType(
+        {name: each.description for name, each in NUNCHAKU_PRESETS.items()}
+    )
     usual = ""
     tags = ("nunchaku", "svdquant", "comfyui", "sdhub")
     repository = "nunchaku-{model}-{treatment}"

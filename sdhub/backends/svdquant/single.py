@@ -136,7 +136,7 @@ def write(
         if not kind.takes(rows, columns):
             raise BuildError(f"Nunchaku's kernels take no layer of {rows} x {columns}: {target.name}")
     source = read or tensors.__getitem__
-    seen = {
+    observed = {
         name: _narrowed(statistics[target.sources[0]], target.columns)
         for name, target in targets.items()
         if target.sources[0] in statistics
@@ -147,7 +147,7 @@ def write(
         target = targets[name]
         if target.modulations:
             return _encode_modulation(layer, target.modulations, dtype)
-        return _encode(layer, target, layout, seen.get(name), dtype, flux=flux)
+        return _encode(layer, target, layout, observed.get(name), dtype, flux=flux)
 
     parts = Parts(path.parent / ".parts")
     errors = write_parts(
@@ -158,7 +158,7 @@ def write(
         label=f"quantizing {path.name}",
         replaced=("weight", "bias"),
         dtype=dtype,
-        statistics=seen,
+        statistics=observed,
         progress=progress,
         read=lambda name: _composed(origins[name], source),
     )
@@ -316,36 +316,36 @@ def _composed(origin: Origin, source: Read) -> torch.Tensor:
     return whole[:, columns[0] : columns[1]] if columns else whole
 
 
-def _narrowed(seen: LayerStatistics, columns: tuple[int, int] | None) -> LayerStatistics:
-    """What was seen of some of the inputs."""
+def _narrowed(observed: LayerStatistics, columns: tuple[int, int] | None) -> LayerStatistics:
+    """The statistics of some of the inputs."""
     if columns is None:
-        return seen
+        return observed
     start, stop = columns
     blocks, first = [], 0
-    for block in seen.gram or ():
+    for block in observed.gram or ():
         low, high = max(start - first, 0), min(stop - first, len(block))
         if low < high:
             blocks.append(block[low:high, low:high])
         first += len(block)
     return replace(
-        seen,
-        low=seen.low[start:stop],
-        high=seen.high[start:stop],
-        mean_square=seen.mean_square[start:stop],
-        tokens=seen.tokens[:, start:stop],
-        gram=None if seen.gram is None else tuple(blocks),
-        gram_sum=None if seen.gram_sum is None else seen.gram_sum[start:stop],
+        observed,
+        low=observed.low[start:stop],
+        high=observed.high[start:stop],
+        mean_square=observed.mean_square[start:stop],
+        tokens=observed.tokens[:, start:stop],
+        gram=None if observed.gram is None else tuple(blocks),
+        gram_sum=None if observed.gram_sum is None else observed.gram_sum[start:stop],
     )
 
 
 def _encode(
-    layer: Any, target: Target, layout: Format, seen: LayerStatistics | None, dtype: torch.dtype, *, flux: bool
+    layer: Any, target: Target, layout: Format, observed: LayerStatistics | None, dtype: torch.dtype, *, flux: bool
 ) -> tuple[dict[str, torch.Tensor], float]:
     import torch
 
     weight = layer.weight.detach().float()
     shifted = target.shifted and layout.precision == "int4"
-    made = split_layer(layer, layout, seen, dtype, shifted=shifted)
+    made = split_layer(layer, layout, observed, dtype, shifted=shifted)
     bias = None if layer.bias is None else layer.bias.detach().float()
     if bias is None and flux:
         bias = torch.zeros(len(weight))

@@ -9,7 +9,7 @@ from typing import Any
 from sdhub.backends.variant.gate import INDEX
 from sdhub.checkpoint.known import SCHEDULERS, TOKENIZERS
 from sdhub.core.errors import BuildError
-from sdhub.core.foreign import told
+from sdhub.core.foreign import translate_errors
 from sdhub.core.quiet import quiet
 
 
@@ -25,7 +25,7 @@ def load_beside(view: Path) -> dict[str, Any]:
     for name, (library, class_name) in _entries(view).items():
         if class_name in SCHEDULERS | TOKENIZERS:
             kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], class_name)
-            with quiet(), told(f"{name} does not load", BuildError):
+            with quiet(), translate_errors(f"{name} does not load", BuildError):
                 found[name] = kind.from_pretrained(view / name, local_files_only=True)
     return found
 

@@ -11,12 +11,12 @@ from sdhub.backends.svdquant import BACKEND
 from sdhub.checkpoint.families import FAMILIES
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.errors import RecipeError, UnsupportedError
-from sdhub.recipes.recipe import Affine, Component, LowRank
+from sdhub.recipes.recipe import Affine, ComponentRecipe, LowRank
 from tests.backends.built import build, hashes, noise_predictions, recipe_for
 from tests.backends.svdquant.test_lite import SD15
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
-INT4 = LowRank(rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, rounding="compensated")
+INT4 = LowRank(rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, rounding="gptq")
 LAYERS = {f"{BLOCK}.attn1.to_q": INT4, f"{BLOCK}.attn2.to_k": INT4, f"{BLOCK}.ff.net.2": INT4}
 
 
@@ -79,7 +79,7 @@ def test_checkpoints_that_gain_little_are_told_what_gains(checkpoint):
 def test_other_ranks_have_names_of_their_own(checkpoint):
     recipe = BACKEND.recipe(checkpoint, "svdquant-nvfp4-r64")
     assert BACKEND.knows(recipe.name)
-    assert "rank 64" in BACKEND.summary(recipe.name)
+    assert "rank 64" in BACKEND.describe(recipe.name)
     assert recipe.components["unet"].default.rank == 64
     BACKEND.accept(checkpoint, recipe)
     assert not any(map(BACKEND.knows, ("svdquant-int4-r32", "svdquant-int4-r48", "sdnq-uint4-r64", "svdquant")))
@@ -90,11 +90,11 @@ def test_what_it_cannot_follow_is_refused_before_work(checkpoint):
     BACKEND.accept(checkpoint, recipe)
     parts = dict(recipe.components)
     with pytest.raises(UnsupportedError, match="denoiser"):
-        wrong = {**parts, "text_encoder": Component(default=Affine(bits=8))}
+        wrong = {**parts, "text_encoder": ComponentRecipe(default=Affine(bits=8))}
         BACKEND.accept(checkpoint, recipe.model_copy(update={"components": wrong}))
     with pytest.raises(UnsupportedError, match="one type and one rank"):
         other = INT4.model_copy(update={"rank": 16})
-        wrong = {**parts, "unet": Component(default=INT4, layers={f"{BLOCK}.ff.net.2": other})}
+        wrong = {**parts, "unet": ComponentRecipe(default=INT4, layers={f"{BLOCK}.ff.net.2": other})}
         BACKEND.accept(checkpoint, recipe.model_copy(update={"components": wrong}))
     del parts["vae"]
     with pytest.raises(RecipeError, match="vae is not said"):

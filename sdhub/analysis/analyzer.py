@@ -55,7 +55,7 @@ def trajectories_for(checkpoint: Checkpoint) -> Calibration:
 
 
 @dataclass
-class Laboratory:
+class SensitivityAnalyzer:
     """Measures one component. `load` gives the pipeline when it is first needed; `fingerprint` identifies its
     bytes.
 
@@ -258,7 +258,7 @@ class Laboratory:
 
 
 def _calibrated(treatments: Iterable[Treatment]) -> bool:
-    return any(getattr(each, "rounding", "nearest") == "compensated" for each in treatments)
+    return any(getattr(each, "rounding", "round_to_nearest") == "gptq" for each in treatments)
 
 
 def _recorded(setting: Calibration) -> tuple[int, ...]:
