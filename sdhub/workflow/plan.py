@@ -10,7 +10,7 @@ from typing import Any
 from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.resolve import checkpoint_of
-from sdhub.checkpoint.sampling import sampling_defaults
+from sdhub.checkpoint.sampling import most_steps, sampling_defaults
 from sdhub.core import nextsteps
 from sdhub.core.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
@@ -226,7 +226,8 @@ def sampling_for(
 
     Fewer pictures where each takes long. Raises UsageError for steps or guidance that no picture is drawn with.
     """
-    for name, value, least, most in (("steps", steps, 1, MAX_STEPS), ("guidance", guidance, 0, MAX_GUIDANCE)):
+    trained = min(most_steps(checkpoint), MAX_STEPS)
+    for name, value, least, most in (("steps", steps, 1, trained), ("guidance", guidance, 0, MAX_GUIDANCE)):
         if value is not None and not least <= value <= most:
             raise UsageError(f"{name} of {value:g} draw nothing", hint=f"from {least} to {most}")
     most = LARGE_PROMPTS if is_large(checkpoint) else SMALL_PROMPTS

@@ -248,6 +248,18 @@ def test_turbo_is_who_is_called_so(
     assert (sampling.steps, sampling.guidance) == ((4, 0.0) if turbo else (25, 7.5))
 
 
+def test_no_more_steps_are_drawn_than_the_scheduler_was_trained_on(tmp_path: Path) -> None:
+    configs = {"scheduler": {"num_train_timesteps": 120}}
+    index = {"scheduler": ["diffusers", "DDIMScheduler"]}
+    root = skeleton(tmp_path / "few", "StableDiffusionPipeline", index, configs)
+    write(root / "README.md", "---\ninference:\n  parameters:\n    num_inference_steps: 150\n---\n")
+    found = inspect(Source("folder", str(root)))
+    assert sampling_for(found).steps == 120
+    assert sampling_for(found, steps=120).steps == 120
+    with pytest.raises(UsageError, match="steps of 121 draw nothing"):
+        sampling_for(found, steps=121)
+
+
 def test_every_family_and_trait_has_an_example() -> None:
     assert {each[3] for each in CASES.values()} == set(FAMILIES)
     traits = set().union(*(each[5] for each in CASES.values()))
