@@ -11,6 +11,7 @@ from sdhub.checkpoint.families import FAMILIES, PIPELINES, TRAITS
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.known import CLASSES, SCHEDULERS
 from sdhub.checkpoint.source import parse_source
+from sdhub.core.errors import UsageError
 from sdhub.workflow.plan import sampling_for
 from tests.checkpoint.tiny import UNET, skeleton, write
 
