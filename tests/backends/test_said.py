@@ -53,11 +53,14 @@ def built(checkpoint: Any, variant: str, out: Path) -> Path:
 
 
 def scheduler(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "scheduler" / "scheduler_config.json").read_text()))
+    """Its config but for where it came from."""
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    return {name: value for name, value in config.items() if name != "_name_or_path"}
 
 
 def statistics(folder: Path) -> tuple[Any, ...]:
-    config = json.loads((folder / "vae" / "config.json").read_text())
+    (path,) = (*folder.glob("vae/config.json"), *folder.glob("vae_decoder/config.json"))
+    config = json.loads(path.read_text())
     return config["latents_mean"], config["latents_std"], config["scaling_factor"]
 
 

@@ -115,3 +115,52 @@ def test_the_card_says_which_gpus_and_warns(checkpoint):
     lines = "\n".join(BACKEND.usage("StableDiffusionPipeline", "org/x"))
     assert "DIFFUSERS_TRUST_REMOTE_KERNELS" in lines
     assert "nunchaku" not in BACKEND.install
+
+
+def test_a_fused_lora_is_in_the_text_encoder_and_in_layers_of_either_kind(checkpoint, tmp_path):
+    """Scale, alpha and rank of the file: in 16 bits to their rounding, in 4 bits nearer than what is added."""
+    import torch
+    from safetensors.torch import save_file
+
+    from sdhub.core.endpoint import endpoint
+    from sdhub.core.progress import SILENT
+    from sdhub.workflow import measure
+
+    generator = torch.Generator().manual_seed(2)
+    text = "text_model.encoder.layers.1.self_attn.q_proj"
+    quantized, kept = f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn1.to_k"
+    base = measure.load_base(checkpoint, endpoint(None), SILENT)
+    (key,) = (name for name in base.text_encoder.state_dict() if name.endswith(f"{text[-27:]}.weight"))
+    weights = {
+        f"lora_te_{text.replace('.', '_')}": base.text_encoder.state_dict()[key],
+        f"lora_unet_{quantized.replace('.', '_')}": base.unet.get_submodule(quantized).weight.detach(),
+        f"lora_unet_{kept.replace('.', '_')}": base.unet.get_submodule(kept).weight.detach(),
+    }
+    tensors, wanted, added = {}, [], []
+    for rank, (name, weight) in enumerate(weights.items(), start=2):
+        up, down = (
+            torch.randn(size, generator=generator) for size in ((len(weight), rank), (rank, weight.shape[1]))
+        )
+        up *= 4 * weight.std() / rank
+        tensors |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
+        tensors[f"{name}.alpha"] = torch.tensor(3.0)
+        added.append(0.5 * 3.0 / rank * up @ down)
+        wanted.append(weight + added[-1])
+    save_file(tensors, tmp_path / "style.safetensors")
+    fused = resolve("demo", [f"{tmp_path / 'style.safetensors'}:0.5"])
+    assert BACKEND.why_not(fused, "svdquant-int4") == BACKEND.why_not(checkpoint, "svdquant-int4")
+    out = tmp_path / "variant"
+    out.mkdir()
+    pipeline = measure.load_base(fused, endpoint(None), SILENT)
+    BACKEND.build(fused, pipeline, recipe_for(BACKEND, LAYERS, calibrated=False), out, SILENT)
+    saved = load_file(out / "text_encoder" / "model.safetensors")[key]
+    opened = BACKEND.open(out).unet
+    four = opened.get_submodule(quantized).layer
+    assert (saved.float() - wanted[0]).abs().max() <= 2**-11 * wanted[0].abs().max()
+    other = opened.get_submodule(kept).weight
+    assert (other - wanted[2]).abs().max() <= 2**-11 * wanted[2].abs().max()
+    found = four.residual / four.smooth + four.up @ four.down
+    assert (found - wanted[1]).norm() < 0.15 * added[1].norm()
+    rest = load_file(out / "text_encoder" / "model.safetensors")
+    same = base.text_encoder.state_dict()
+    assert {name for name in rest if not torch.equal(rest[name], same[name].half())} == {key}
