@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.environments import environment
 from tests.hubs import running_hub
+from tests.matrix.requirements import ROOT, lowest, requirements
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.matrix
-BOUND = re.compile(r"^([A-Za-z0-9_-]+)\s*>=\s*([0-9.]+)")
-
-
-def dependencies() -> list[str]:
-    """Those of the base installation, from pyproject.toml."""
-    text = (ROOT / "pyproject.toml").read_text()
-    block = text[text.index("dependencies = [") : text.index("[project.optional-dependencies]")]
-    return re.findall(r'^  "([^"]+)"', block, re.MULTILINE)
-
-
-def lowest() -> list[str]:
-    """Each dependency at its lower bound."""
-    return [f"{found[1]}=={found[2]}.*" for found in map(BOUND.match, dependencies()) if found]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +28,7 @@ def wheel(tmp_path_factory):
 @pytest.fixture(scope="module", params=["base-newest", "base-oldest"])
 def installed(request, wheel):
     """The program: dependencies are kept between runs, the wheel is installed afresh."""
-    python = environment(request.param, dependencies() if request.param == "base-newest" else lowest())
+    python = environment(request.param, requirements() if request.param == "base-newest" else lowest())
     command = [str(python), "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", str(wheel)]
     subprocess.run(command, check=True)
     return python.with_name("sdhub")
