@@ -16,7 +16,7 @@ from sdhub.checkpoint.half_precision import compute_in_float32
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.inspect import INDEX, Parts, parts_of
 from sdhub.checkpoint.known import TOKENIZERS, UNLOADED
-from sdhub.checkpoint.shapes import check_shapes
+from sdhub.checkpoint.shapes import check_shapes, require_schedule
 from sdhub.checkpoint.tokens import CONFIG as TOKENIZER_CONFIG
 from sdhub.checkpoint.tokens import keep_tokenizer
 from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder
@@ -217,6 +217,8 @@ def _settle_scheduler(checkpoint: Checkpoint, pipeline: Any, path: Path) -> None
     if settings:
         settings |= original.noise_levels(checkpoint, path)
         pipeline.scheduler = getattr(diffusers, name).from_config(config, **settings)
+    made = pipeline.scheduler
+    require_schedule(checkpoint, type(made).__name__, made.config, "the scheduler")
 
 
 def _check_whole(checkpoint: Checkpoint, pipeline: Any, path: Path) -> None:

@@ -56,9 +56,9 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
         if part.class_name in TOKENIZERS and whole.is_file():
             _check_tokenizer(whole, f"{part.name}/{WHOLE} of {checkpoint.id}")
         schedule = view / part.name / "scheduler_config.json"
-        if part.class_name in SCHEDULERS and schedule.is_file():
-            steps = sampling_defaults(checkpoint).steps
-            _make_scheduler(part, schedule, steps, f"{part.name}/{schedule.name} of {checkpoint.id}")
+        if part.class_name in SCHEDULERS and schedule.is_file() and not checkpoint.source.single:
+            settings = json.loads(schedule.read_text("utf-8"))
+            require_schedule(checkpoint, part.class_name, settings, f"{part.name}/{schedule.name}")
         if part.name in UNLOADED or not is_model(part.library, part.class_name):
             continue
         config = view / part.name / "config.json"
@@ -82,21 +82,19 @@ def check_model(part: Component, config: Path, files: Sequence[str], where: str)
     return notes
 
 
-def _make_scheduler(part: Component, path: Path, steps: int, where: str) -> None:
-    """Raises SourceError for a schedule that diffusers does not know, or cannot draw `steps` steps with."""
+def require_schedule(checkpoint: Checkpoint, class_name: str, config: Mapping[str, Any], file: str) -> None:
+    """Raises SourceError for a scheduler that the checkpoint's usual steps cannot be drawn with."""
     import diffusers
 
+    steps, where = sampling_defaults(checkpoint).steps, f"{file} of {checkpoint.id}"
     try:
         with quiet():
-            scheduler = getattr(diffusers, part.class_name).from_config(json.loads(path.read_text("utf-8")))
-            draw_nothing(scheduler, steps)
+            draw_nothing(getattr(diffusers, class_name).from_config(config), steps)
     except ImportError:
         pass  # a package that is missing is told of elsewhere, and is not the file's fault
     except Exception as error:  # noqa: BLE001 — whatever a library raises, the config is the reason
         reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
-        raise SourceError(
-            f"{where} makes no {part.class_name} that draws {steps} steps: {reason}", hint=HINT
-        ) from None
+        raise SourceError(f"{where} makes no {class_name} that draws {steps} steps: {reason}", hint=HINT) from None
 
 
 def _check_tokenizer(path: Path, where: str) -> None:

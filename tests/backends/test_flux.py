@@ -80,7 +80,7 @@ def test_nothing_runs_flux_to_calibrate_it(checkpoint):
         assert recipe.name == variant
         assert recipe.calibration is None
         treatment = recipe.components["transformer"].default
-        assert (treatment.rounding, treatment.smoothing) == ("nearest", False)
+        assert (treatment.rounding, treatment.smoothing) == ("round_to_nearest", False)
         backend.accept(large, recipe)
         assert backend.forecast(large, recipe).bytes < backend.forecast(large, recipe).peak_bytes
 

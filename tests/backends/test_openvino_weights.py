@@ -262,12 +262,12 @@ def test_activations_are_not_rounded_without_calibration(folder):
         compress(folder, ComponentRecipe(default=Affine(bits=8, activations="int8")))
 
 
-def test_compensated_rounding_lowers_the_error_of_the_output(net, folder):
+def test_gptq_lowers_the_error_of_the_output(net, folder):
     rows = torch.randn(512, 128, generator=torch.Generator().manual_seed(3)) @ torch.randn(128, 128)
     zero = torch.zeros(128)
     known = LayerStatistics(zero, zero, zero, 512, torch.empty(0, 128), (rows.T @ rows,), 512)
     errors = []
-    for rounding, statistics in (("nearest", {}), ("gptq", {"down": known})):
+    for rounding, statistics in (("round_to_nearest", {}), ("gptq", {"down": known})):
         copy = folder.parent / rounding
         copy.mkdir()
         for path in folder.iterdir():

@@ -345,8 +345,7 @@ def test_calibrated_variants_stand_beside_the_same_formats_without_calibration(t
         ({"scheme": "palette", "bits": 6}, "6-bit palette: 64 values found by k-means for each layer"),
         (
             {"scheme": "palette", "bits": 4, "group_size": 16, "rounding": "gptq"},
-            "4-bit palette: 16 values found by k-means for every 16 output channels, "
-            "rounded so that later weights make up for earlier ones",
+            "4-bit palette: 16 values found by k-means for every 16 output channels, rounded by GPTQ",
         ),
         (
             {"scheme": "affine", "bits": 8, "symmetric": True, "activations": "int8"},
