@@ -108,14 +108,15 @@ def test_one_file_is_what_the_folder_is(xl: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "kind"),
+    ("source", "kind", "variant"),
     [
-        ("EDMDPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler"),
-        ("EDMEulerScheduler", "EDMEulerScheduler"),
-        ("edm.safetensors", "EDMEulerScheduler"),
+        ("EDMDPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler", "openvino-fp16"),
+        ("EDMDPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler", "coreml-fp16"),
+        ("EDMEulerScheduler", "EDMEulerScheduler", "openvino-fp16"),
+        ("EDMEulerScheduler", "EDMEulerScheduler", "coreml-fp16"),
+        ("edm.safetensors", "EDMEulerScheduler", "openvino-fp16"),
     ],
 )
-@pytest.mark.parametrize("variant", ["openvino-fp16", "coreml-fp16"])
 def test_edm_is_drawn_with_its_noise_levels_and_latents(
     xl: Any, source: str, kind: str, variant: str, tmp_path: Path
 ) -> None:
@@ -123,8 +124,6 @@ def test_edm_is_drawn_with_its_noise_levels_and_latents(
     from optimum.intel import OVDiffusionPipeline
 
     single = source.endswith(".safetensors")
-    if single and variant.startswith("coreml"):
-        pytest.skip("the file is loaded as the folder is, which the other variant shows")
     config = {"config": str(xl.root / "plain")} if single else {}
     checkpoint = inspect(parse_source(str(xl.root / source), **config))
     plain = picture(DiffusionPipeline.from_pretrained(xl.root / kind, torch_dtype=torch.float32))
