@@ -8,6 +8,7 @@ import pytest
 LONGEST = (
     "tests/spaces/test_journey.py",
     "tests/test_publish.py",
+    "tests/test_publish_lora.py",
     "tests/backends/test_openvino.py",
     "tests/test_watch.py",
     "tests/backends/coreml/",
@@ -16,7 +17,7 @@ LONGEST = (
 
 
 SLOW = (  # they build, convert or publish: what `make test-quick` leaves out
-    *LONGEST[:4],
+    *LONGEST[:5],
     "tests/backends/coreml/test_backend.py",
     "tests/backends/coreml/test_companions.py",
     "tests/backends/coreml/test_contract.py",
@@ -44,6 +45,7 @@ SLOW = (  # they build, convert or publish: what `make test-quick` leaves out
     "tests/test_cli.py",
     "tests/test_isolate.py",
     "tests/test_mixed.py",
+    "tests/test_terminal.py",
 )
 
 
