@@ -9,7 +9,7 @@ import pytest
 
 from tests.environments import environment as installed
 from tests.hubs import running_hub
-from tests.matrix.test_base import ROOT, dependencies
+from tests.matrix.requirements import ROOT, requirements
 from tests.runs import environment, sdhub, sdhub_json
 
 # What the program is at when the signal comes, and a line of Python's own list of imports that tells so.
@@ -106,7 +106,7 @@ NEWEST = [
 
 def test_usage_errors_with_the_newest_typer(tmp_path):
     """It carries a click of its own; the environment that tests run in has an older one."""
-    python = installed("base-newest", dependencies())
+    python = installed("base-newest", requirements())
     variables = environment(tmp_path) | {"PYTHONPATH": str(ROOT)}
     carries = "import typer; print([each.__module__ for each in typer.BadParameter.__mro__])"
     shown = subprocess.run([python, "-c", carries], env=variables, capture_output=True, text=True, check=True)

@@ -217,7 +217,7 @@ def test_a_queue_says_its_length_and_the_place(small, monkeypatch):
     assert len(line) == 0
 
 
-def test_the_work_folder_is_bounded(small, tmp_path, passing, monkeypatch):
+def test_the_work_folder_is_bounded(small, tmp_path, monkeypatch):
     for number in range(3):
         Work(tmp_path / "work").stage("s", {"k": number}, lambda out: (out / "x").write_bytes(b"x" * 1000))
     looked = [cached(tmp_path / "hub", name, name * 40, 1500, 1e9 + day) for day, name in enumerate("ab")]
