@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-matrix downstream lint format bench clean
+.PHONY: demo test test-quick test-guides test-matrix downstream lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/sdhub demo
@@ -12,6 +12,15 @@ demo: $(STAMP)
 # Files side by side, each process on one thread: torch's threads would fight for the cores.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+# What needs no built variant: for the way of working.
+test-quick: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
+		-m 'not slow and not downstream and not matrix'
+
+# Every command and every Python block of README and docs/ as it stands there; `make test` has the quick ones.
+test-guides: $(STAMP)
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "guides or not guides" tests/test_docs.py
 
 # The base installation alone, at the newest and the oldest versions that pyproject.toml allows.
 test-matrix: $(STAMP)
@@ -24,11 +33,13 @@ downstream: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m sdhub.cli.reference | diff docs/cli.md -  # make format writes it anew
 	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m sdhub.cli.reference > docs/cli.md
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py

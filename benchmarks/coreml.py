@@ -133,9 +133,9 @@ def ours(unet: Any, out: Path, shape: str) -> None:
     import torch
 
     from sdhub.backends.coreml.convert import convert_component
-    from sdhub.backends.coreml.specs import Options, Shape
+    from sdhub.backends.coreml.specs import Shape, WrapOptions
     from sdhub.backends.coreml.specs import unet as spec
-    from sdhub.recipes.recipe import Component, Palette
+    from sdhub.recipes.recipe import ComponentRecipe, Palette
     from sdhub.recipes.weights import compress
 
     weights = {
@@ -144,12 +144,12 @@ def ours(unet: Any, out: Path, shape: str) -> None:
         if name.endswith(".weight") and parameter.ndim > 1
     }
     codes = {}
-    for name, found in compress(weights, Component(default=Palette(bits=BITS))):
+    for name, found in compress(weights, ComponentRecipe(default=Palette(bits=BITS))):
         codes[name] = found
         unet.get_submodule(name).weight = torch.nn.Parameter(weights.pop(name).to("meta"), requires_grad=False)
     side = 8 * CONFIGS[shape]["sample_size"]
     convert_component(
-        spec(6 if shape == "sdxl" else 0), unet, out, shape=Shape(side, side), options=Options(), codes=codes
+        spec(6 if shape == "sdxl" else 0), unet, out, shape=Shape(side, side), options=WrapOptions(), codes=codes
     )
 
 

@@ -3,7 +3,7 @@
 Both choose among the same layers of the same denoiser, on the same prompts. At each size where the peer has a
 recipe between 2.5 and 7 bits, three denoisers are sampled along full trajectories, on prompts and seeds that
 neither method saw: the peer's recipe in plain k-means; ours of that size in plain k-means and the peer's widths,
-which shows what the allocation brings; and ours with all widths and compensated rounding, as sdhub makes
+which shows what the allocation brings; and ours with all widths and GPTQ, as sdhub makes
 variants. PSNR is of the final latents and of the pictures: the mean of all pictures' PSNR, and pooled, the PSNR of
 their mean error, which a single picture that turns into another one decides.
 
@@ -33,7 +33,7 @@ from torch import Tensor
 
 from sdhub.analysis.allocation import Choice
 from sdhub.analysis.analysis import Analysis
-from sdhub.analysis.laboratory import Laboratory, trajectories_for
+from sdhub.analysis.analyzer import SensitivityAnalyzer, trajectories_for
 from sdhub.backends.coreml.presets import choices
 from sdhub.checkpoint.resolve import resolve
 from sdhub.compression.affine import quantize
@@ -52,7 +52,7 @@ UNSEEN = (
 )  # fmt: skip
 SEED, STEPS = 9000, 20
 PSNR = ("latent PSNR", "image PSNR", "latent PSNR, pooled", "image PSNR, pooled")
-COMPENSATED: Rounding = "compensated"
+GPTQ: Rounding = "gptq"
 
 
 def main() -> None:
@@ -121,14 +121,14 @@ def timed(pipe: Any, setting: Any) -> Ours:
     from sdhub.backends.coreml.backend import BACKEND
 
     with tempfile.TemporaryDirectory() as folder:
-        lab = Laboratory(lambda: pipe, "demo", "0" * 64, setting, Work(Path(folder)))
+        analyzer = SensitivityAnalyzer(lambda: pipe, "demo", "0" * 64, setting, Work(Path(folder)))
         started = time.perf_counter()
-        analysis = lab.analysis(choices(COMPENSATED))
+        analysis = analyzer.analysis(choices(GPTQ))
         choice = analysis.within(analysis.size("4.5bits"))
-        analysis = lab.check(analysis, choice)
+        analysis = analyzer.check(analysis, choice)
         seconds = time.perf_counter() - started
-        plain = lab.analysis(
-            [each for each in choices("nearest") if not (isinstance(each, Palette) and each.bits == 3)]
+        plain = analyzer.analysis(
+            [each for each in choices("round_to_nearest") if not (isinstance(each, Palette) and each.bits == 3)]
         )
     template = BACKEND.recipe(resolve("demo"), "coreml-4bit")
     return Ours(analysis, plain, analysis.recipe(choice, template, "coreml-mixed-4.5bit"), seconds)
@@ -222,7 +222,7 @@ def fixed(bench: Bench, analysis: Analysis) -> list[dict[str, Any]]:
     """Mixed 4.5 bit beside uniform 4 bit and linear 8 bit per tensor."""
     choice: Choice = analysis.within(analysis.size("4.5bits"))
     mixed = bench.treated(analysis.treatments_of(choice))
-    uniform = bench.treated({name: Palette(bits=4, rounding=COMPENSATED) for name in analysis.weights})
+    uniform = bench.treated({name: Palette(bits=4, rounding=GPTQ) for name in analysis.weights})
     weights = {name: bench.pipe.unet.get_submodule(name).weight.detach() for name in analysis.weights}
     linear = bench.fidelity(
         {name: quantize(each, 8, symmetric=True, per="tensor").dequantize() for name, each in weights.items()}

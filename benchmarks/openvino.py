@@ -41,7 +41,7 @@ from sdhub.backends.base import backends
 from sdhub.backends.openvino import graph, telemetry
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.endpoint import endpoint
-from sdhub.core.isolated import apart
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import SILENT
 from sdhub.core.quiet import quiet
 from sdhub.evidence import compare, latency
@@ -316,7 +316,7 @@ def built_in(place: Path, figures: Figures, *, quick: bool) -> None:
     figures.add("emoji-sd, int8-full: image PSNR below weight-only int8", stored - full, "dB")
     name = f"emoji-sd, int8-full: image PSNR beside {PEER}"
     figures.add(name, full, "dB", peer=peer, ratio=full / peer, target=1)
-    bench.floor((full + stored) / 2)
+    bench.quality_target((full + stored) / 2)
 
 
 class Bench:
@@ -346,17 +346,19 @@ class Bench:
         """As publishing does."""
         folder.mkdir()
         hub = endpoint(None)
-        apart(stages.build, self.checkpoint, hub, self.backend.name, recipe, folder, progress=SILENT)
+        run_isolated(
+            stages.build_variant, self.checkpoint, hub, self.backend.name, recipe, folder, progress=SILENT
+        )
 
-    def floor(self, wanted: float) -> None:
+    def quality_target(self, wanted: float) -> None:
         """int8-full with `wanted` dB: which share it takes, and what that costs in speed."""
         self.figures.say(f"looking for int8-full with {wanted:.1f} dB")
         recipe = self.backend.recipe(self.checkpoint, "openvino-int8-full")
         pipeline = measure.load_base(self.checkpoint, endpoint(None), SILENT)
-        found = self.backend.reach(self.checkpoint, pipeline, recipe, wanted, self.fidelity, SILENT)
-        name, share = "int8-full, half of that distance", found.components["unet"].default.spared
-        self.build(found, self.place / "floor")
-        self.show(name, self.place / "floor")
+        found = self.backend.meet_target(self.checkpoint, pipeline, recipe, wanted, self.fidelity, SILENT)
+        name, share = "int8-full, half of that distance", found.components["unet"].default.higher_precision
+        self.build(found, self.place / "target")
+        self.show(name, self.place / "target")
         self.figures.add("emoji-sd, half of that distance: share of multiplications spared", share)
         kept = self.ratio[name] / self.ratio["int8-full"]
         self.figures.add("emoji-sd, half of that distance: speed that is kept", kept)

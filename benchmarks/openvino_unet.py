@@ -31,7 +31,7 @@ from sdhub.backends.openvino.quantize import compress
 from sdhub.backends.openvino.shapes import merge_tokens
 from sdhub.compression.calibration import LayerStatistics, collect
 from sdhub.core.quiet import quiet
-from sdhub.recipes.recipe import Affine, Component, Float
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float
 
 SDXL = {
     "sample_size": 128,
@@ -103,7 +103,7 @@ def make(shape: str, name: str, place: Path) -> None:
         seen = _calibrated(module, calls) if module else None
         del module
         gc.collect()
-        compress(folder, Component(default=treatment), spared=_spared(shape), statistics=seen)
+        compress(folder, ComponentRecipe(default=treatment), higher_precision=_spared(shape), statistics=seen)
     _tell(folder, started)
 
 

@@ -38,7 +38,7 @@ from sdhub.backends.sdnq.build import layers_of as sdnq_layers
 from sdhub.backends.sdnq.presets import PRESETS as SDNQ
 from sdhub.backends.svdquant.presets import PRESETS
 from sdhub.backends.svdquant.targets import layers_of as lite_layers
-from sdhub.checkpoint.narrow import compute_in_float32
+from sdhub.checkpoint.half_precision import compute_in_float32
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.endpoint import endpoint
 from sdhub.core.isolated import MEMORY
@@ -47,7 +47,7 @@ from sdhub.core.work import write_atomic
 from sdhub.evidence.memory import peak_mib
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling
-from sdhub.recipes.recipe import Component, Recipe
+from sdhub.recipes.recipe import ComponentRecipe, Recipe
 from sdhub.workflow import measure
 from tests.environments import environment
 
@@ -291,7 +291,7 @@ def flux(double: int, single: int, *, quick: bool) -> Any:
         return FluxTransformer2DModel(num_layers=double, num_single_layers=single, guidance_embeds=True, **narrow)
 
 
-def flux_component(module: Any) -> Component:
+def flux_component(module: Any) -> ComponentRecipe:
     """W4A4 for the blocks, W4A16 for what modulates them, as Nunchaku has it."""
     from sdhub.recipes.recipe import Affine
 
@@ -300,7 +300,7 @@ def flux_component(module: Any) -> Component:
         for name, part in module.named_modules()
         if isinstance(part, torch.nn.Linear) and "blocks." in name and ".norm" in name
     ]
-    return Component(
+    return ComponentRecipe(
         default=PRESETS["svdquant-int4"].weights,
         layers=dict.fromkeys(modulations, Affine(bits=4, group_size=64)),
     )
@@ -342,7 +342,7 @@ def shaped(shape: str, *, quick: bool) -> dict[str, float]:
 
     variant = SHAPES[shape][0]
     unet = random_unet(shape, quick=quick)
-    component = Component(default={**PRESETS, **SDNQ}[variant].weights)
+    component = ComponentRecipe(default={**PRESETS, **SDNQ}[variant].weights)
     lite = variant.startswith("svdquant")
     layers: Mapping[str, Any] = lite_layers(unet, component) if lite else sdnq_layers(unet, component)
     original = 2.0 * sum(each.numel() for each in unet.parameters())
@@ -361,7 +361,7 @@ def shaped(shape: str, *, quick: bool) -> dict[str, float]:
 
 
 def two_calls(unet: Any, layers: list[str], *, tokens: int) -> Mapping[str, Any]:
-    from sdhub.backends.seen import BUDGET, shared_inputs
+    from sdhub.backends.input_statistics import BUDGET, shared_inputs
     from sdhub.compression.calibration import collect, fitting_block
 
     leaders = shared_inputs(unet, layers)

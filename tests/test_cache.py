@@ -17,7 +17,6 @@ from sdhub.core.scratch import temporary
 from sdhub.core.work import Work, key_file
 from sdhub.workflow import cache
 from tests.runs import environment, sdhub, sdhub_json
-from tests.spaces.docs import commands
 
 MAKER = """
 import sys, time
@@ -34,17 +33,7 @@ with temporary("test") as place:
 """
 
 
-@pytest.fixture
-def passing(tmp_path, monkeypatch):
-    """The system's folder for passing files, for this test alone."""
-    import tempfile
-
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    yield folder
-    tempfile.tempdir = None
+pytestmark = pytest.mark.usefixtures("passing")
 
 
 @pytest.fixture
@@ -191,8 +180,3 @@ def test_spans_and_sizes():
     for text in ("", "-1GB", "many", "1PB"):
         with pytest.raises(UsageError):
             cache.parse_bytes(text)
-
-
-@pytest.mark.parametrize("words", commands("cache.md"), ids=" ".join)
-def test_the_commands_of_the_guide(words, tmp_path):
-    sdhub(*words, home=tmp_path)

@@ -9,12 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdhub.checkpoint.remote import telling
 from sdhub.core import disk
-from sdhub.core.access import speaking
 from sdhub.core.disk import full_disk, watched
 from sdhub.core.errors import BuildError, SdhubError
-from sdhub.core.isolated import apart
+from sdhub.core.hub import Hub
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import SILENT
 from sdhub.core.work import Work, publish_folder
 from sdhub.watching.dispatch import failure
@@ -90,7 +89,7 @@ def test_a_build_in_a_process_of_its_own(tmp_path, monkeypatch):
     command = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sdhub.core.isolated import main; main()"
     monkeypatch.setattr(isolate, "COMMAND", [sys.executable, "-I", "-c", command])
     with pytest.raises(SdhubError, match=r"the disk of .* is full"):
-        apart(jobs_of_disk.fill, tmp_path / "out", progress=SILENT)
+        run_isolated(jobs_of_disk.fill, tmp_path / "out", progress=SILENT)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +97,11 @@ def test_a_build_in_a_process_of_its_own(tmp_path, monkeypatch):
     [OSError(errno.ENOSPC, "No space left on device", "/c/x"), RuntimeError("Data processing error: os error 28")],
 )
 def test_downloads(error):
-    with pytest.raises(SdhubError, match=r"the disk of .* is full"), telling("org/model"):
+    with pytest.raises(SdhubError, match=r"the disk of .* is full"), Hub().telling("read org/model", "org/model"):
         raise error
     with (
         pytest.raises(SdhubError, match=r"the disk of .* is full"),
-        speaking("read", endpoint="http://h", token=None),
+        Hub("http://h").telling("read"),
     ):
         raise error
     assert "is full" in failure(error).detail

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
-from sdhub.core.endpoint import LOCAL_PORT, Endpoint, connect, embedded, endpoint, shown_address
+from sdhub.core.endpoint import LOCAL_PORT, connect, embedded, endpoint
 from sdhub.core.errors import UsageError
+from sdhub.core.hub import Hub, shown_address
 from tests.runs import environment, sdhub, sdhub_json
 
 SECRETS = [
@@ -30,7 +31,7 @@ SECRETS = [
 
 @pytest.mark.parametrize("url", SECRETS)
 def test_addresses_with_secrets_are_refused_without_repeating_them(url, monkeypatch):
-    for act in (lambda: endpoint(url), lambda: Endpoint(url, "token")):
+    for act in (lambda: endpoint(url), lambda: Hub(url, "token")):
         with pytest.raises(UsageError) as refused:
             act()
         said = refused.value.message + refused.value.hint

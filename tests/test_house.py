@@ -132,3 +132,47 @@ def test_heavy_libraries_are_imported_where_they_are_used():
                 elif isinstance(node, ast.Import):
                     light[name] |= {each.name.split(".")[0] for each in node.names}
     assert {name: found & heavy for name, found in light.items() if found & heavy} == {}
+
+
+BACKENDS = ("coreml", "openvino", "svdquant", "sdnq", "nunchaku")
+NAMED = {  # outside of the backends' packages, with the reason
+    "sdhub.workflow.compiled": "sdhub compile is Core ML's own verb, and works on published repositories",
+    "sdhub.hub.pages.view": "openvino is the tag and the file by which huggingface.co knows that library",
+    "sdhub.compression.packing": "formats of the ecosystem, by their own names",
+}
+
+
+def spoken(tree: ast.Module) -> set[str]:
+    """Texts of a module that it works with: no docstrings, no help, no examples."""
+    prose: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            prose.add(id(node.value))
+        elif isinstance(node, ast.Call):
+            shown = [each.value for each in node.keywords if each.arg == "help"]
+            if isinstance(node.func, ast.Name) and node.func.id == "examples":
+                shown += node.args
+            prose |= {id(part) for each in shown for part in ast.walk(each)}
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose
+    }
+
+
+def test_nothing_outside_a_backend_asks_for_one_by_name():
+    names = re.compile(rf"\b({'|'.join(BACKENDS)})\b")
+    found = {}
+    for module, path in MODULES.items():
+        if re.match(rf"sdhub\.backends\.({'|'.join(BACKENDS)})\b", module):
+            continue
+        texts = spoken(ast.parse(path.read_text(encoding="utf-8"))) | imports(path)
+        if named := sorted(text for text in texts if names.search(text)):
+            found[module] = named
+    assert set(found) == set(NAMED), found
+
+
+def test_the_backends_are_those_that_are_installed():
+    from sdhub.backends.base import backends
+
+    assert set(backends()) == set(BACKENDS)

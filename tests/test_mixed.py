@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from sdhub.analysis.laboratory import Laboratory
+from sdhub.analysis.analyzer import SensitivityAnalyzer
 from sdhub.backends.coreml.backend import BACKEND
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.errors import UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT
 from sdhub.recipes.adjust import Adjustment
 from sdhub.recipes.recipe import Palette, load_recipe
@@ -23,7 +24,7 @@ NAME = "coreml-mixed-4.5bit"
 
 def test_a_name_says_the_bits() -> None:
     assert BACKEND.knows(NAME)
-    assert "4.5 bits on average" in str(BACKEND.summary(NAME))
+    assert "4.5 bits on average" in str(BACKEND.describe(NAME))
     for name in ("coreml-mixed-0.5bit", "coreml-mixed-9bit", "coreml-mixed-bit", "coreml-mixed-4.5"):
         assert not BACKEND.knows(name)
         with pytest.raises(UnsupportedError, match="no variant is called"):
@@ -47,11 +48,11 @@ def test_the_analysis_fills_in_the_layers(tmp_path: Path, monkeypatch: pytest.Mo
     checkpoint = resolve("demo")
     adjusted = Adjustment(attention=("original",), chunked=True)
     ((_, recipe),) = choose(checkpoint, [NAME], None, adjusted)
-    monkeypatch.setattr(analyze, "laboratory", brief(analyze.laboratory))
-    mixed.look(checkpoint, recipe, tmp_path, SILENT)
+    monkeypatch.setattr(analyze, "sensitivity_analyzer", brief(analyze.sensitivity_analyzer))
+    mixed.run_analysis(checkpoint, Hub(), recipe, tmp_path, SILENT)
     found = load_recipe(tmp_path / mixed.RECIPE)
     assert (found.name, found.attention, found.chunked) == (NAME, ("original",), True)
-    assert found.evidence is not None and found.evidence.bits <= 4.5
+    assert found.analysis is not None and found.analysis.bits <= 4.5
     assert not mixed.is_open(found)
     layers = found.components["unet"].layers
     assert len(layers) == 4
@@ -63,12 +64,12 @@ def test_the_analysis_fills_in_the_layers(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def brief(usual: Any) -> Any:
-    def laboratory(*arguments: Any, **named: Any) -> Laboratory:
-        lab: Laboratory = usual(*arguments, **named)
-        lab.setting = lab.setting.model_copy(
-            update={"prompts": lab.setting.prompts[:1], "steps": 2, "recorded": 2, "block": 256}
+    def sensitivity_analyzer(*arguments: Any, **named: Any) -> SensitivityAnalyzer:
+        analyzer: SensitivityAnalyzer = usual(*arguments, **named)
+        analyzer.setting = analyzer.setting.model_copy(
+            update={"prompts": analyzer.setting.prompts[:1], "steps": 2, "recorded": 2, "block": 256}
         )
-        lab.layers = lab.layers[:4]
-        return lab
+        analyzer.layers = analyzer.layers[:4]
+        return analyzer
 
-    return laboratory
+    return sensitivity_analyzer

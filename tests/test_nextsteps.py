@@ -30,8 +30,8 @@ LOCAL = "http://127.0.0.1:8420/me/model"
 OTHER = "http://127.0.0.1:5123/me/model"
 HUB_FILE = parse_source("org/name/sub/file.safetensors@v1")
 PRINTED = [
-    nextsteps.SCHEMA,
-    nextsteps.CACHE,
+    nextsteps.schema(),
+    nextsteps.cache(),
     nextsteps.serve(),
     nextsteps.serve(LOCAL),
     nextsteps.serve(OTHER),
@@ -141,7 +141,7 @@ def as_printed(line):
 
 
 def test_commands_run_as_they_are_printed(tmp_path):
-    for line in (nextsteps.SCHEMA, nextsteps.CACHE, nextsteps.inspect(parse_source(str(emoji_sd())).text)):
+    for line in (nextsteps.schema(), nextsteps.cache(), nextsteps.inspect(parse_source(str(emoji_sd())).text)):
         done = subprocess.run(
             as_printed(line), shell=True, env=environment(tmp_path), capture_output=True, check=False
         )
@@ -178,3 +178,45 @@ def test_the_command_that_is_printed_opens_the_pages_that_are_printed(tmp_path):
     (url,) = re.findall(r"^  (http\S+)$", said, re.MULTILINE)
     with started(line, tmp_path), urllib.request.urlopen(url) as answer:
         assert "demo/mine" in answer.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "name"),
+    [
+        (".venv/bin/sdhub", "", ".venv/bin/sdhub"),
+        ("an odd place/sdhub", "", "'an odd place/sdhub'"),
+        (".venv/bin/sdhub", ".venv/bin", "sdhub"),
+        (".venv/bin/sdhub", "an odd place", ".venv/bin/sdhub"),
+        ("sdhub/__main__.py", "", "sdhub"),
+        ("-c", "", "sdhub"),
+    ],
+)
+def test_the_program_is_called_as_it_was(called, on_path, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".venv/bin", "an odd place"):
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "sdhub").write_text("#!/bin/sh\n")
+        (Path(folder) / "sdhub").chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setenv("PATH", str(tmp_path / on_path) if on_path else "/nowhere")
+    assert nextsteps.inspect("demo") == f"{name} inspect demo"
+
+
+def test_a_clone_s_own_program_names_itself(tmp_path):
+    """As a stranger calls it who has only cloned and made the environment."""
+    script = tmp_path / "bin" / "sdhub"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\nfrom sdhub.cli import main\nmain()\n")
+    script.chmod(0o755)
+    recipe = tmp_path / "bad.json"
+    recipe.write_text("{}")
+    line = "bin/sdhub recipe check bad.json"
+    done = subprocess.run(
+        line, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert "hint: see: bin/sdhub recipe schema\n" in done.stderr
+    hint = done.stderr.partition("hint: see: ")[2].strip()
+    again = subprocess.run(
+        hint, shell=True, cwd=tmp_path, env=environment(tmp_path), capture_output=True, check=False
+    )
+    assert again.returncode == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sdhub.core.hub import Hub
 from sdhub.demo import emoji_sd
 from tests.hubs import running_hub
 from tests.runs import environment, sdhub, sdhub_json
@@ -96,6 +97,13 @@ def test_the_report(first, hub):
     assert evidence["peak_mib"] > 100
 
 
+def test_predictions_are_compared_along_the_trajectories_of_the_base(published):
+    found = json.loads((published / "evidence" / "evidence.json").read_text())["noise_snr"]
+    assert len(found["points"]) == 2 * 4
+    assert {each["prompt"] for each in found["points"]} == {0, 1}
+    assert 10 < found["worst_db"] <= found["median_db"] < 80
+
+
 def test_every_hash_holds(published, first):
     manifest = json.loads((published / "sdhub.json").read_text())
     files = contents(published)
@@ -158,7 +166,7 @@ def test_a_second_publish_reads_no_large_file_again(first, wanted, home, hub, mo
     (folder,) = (home / "work" / "repository").glob("*/")
     known = {name: entry["sha256"] for name, entry in read_manifest(folder)["files"].items()}
     monkeypatch.setattr(remote, "sha256_of", lambda path: pytest.fail(f"{path} is read again"))
-    assert push(folder, REPO, endpoint=hub, token="any", message="x", known=known).status == "unchanged"
+    assert push(folder, REPO, hub=Hub(hub, "any"), message="x", known=known).status == "unchanged"
 
 
 def test_verify_downloads_checks_and_draws_again(first, hub, home, tmp_path):

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import HubError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.github import Events, Matrix
 from sdhub.watching.jobs import Jobs
@@ -26,9 +26,9 @@ from sdhub.watching.state import ATTEMPTS, State
 from sdhub.watching.watch import Watcher
 from sdhub.workflow.options import Options
 from tests.checkpoint.tiny import skeleton
+from tests.guides import calls
 from tests.hubs import running_hub
 from tests.runs import environment, sdhub, sdhub_json
-from tests.spaces.docs import commands
 
 SOURCES = 50
 CARD = "---\nlicense: mit\nlibrary_name: diffusers\npipeline_tag: text-to-image\n---\n"
@@ -221,8 +221,8 @@ def rows():
 )
 def test_what_is_listed(monkeypatch, query, after, expected):
     models = Rows(rows())
-    monkeypatch.setattr("sdhub.watching.query.client", lambda *_: models)
-    found = listed(query, Endpoint("https://hub.example", None), after)
+    monkeypatch.setattr(Hub, "api", models)
+    found = listed(query, Hub("https://hub.example", None), after)
     assert [each.repository for each in found] == [f"org/model-{number}" for number in expected]
 
 
@@ -277,14 +277,14 @@ class Counting:
 
 
 def watcher(hub, state, dispatch, author, variants=("openvino-int8",)):
-    endpoint = Endpoint(hub, "local")
+    endpoint = Hub(hub, "local")
     options = Options(namespace="made", variants=variants)
     return Watcher(Query((author,)), options, state, dispatch, source=endpoint, target=endpoint)
 
 
 @pytest.fixture
 def seen_through(hub, monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_ENDPOINT", hub)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # sources come from the Hub that is watched
     monkeypatch.setenv("HF_TOKEN", "local")
 
 
@@ -332,7 +332,7 @@ def test_a_lost_state_does_not_publish_again(hub, checkpoint, tmp_path, seen_thr
     from tests.watcher import Small
 
     upload(hub, "dora/model", checkpoint)
-    small = Small(Endpoint(hub, "local"))
+    small = Small(Hub(hub, "local"))
     dispatch = Counting()
     with State(tmp_path / "one.sqlite3") as first:
         watcher(hub, first, small, "dora").round()
@@ -342,13 +342,13 @@ def test_a_lost_state_does_not_publish_again(hub, checkpoint, tmp_path, seen_thr
         assert second.counts() == {"done": 1}
     assert dispatch.orders == []
     fields = {name: made[name] for name in ("repository", "sha", "recipe", "variant", "backend", "target")}
-    assert is_published(Task(**fields), Endpoint(hub, "local"))
-    assert not is_published(Task(**{**fields, "sha": "0" * 40}), Endpoint(hub, "local"))
-    assert not is_published(Task(**{**fields, "target": "made/nothing"}), Endpoint(hub, "local"))
+    assert is_published(Task(**fields), Hub(hub, "local"))
+    assert not is_published(Task(**{**fields, "sha": "0" * 40}), Hub(hub, "local"))
+    assert not is_published(Task(**{**fields, "target": "made/nothing"}), Hub(hub, "local"))
 
 
 def test_a_hub_that_is_away_is_waited_for(state):
-    endpoint = Endpoint("http://127.0.0.1:9", None)
+    endpoint = Hub("http://127.0.0.1:9", None)
     stop = threading.Event()
     notes = []
 
@@ -364,7 +364,7 @@ def test_a_hub_that_is_away_is_waited_for(state):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retry.time, "sleep", lambda _: None)
         watching.watch(stop, interval=0)
-    assert any("next look" in note or "trying again" in note for note in notes)
+    assert any("next look" in note or "retrying" in note for note in notes)
 
 
 # Sending.
@@ -446,7 +446,7 @@ def stub():
 
 
 def test_an_order_becomes_one_labelled_job(stub):
-    jobs = Jobs(Options(namespace="me", private=True), Endpoint(stub.url, "hf_secret"), "me")
+    jobs = Jobs(Options(namespace="me", private=True), Hub(stub.url, "hf_secret"), "me")
     order = Order((task(),))
     for _ in range(3):
         ((_, (outcome,)),) = jobs(iter([order]))
@@ -464,7 +464,7 @@ def test_an_order_becomes_one_labelled_job(stub):
 
 def test_a_job_whose_answer_was_lost_is_not_sent_again(stub, monkeypatch):
     monkeypatch.setattr("sdhub.core.retry.time.sleep", lambda _: None)
-    jobs = Jobs(Options(namespace="me"), Endpoint(stub.url, "token"), "me")
+    jobs = Jobs(Options(namespace="me"), Hub(stub.url, "token"), "me")
     stub.lose = True
     for _ in range(2):
         ((_, (outcome,)),) = jobs(iter([Order((task(),))]))
@@ -473,7 +473,7 @@ def test_a_job_whose_answer_was_lost_is_not_sent_again(stub, monkeypatch):
 
 
 def test_a_job_that_ended_badly_is_sent_again(stub):
-    jobs = Jobs(Options(namespace="me"), Endpoint(stub.url, "token"), "me")
+    jobs = Jobs(Options(namespace="me"), Hub(stub.url, "token"), "me")
     list(jobs(iter([Order((task(),))])))
     stub.jobs[0]["status"]["stage"] = "ERROR"
     list(jobs(iter([Order((task(),))])))
@@ -520,7 +520,7 @@ def test_the_program(hub, tmp_path):
     assert "emil/emoji-openvino-int8" in sdhub("watch", "--show", home=tmp_path).stdout
 
 
-@pytest.mark.parametrize("words", commands("watching.md"), ids=" ".join)
+@pytest.mark.parametrize("words", calls("watching.md"), ids=" ".join)
 def test_the_commands_of_the_guide(words, hub, tmp_path, monkeypatch):
     """Of authors and tags that have nothing: each looks, and ends."""
     monkeypatch.setenv("GITHUB_TOKEN", "not-needed")

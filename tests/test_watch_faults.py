@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import HubError, SdhubError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.watching import look, query, state
 from sdhub.watching.local import Local
 from sdhub.watching.orders import Outcome, Task
@@ -24,7 +24,7 @@ from sdhub.workflow.stages import VariantStages
 from tests.runs import sdhub
 from tests.spaces.sources import space_module
 
-HUB = Endpoint("http://127.0.0.1:9", "token")
+HUB = Hub("http://127.0.0.1:9", "token")
 BAD = "org/model-1"
 SOURCES = ["org/model-0", BAD, "org/model-2"]
 
@@ -70,12 +70,12 @@ class Faulty:
         monkeypatch.setattr("sdhub.watching.watch.listed", lambda *_: found)
         monkeypatch.setattr("sdhub.watching.watch.is_published", self.at("published", lambda task, _: False))
         self.patch(
-            monkeypatch, look, "resolve", "inspect", lambda source: SimpleNamespace(id=source, sha="a" * 40)
+            monkeypatch, look, "resolve", "inspect", lambda source, hub: SimpleNamespace(id=source, sha="a" * 40)
         )
         self.patch(monkeypatch, look, "make_plan", "plan", self.plan)
         monkeypatch.setattr(State, "add", self.at("note", State.add, position=1))
         monkeypatch.setattr(State, "settle", self.at("settle", State.settle, position=1))
-        monkeypatch.setattr("sdhub.watching.local.resolve", lambda source: SimpleNamespace(id=source))
+        monkeypatch.setattr("sdhub.watching.local.resolve", lambda source, hub: SimpleNamespace(id=source))
         monkeypatch.setattr("sdhub.watching.local.publish", self.publish)
         for place, name in ((VariantStages, "build"), (VariantStages, "evidence")):
             monkeypatch.setattr(place, name, self.at(name, lambda _: tmp_path, always=True))
@@ -90,7 +90,7 @@ class Faulty:
         monkeypatch.setattr(Run, "_tie", self.at("tie", lambda *_: None, always=True))
         (tmp_path / "evidence.json").write_text("{}")
         options = Options(namespace="me", variants=("openvino-int8",))
-        local = Local(options, "http://127.0.0.1:9")
+        local = Local(options, HUB, HUB.url)
         self.watcher = Watcher(Query(("org",)), options, known, local, source=HUB, target=HUB)
 
     def at(self, stage, act, *, position=0, always=False):
@@ -250,7 +250,7 @@ def test_three_bad_sources_in_a_row_do_not_hold_the_rest_for_ever(monkeypatch, k
         return [task(repository)]
 
     monkeypatch.setattr(look, "tasks_of", tasks)
-    looker = look.Looker(Options(namespace="me"), known, HUB.url)
+    looker = look.Looker(Options(namespace="me"), known, HUB)
     assert not looker.look(found, at_once=False)
     for _ in range(2):
         looker.look(found, at_once=False)  # those that failed wait, and the others have their turn
@@ -265,13 +265,13 @@ def test_an_odd_row_or_list_is_told(monkeypatch, known):
         SimpleNamespace(id="org/c", sha="a" * 40, likes=1, last_modified=now, tags=7),
         SimpleNamespace(id="org/d", sha="a" * 40, likes=1, last_modified=now, tags=None),
     ]
-    monkeypatch.setattr(query, "client", lambda *_: SimpleNamespace(list_models=lambda **_: rows))
+    monkeypatch.setattr(Hub, "api", SimpleNamespace(list_models=lambda **_: rows))
     assert [each.repository for each in query.listed(Query(("org",)), HUB, None)] == ["org/d"]
 
     def broken(**_):
         raise KeyError("id")
 
-    monkeypatch.setattr(query, "client", lambda *_: SimpleNamespace(list_models=broken))
+    monkeypatch.setattr(Hub, "api", SimpleNamespace(list_models=broken))
     watcher = Watcher(Query(("org",)), Options(namespace="me"), known, iter, source=HUB, target=HUB)
     with pytest.raises(HubError, match=r"cannot be read \(KeyError"):
         watcher.round()

@@ -10,8 +10,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import HubError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.orders import Outcome
 from sdhub.watching.webhook import MAX_BODY, MOST_WAITING, Change, Deliveries, Refused, Webhook, parse
@@ -195,7 +195,7 @@ def test_two_hundred_deliveries_of_one_event_are_one_publish(tmp_path, monkeypat
         sha = upload(url, "acme/model", skeleton(tmp_path / "sd"), card=CARD)
         options = Options(namespace="made", variants=("openvino-int8",))
         hook = Hook(tmp_path)
-        worker = hooks.Worker(options, Endpoint(url, "local"), tmp_path, hook.deliveries, dispatch)
+        worker = hooks.Worker(options, Hub(url, "local"), tmp_path, hook.deliveries, dispatch)
         hook.webhook = Webhook(SECRET, hook.deliveries, worker.head, worker.wake)
         bodies = [json.dumps(event(sha=sha, note=number % 101)).encode() for number in range(200)]
 

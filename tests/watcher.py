@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sdhub.core.endpoint import Endpoint
+from sdhub.core.hub import Hub
 from sdhub.publishing.push import push
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.orders import Order, Outcome
@@ -26,7 +26,7 @@ from sdhub.workflow.options import Options
 class Small:
     """Pushes `sdhub.json` and a file for each task, in one commit."""
 
-    def __init__(self, hub: Endpoint) -> None:
+    def __init__(self, hub: Hub) -> None:
         self.hub = hub
 
     def __call__(self, orders: Iterable[Order]) -> Iterator[tuple[Order, Sequence[Outcome]]]:
@@ -49,8 +49,7 @@ class Small:
             pushed = push(
                 Path(folder),
                 task.target,
-                endpoint=self.hub.url,
-                token=self.hub.token,
+                hub=self.hub,
                 message=f"variant {task.key}",
             )
             time.sleep(0.02)
@@ -58,7 +57,7 @@ class Small:
 
 
 def main() -> None:
-    hub = Endpoint(sys.argv[1], "local")
+    hub = Hub(sys.argv[1], "local")
     with State(Path(sys.argv[2])) as state:
         query = Query(authors=("authors",))
         options = Options(namespace="variants", variants=("openvino-int8",))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.analysis.allocation import Choice, Option, allocate, loyal, path, total
 from sdhub.core.errors import RecipeError, UsageError
-from sdhub.recipes.recipe import Analyzed, Calibration, Checked, Float, Recipe, Treatment
+from sdhub.recipes.recipe import AnalysisRecord, Calibration, Checked, Float, Recipe, Treatment
 from sdhub.recipes.treatments import size_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ OTHERS = 16  # bits of parameters that are not chosen among
 
 @dataclass(frozen=True)
 class Subject:
-    """What was analyzed, and how: the fields of `Analyzed` that all its recipes share."""
+    """What was analyzed, and how: the fields of `AnalysisRecord` that all its recipes share."""
 
     component: str
     source: str
@@ -155,7 +155,7 @@ class Analysis:
         start: Recipe | None = None,
         repaired: Iterable[str] = (),
     ) -> Recipe:
-        """`template` with this choice for the component, under `name`, with its evidence."""
+        """`template` with this choice for the component, under `name`, with how it was found."""
         layers = self.treatments_of(choice)
         component = template.components[self.subject.component]
         share: Counter[Treatment] = Counter()
@@ -167,7 +167,7 @@ class Analysis:
             update={
                 "name": name,
                 "components": {**template.components, self.subject.component: made},
-                "evidence": self._evidence(choice, start, tuple(repaired)),
+                "analysis": self._record(choice, start, tuple(repaired)),
             }
         )
 
@@ -184,9 +184,9 @@ class Analysis:
             for choice in choices
         ]
 
-    def _evidence(self, choice: Choice, start: Recipe | None, repaired: tuple[str, ...]) -> Analyzed:
+    def _record(self, choice: Choice, start: Recipe | None, repaired: tuple[str, ...]) -> AnalysisRecord:
         subject = self.subject
-        return Analyzed(
+        return AnalysisRecord(
             component=subject.component,
             source=subject.source,
             fingerprint=subject.fingerprint,
@@ -259,7 +259,11 @@ def _size(treatment: Treatment, weight: Tensor) -> int | None:
 
 
 def _format(treatment: Treatment) -> Treatment:
-    return treatment if isinstance(treatment, Float) else treatment.model_copy(update={"rounding": "nearest"})
+    return (
+        treatment
+        if isinstance(treatment, Float)
+        else treatment.model_copy(update={"rounding": "round_to_nearest"})
+    )
 
 
 def _rounded(value: float | None) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from sdhub.core.errors import RecipeError
 from sdhub.core.nearly import meant
-from sdhub.recipes.recipe import MAX_BYTES, Component, Float, Palette, Recipe, Rounding, Treatment
+from sdhub.recipes.recipe import MAX_BYTES, ComponentRecipe, Float, Palette, Recipe, Rounding, Treatment
 
 BITS = (1, 2, 4, 6, 8)
 FLOAT = 16
@@ -35,11 +35,11 @@ class AppleRecipe:
     bits: Mapping[str, int]
     psnr_db: float | None = None
 
-    def as_recipe(self, component: str = "unet") -> Recipe:
-        """A recipe of ours that says the same of `component`, to start an analysis from."""
-        layers = {name: _treatment(bits, "compensated") for name, bits in self.bits.items()}
-        parts = {component: Component(default=Float(), layers=layers)}
-        return Recipe(name="coreml-imported", backend="coreml", components=parts)
+    def as_recipe(self, backend: str, component: str = "unet") -> Recipe:
+        """A recipe of ours for `backend` that says the same of `component`, to start an analysis from."""
+        layers = {name: _treatment(bits, "gptq") for name, bits in self.bits.items()}
+        parts = {component: ComponentRecipe(default=Float(), layers=layers)}
+        return Recipe(name=f"{backend}-imported", backend=backend, components=parts)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def exported(
             bits[name] = int(treatment.bits)
         else:
             raise RecipeError(
-                f"{name}: Apple's recipes have no {_told(treatment)}",
+                f"{name}: Apple's recipes have no {_treatment_label(treatment)}",
                 hint="they have one palette of 1, 2, 4, 6 or 8 bits for each weight",
             )
     mean = sum(bits[name] * weights[name] for name in bits) / max(sum(weights[name] for name in bits), 1)
@@ -147,7 +147,7 @@ def applied(
     shapes: Mapping[str, Sequence[int]],
     *,
     base: Mapping[str, Sequence[int]] | None = None,
-    rounding: Rounding = "compensated",
+    rounding: Rounding = "gptq",
 ) -> Applied:
     """The recipe for a denoiser whose layers' weights have these `shapes`, by module name.
 
@@ -220,7 +220,7 @@ def _figure(value: Any) -> float | None:
     return float(value) if known else None
 
 
-def _told(treatment: Treatment) -> str:
+def _treatment_label(treatment: Treatment) -> str:
     if isinstance(treatment, Palette):
         return f"palettes of {treatment.bits} bits" + (" in groups" if treatment.group_size else "")
     return f"weights of scheme {treatment.scheme}"

@@ -10,7 +10,7 @@ steadier estimate of that than ⟨g, E⟩² is. It fails where a layer's inputs 
 timestep's embedding are; so it is scaled, layer by layer, by how much the one exceeds the other over all
 treatments and traces.
 
-Compensated rounding (see `sdhub.compression.gptq`) leaves errors E = R diag(L) L⁻¹ with independent R, L the
+GPTQ (see `sdhub.compression.gptq`) leaves errors E = R diag(L) L⁻¹ with independent R, L the
 Cholesky factor of the inputs' Gram matrix: ‖δ‖² is Σ (g L⁻ᵀ diag(L))² R², which no layer has to be rounded for.
 """
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
     from sdhub.compression.calibration import LayerStatistics
 
-DAMPING = 0.01  # that of compensated rounding
+DAMPING = 0.01  # that of GPTQ
 SAMPLE, LEAST_ROWS = 2**16, 16  # weights, and channels, that a treatment's errors are made of
 MANY, FEW = 8, 2  # how often a prior is counted beside a layer's, and a treatment's, own figures
-LARGE = 200e6  # parameters from which on a trajectory's activations are computed twice instead of kept
+RECOMPUTED_FROM = 200e6  # parameters; a trajectory's activations are computed twice then instead of kept
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Trace:
 
 @dataclass(frozen=True)
 class Factor:
-    """What a layer's inputs let compensated rounding do: by block the order of its columns and the Cholesky factor
-    of its damped Gram matrix. `doubt`: how little was seen of the inputs, K / (K + vectors); errors that are moved
-    to where nothing was seen (a timestep's embedding is one vector a call) show up in other pictures.
+    """What a layer's inputs let GPTQ do: by block the order of its columns and the Cholesky factor
+    of its damped Gram matrix. `doubt`: how little was observed of the inputs, K / (K + vectors); errors that are
+    moved to where nothing was observed (a timestep's embedding is one vector a call) show up in other pictures.
     """
 
     blocks: Sequence[tuple[Tensor, Tensor]]
@@ -79,7 +79,7 @@ def candidates(denoiser: torch.nn.Module, least: int) -> list[str]:
 
 
 def factors(statistics: Mapping[str, LayerStatistics]) -> Factors:
-    """By layer what its inputs let compensated rounding do."""
+    """By layer what its inputs let GPTQ do."""
     from sdhub.compression.gram import damped, factor
 
     found: dict[str, Factor] = {}
@@ -151,7 +151,7 @@ def trace(
     import torch
 
     denoiser = getattr(pipeline, component)
-    large = sum(weight.numel() for weight in denoiser.parameters()) >= LARGE
+    large = sum(weight.numel() for weight in denoiser.parameters()) >= RECOMPUTED_FROM
     with _differentiable(pipeline, denoiser, layers, again=large), torch.enable_grad():
         latents, moments = sample(pipeline, setting, number, on_step)
         generator = torch.Generator().manual_seed(setting.seed + number)
@@ -185,7 +185,7 @@ def errors(
 ) -> dict[int, float]:
     """Mean squared change of the final latents' elements that each treatment of one layer makes, by its number.
 
-    `weight`: (N, ...). `gradients`: (N, K) of each trace, scaled. `known`: of `factors`; without it compensated
+    `weight`: (N, ...). `gradients`: (N, K) of each trace, scaled. `known`: of `factors`; without it by_gptq
     rounding is taken for rounding to the nearest. Treatments that do not fit the weight are left out. Wide layers
     are judged by some of their channels, evenly spaced.
     """
@@ -196,24 +196,24 @@ def errors(
     plain = stack.square().sum(0)
     shaped = plain
     if known:
-        sharp = torch.stack([_compensated(each, known.blocks) for each in stack]).square().sum(0)
+        sharp = torch.stack([_whitened(each, known.blocks) for each in stack]).square().sum(0)
         shaped = sharp + known.doubt * (plain - sharp)
     found: dict[int, tuple[float, bool]] = {}
     ratios: dict[int, list[float]] = {}
     for number, off in residuals(treatments, weight, rows):
-        rounding = getattr(treatments[number], "rounding", "nearest")
-        compensated = known is not None and rounding == "compensated"
-        found[number] = (_energy(shaped if compensated else plain, off, rows), compensated)
-        if not compensated:
+        rounding = getattr(treatments[number], "rounding", "round_to_nearest")
+        by_gptq = known is not None and rounding == "gptq"
+        found[number] = (_energy(shaped if by_gptq else plain, off, rows), by_gptq)
+        if not by_gptq:
             ratios[number] = _ratios(stack[:, rows], off)
     pooled = _shrunk([ratio for each in ratios.values() for ratio in each], 1.0, MANY)
     return {
-        number: energy if compensated else energy * _shrunk(ratios[number], pooled, FEW)
-        for number, (energy, compensated) in found.items()
+        number: energy if by_gptq else energy * _shrunk(ratios[number], pooled, FEW)
+        for number, (energy, by_gptq) in found.items()
     }
 
 
-def _compensated(gradient: Tensor, blocks: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _whitened(gradient: Tensor, blocks: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """g L⁻ᵀ diag(L) of a gradient (N, K), in the order of its columns."""
     import torch
 

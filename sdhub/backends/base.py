@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from sdhub.backends.variant.layout import Layout
 from sdhub.backends.variant.view import opened
-from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.checkpoint import Checkpoint, Component
+from sdhub.checkpoint.companions import LoadedCompanion
 from sdhub.core import nextsteps
 from sdhub.core.documents import shown
-from sdhub.core.errors import MissingExtraError, UnsupportedError
+from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.core.nearly import meant
 from sdhub.core.progress import Progress
 from sdhub.recipes.recipe import Recipe, Rounding, Treatment
@@ -43,10 +44,14 @@ class Backend(ABC):
     `checks` says how what was published is checked, and whether it can be timed: "usage" runs the card's lines
     without sdhub; "sdhub" is for variants whose own runtime is not on every machine (Core ML, CUDA): sdhub opens
     them by other means to compare pictures, and says that the lines were not run and speed was not measured.
-    `shows_nearest`: a calibrated variant is also built without calibration, so that the evidence has both.
-    `analyzed_as`: the preset whose other components a recipe of mixed bits has (empty: none is analyzed).
-    `companions`: ControlNets and the safety checker go along into its variants. `narrow`: it also builds from a
-    denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.narrow`).
+    `shows_uncalibrated`: a calibrated variant is also built without calibration, so that the evidence has both.
+    `analyzed_as`: the preset whose other components a recipe of mixed bits has (empty: none is analyzed);
+    `analyzed_first`: an analysis chooses among its treatments where no backend is named.
+    `demo`: the variant that `sdhub demo` makes (empty: none).
+    `spaces`: the hardware of a Space that draws with its variants (empty: none does), `space_packages` what that
+    Space needs besides sdhub[openvino].
+    `companions`: ControlNets and the safety checker go along into its variants. `half_precision`: it also builds
+    from a denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.half_precision`).
     """
 
     name: str
@@ -60,24 +65,28 @@ class Backend(ABC):
     install: str
     revision: int = 1
     checks: Literal["usage", "sdhub"] = "usage"
-    shows_nearest: bool = False
+    shows_uncalibrated: bool = False
     companions: bool = False
-    narrow: bool = False
+    half_precision: bool = False
     analyzed_as: str = ""
+    analyzed_first: bool = False
+    demo: str = ""
+    spaces: Literal["", "any", "gpu"] = ""
+    space_packages: tuple[str, ...] = ()
 
     def knows(self, variant: str) -> bool:
         """Whether the backend makes a variant of this name; more than are listed, where names have parameters."""
         return variant in self.variants
 
-    def summary(self, variant: str) -> str | None:
+    def describe(self, variant: str) -> str | None:
         """A variant in one sentence, None where it is none of the backend's, calibrated or not."""
-        calibrated = variant.removesuffix("-fast")  # the name that Recipe.nearest gives
-        if variant != calibrated and self.told(calibrated) is not None:
+        calibrated = variant.removesuffix("-fast")  # the name that Recipe.uncalibrated gives
+        if variant != calibrated and self.describe_preset(calibrated) is not None:
             return f"the formats of {calibrated} without calibration, everything rounded to the nearest value"
-        return self.told(variant)
+        return self.describe_preset(variant)
 
-    def told(self, variant: str) -> str | None:
-        """`summary` of a variant as its preset makes it."""
+    def describe_preset(self, variant: str) -> str | None:
+        """`describe` of a variant as its preset makes it."""
         return self.variants.get(variant)
 
     def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
@@ -92,9 +101,19 @@ class Backend(ABC):
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
         """The preset that makes the variant."""
 
-    @abstractmethod
+    def parts_of(self, checkpoint: Checkpoint) -> list[Component]:
+        """What a recipe says how to treat: the components with weights that are drawn with."""
+        return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
+
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
-        """Raises RecipeError or UnsupportedError for a recipe this backend cannot follow to the letter."""
+        """Raises RecipeError or UnsupportedError for a recipe this backend cannot follow to the letter.
+
+        A backend adds its own reasons; here it is one that does not name the checkpoint's parts.
+        """
+        parts = {part.name for part in self.parts_of(checkpoint)}
+        for name in sorted(parts ^ set(recipe.components)):
+            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
+            raise RecipeError(f"{recipe.name}: component {name} {fault}")
 
     @abstractmethod
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
@@ -107,21 +126,33 @@ class Backend(ABC):
         The same inputs and versions give the same bytes. Raises BuildError.
         """
 
-    def reach(
+    def build_with_companions(
+        self,
+        checkpoint: Checkpoint,
+        pipeline: Any,
+        companions: Sequence[LoadedCompanion],
+        recipe: Recipe,
+        out: Path,
+        progress: Progress,
+    ) -> None:
+        """As `build`, of a checkpoint with companions; only backends with `companions` are asked to."""
+        raise NotImplementedError
+
+    def meet_target(
         self,
         checkpoint: Checkpoint,
         pipeline: Any,
         recipe: Recipe,
-        floor: float,
+        target: float,
         judge: Callable[[Path], float],
         progress: Progress,
     ) -> Recipe:
-        """`recipe` with the least share of spared layers whose variant has `floor` dB.
+        """`recipe` with the least share of layers in higher precision whose variant has `target` dB.
 
         `pipeline` as in `build`; `judge(folder)` is the PSNR of a built variant's pictures in dB. Raises
         UnsupportedError where that is out of reach, or where the backend has no such recipes.
         """
-        raise UnsupportedError(f"{self.name} has no floor of quality")
+        raise UnsupportedError(f"{self.name} has no quality target")
 
     def streams(self, checkpoint: Checkpoint, recipe: Recipe) -> bool:
         """Whether the variant is made by `build_streamed`, from the checkpoint's files and no pipeline."""
@@ -147,6 +178,10 @@ class Backend(ABC):
 
         Raises BuildError, MissingExtraError.
         """
+
+    def load_native(self, folder: Path) -> Any:
+        """As `load`, but by the runtime that the variant's users have, where that is another one: for Spaces."""
+        return self.load(folder)
 
     def open(self, folder: Path) -> Any:
         """The variant as a pipeline of diffusers' calling convention, whoever made the folder.

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.recipes.calibration import LARGE, calibration_for
+from sdhub.core.units import GIB
+from sdhub.recipes.calibration import calibration_for, is_large
 from sdhub.recipes.recipe import Calibration, Recipe
 
 PROMPTS, STEPS, SIDE = 2, 3, 512
 BLOCK = 1280
 HUGE = 4e9  # parameters of a denoiser of which one call takes minutes
-GIB = 2**30
 
 
 def calibrated(checkpoint: Checkpoint, preset: Recipe) -> Recipe:
     """The preset with the checkpoint's calibration; without any where the denoiser is too large to be run here."""
     part = checkpoint.component(checkpoint.family.denoiser)
     if part is not None and part.parameters > HUGE:
-        return preset.nearest().model_copy(update={"name": preset.name})
+        return preset.uncalibrated().model_copy(update={"name": preset.name})
     return preset.model_copy(update={"calibration": brief_calibration(checkpoint)})
 
 
@@ -32,8 +32,7 @@ def brief_calibration(checkpoint: Checkpoint) -> Calibration:
     Gram matrices are no wider than what the decomposition works on, which keeps a large denoiser's in memory.
     """
     usual = calibration_for(checkpoint)
-    part = checkpoint.component(checkpoint.family.denoiser)
-    if part is None or part.parameters <= LARGE:
+    if not is_large(checkpoint):
         return usual
     steps = min(STEPS, usual.steps)
     few = {

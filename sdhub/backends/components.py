@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sdhub.backends.folder import prove_written, stem_of, write_config
 from sdhub.backends.parts import Parts
 from sdhub.core.progress import Progress
+from sdhub.recipes.weights import MEMORY
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 Encode = Callable[[str, "torch.nn.Module"], "tuple[dict[str, torch.Tensor], float]"]
 Read = Callable[[str], "torch.Tensor"]
-
-MEMORY = 2**31  # of the layers that are worked on at once
 
 
 def write_component(

@@ -19,7 +19,7 @@ from sdhub.checkpoint.safety import COMPONENT, is_model
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import BuildError, MissingExtraError, SdhubError
-from sdhub.core.foreign import told
+from sdhub.core.foreign import translate_errors
 from sdhub.core.quiet import quiet
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def assembled(folder: Path, made: Mapping[str, Callable[[str, str], Any]]) -> An
             import torch
             import transformers  # noqa: F401
         except ImportError as error:
-            raise MissingExtraError("svdquant", error.name or "diffusers") from None
+            raise MissingExtraError("torch", error.name or "diffusers") from None
     index = _index(folder)
     for name, entry in index.items():
         if _is_component(entry) and entry[1] not in CLASSES.get(entry[0], ()):
@@ -219,7 +219,7 @@ def _require_whole(folder: Path, library: str, class_name: str) -> None:
     """Raises BuildError where files have fewer numbers than the config asks for: libraries fill in random ones."""
     import torch
 
-    with quiet(), torch.device("meta"), told(f"{folder.name} does not load", BuildError):
+    with quiet(), torch.device("meta"), translate_errors(f"{folder.name} does not load", BuildError):
         module = blank(library, class_name, document(folder / CONFIG))
     wanted = sum(parameter.numel() for parameter in module.parameters())
     files = [path for path in shards(folder, library) if path.is_file()]

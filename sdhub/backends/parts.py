@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.headers import LENGTH_BYTES, read_header
+from sdhub.core.errors import BuildError
 from sdhub.core.work import write_atomic
 
 if TYPE_CHECKING:
@@ -70,10 +71,11 @@ class Parts:
         return read_header(self._path(layer)).metadata
 
     def join(self, folder: Path, stem: str, *, metadata: Mapping[str, str], shard: int = SHARD) -> list[Path]:
-        """Write `<stem>.safetensors` into `folder`, or shards of at most `shard` bytes with their index, and
-        remove the parts.
+        """Write `<stem>.safetensors` into `folder`, or shards of at most `shard` bytes with their index, hold them
+        against the parts, and remove these.
 
-        Tensors stand in the order of their names, largest types first, as safetensors writes them itself.
+        Tensors stand in the order of their names, largest types first, as safetensors writes them itself. Raises
+        BuildError naming the first tensor that is not what its part has.
         """
         entries = sorted(
             (entry for path in sorted(self.folder.glob("*.safetensors")) for entry in _entries(path)),
@@ -87,6 +89,7 @@ class Parts:
                 name = f"{stem}-{number:05}-of-{len(groups):05}.safetensors"
             files.append(folder / name)
             _write(files[-1], group, metadata)
+            _prove(files[-1], group)
         if len(groups) > 1:
             index = {
                 "metadata": {"total_size": sum(entry.size for entry in entries)},
@@ -145,6 +148,30 @@ def _write(path: Path, entries: list[_Entry], metadata: Mapping[str, str]) -> No
             with entry.file.open("rb") as source:
                 source.seek(entry.start)
                 _copy(source, target, entry.size)
+
+
+def _prove(path: Path, entries: list[_Entry]) -> None:
+    """Read each tensor by safetensors' own library, and compare it, bit by bit, with its part's."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as joined:
+        names = set(joined.keys())
+        for entry in entries:
+            with safe_open(str(entry.file), framework="pt") as part:
+                wanted = part.get_tensor(entry.name)
+            found = joined.get_tensor(entry.name) if entry.name in names else wanted.new_empty(0)
+            same = (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+            if not same or not torch.equal(_bits(found), _bits(wanted)):
+                raise BuildError(f"{path.name}: {entry.name} was not written as it is")
+        if len(names) != len(entries):
+            raise BuildError(f"{path.name} holds {len(names)} tensors, not {len(entries)}")
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def _width(entry: _Entry) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.components import Read, write_component
 from sdhub.backends.folder import INDEX, blank, document, shards
+from sdhub.checkpoint import accounting
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.known import CLASSES, SCHEDULERS, TOKENIZERS
 from sdhub.checkpoint.weights import require_finite
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 def stream(folder: Path, component: str) -> tuple[Any, Read]:
     """A component of a diffusers folder on the meta device, and what reads its tensors, by name, from the files.
 
-    A tensor's bytes are mapped, copied once, and forgotten. Raises SourceError where the files lack a weight of
-    the component, or it is of a class that sdhub does not know.
+    A tensor's bytes are mapped, copied once, and forgotten; plain 8-bit floats become float32. Raises SourceError
+    where the files lack a weight of the component, or it is of a class that sdhub does not know; UnsupportedError
+    that names the first tensor which the component has no place for.
     """
     import torch
     from safetensors import safe_open
@@ -45,6 +47,9 @@ def stream(folder: Path, component: str) -> tuple[Any, Read]:
     missing = sorted({name for name, _ in module.named_parameters()} - set(places))
     if missing:
         raise SourceError(f"the weights of {component} are incomplete: {missing[0]} is missing")
+    left = accounting.left_over(places, module)
+    if left is not None:
+        raise accounting.unknown(left, component)
     return module, _reader(component, places)
 
 
@@ -97,6 +102,7 @@ def _reader(component: str, places: dict[str, Path]) -> Callable[[str], torch.Te
         with safe_open(str(places[name]), framework="pt") as file:
             tensor: torch.Tensor = file.get_tensor(name).clone()
         require_finite(component, [(name, tensor)])
-        return tensor
+        narrow = tensor.is_floating_point() and tensor.element_size() == 1
+        return tensor.float() if narrow else tensor
 
     return read

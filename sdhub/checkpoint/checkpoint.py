@@ -52,6 +52,11 @@ class Source:
         return self.kind == "file" or self.file is not None
 
     @property
+    def is_local(self) -> bool:
+        """Whether all that it takes to know it lies on this machine."""
+        return self.kind == "folder" and not self.loras and not self.controlnets
+
+    @property
     def text(self) -> str:
         """What to type for it."""
         from sdhub.demo import emoji_sd
@@ -67,6 +72,7 @@ class PinnedLora:
     """A LoRA resolved: `file` lies in the Hub's `ref` at the commit `sha`, or is an absolute path (`sha` None).
 
     `restricted`: its repository is private or gated. `license` is what its card, or the file itself, states.
+    `stamps` tell a local file, and its settings beside it, from later ones of the same name.
     """
 
     ref: str
@@ -76,6 +82,7 @@ class PinnedLora:
     bytes: int = 0
     restricted: bool = False
     license: License | None = None
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -89,7 +96,7 @@ class Companion:
 
     It lies in `folder` ("" is the root) of the Hub's `ref` at the commit `sha`, or of the local folder `ref`
     (`sha` None). `sizes`: bytes of its files by path, the config first. `restricted`: its repository is private or
-    gated.
+    gated. `stamps` tell local files from later ones of the same name.
     """
 
     kind: Kind
@@ -101,6 +108,7 @@ class Companion:
     parameters: int
     restricted: bool = False
     license: License | None = None
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -190,7 +198,7 @@ class Checkpoint:
     said: Said = NOTHING
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    stamps: Mapping[str, tuple[int, ...]] = field(default_factory=dict, metadata={"key": False})  # not content
 
     def component(self, name: str) -> Component | None:
         """The component called `name`, or None."""

@@ -9,18 +9,21 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint import licenses
-from sdhub.checkpoint.checkpoint import Checkpoint, Companion, Kind, Source
+from sdhub.checkpoint.checkpoint import Checkpoint, Companion, Component, Kind, Source
 from sdhub.checkpoint.configs import keep_component
-from sdhub.checkpoint.remote import Hub, Repository
+from sdhub.checkpoint.remote import Repository, download, repository
 from sdhub.checkpoint.safety import vet_config
-from sdhub.checkpoint.tree import Folder
+from sdhub.checkpoint.shapes import check_model
+from sdhub.checkpoint.tree import Folder, require_same, stamp
 from sdhub.checkpoint.weights import check_map, choose, measure, plain_name
 from sdhub.core.documents import shown
 from sdhub.core.errors import SourceError, UnsupportedError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.scratch import temporary
@@ -33,6 +36,14 @@ CLASSES: Mapping[Kind, tuple[str, str]] = {
     "safety_checker": ("stable_diffusion", "StableDiffusionSafetyChecker"),
 }
 FITTING = ("block_out_channels", "layers_per_block", "cross_attention_dim", "in_channels")
+
+
+@dataclass(frozen=True)
+class LoadedCompanion:
+    """A companion with its float32 module of torch, on the CPU."""
+
+    companion: Companion
+    module: Any
 
 
 def pin_all(source: Source, hub: Hub) -> tuple[Companion, ...]:
@@ -59,16 +70,17 @@ def pin(kind: Kind, ref: str, folder: str, hub: Hub) -> Companion:
     _require_class(kind, document, tree.where)
     document = dict(keep_component(*CLASSES[kind], document, f"{config} of {tree.where}").document)
     weights = choose(folder, LIBRARIES[kind], tree)
+    names = [config, *([weights.index] if weights.index else []), *weights.files]
+    remote = tree if isinstance(tree, Repository) else None
+    stamps = {} if remote else {name: stamp(Path(ref) / name) for name in names}
     headers = tree.headers(weights.files)
     check_map(weights, headers, tree)
     tensors = {name: tensor for header in headers.values() for name, tensor in header.tensors.items()}
-    remote = tree if isinstance(tree, Repository) else None
     license = (
         licenses.license_of(remote.card, None) if remote else licenses.license_of(licenses.read_card(tree), None)
     )
     if license and remote:
         license = licenses.addressed(license, remote)
-    names = [config, *([weights.index] if weights.index else []), *weights.files]
     return Companion(
         kind=kind,
         ref=remote.repo_id if remote else ref,
@@ -79,6 +91,7 @@ def pin(kind: Kind, ref: str, folder: str, hub: Hub) -> Companion:
         parameters=int(measure(tensors)["parameters"]),
         restricted=bool(remote and (remote.private or remote.gated)),
         license=license,
+        stamps=stamps,
     )
 
 
@@ -87,9 +100,10 @@ def local(companion: Companion, hub: Hub) -> Path:
     if companion.sha is None:
         root = Path(companion.ref)
     else:
-        paths = {name: hub.download(companion.ref, companion.sha, name) for name in companion.sizes}
+        paths = {name: download(hub, companion.ref, companion.sha, name) for name in companion.sizes}
         root = paths[f"{companion.folder}/{CONFIG}".lstrip("/")].parent
         root = root.parent if companion.folder else root
+    require_same(root, companion.stamps)
     for name, size in companion.sizes.items():
         path = root / name
         if not path.is_file() or path.stat().st_size != size:
@@ -101,25 +115,27 @@ def local(companion: Companion, hub: Hub) -> Path:
 
 def load_all(
     checkpoint: Checkpoint, pipeline: Any, hub: Hub, progress: Progress = SILENT
-) -> list[tuple[Companion, Any]]:
-    """The companions of a checkpoint as float32 modules, on the CPU.
+) -> tuple[LoadedCompanion, ...]:
+    """The companions of a checkpoint; ControlNets have to fit the denoiser of `pipeline`.
 
     Raises SourceError for files that do not make a model, and for a ControlNet of another family.
     """
     found = []
     for companion in checkpoint.companions:
         with progress.task(f"loading {companion.name}"):
-            found.append((companion, _load(companion, local(companion, hub))))
+            root = local(companion, hub)
+            found.append(LoadedCompanion(companion, _load(companion, root)))
+            require_same(root, companion.stamps)
         if companion.kind == "controlnet":
             _require_fit(companion, pipeline.unet.config)
-    return found
+    return tuple(found)
 
 
 def _tree(ref: str, hub: Hub) -> Folder | Repository:
     if Path(ref).is_absolute():
         return Folder(Path(ref))
     repo_id, _, revision = ref.partition("@")
-    return hub.repository(repo_id, revision or None)
+    return repository(hub, repo_id, revision or None)
 
 
 def _require_class(kind: Kind, document: Mapping[str, Any], where: str) -> None:
@@ -141,11 +157,12 @@ def _load(companion: Companion, root: Path) -> Any:
         from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 
         kind: Any = ControlNetModel if companion.kind == "controlnet" else StableDiffusionSafetyChecker
+        _check(companion, folder)
         try:
             module = kind.from_pretrained(
                 str(folder), torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
             )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except Exception as error:
             raise SourceError(
                 f"{shown(companion.name)} could not be loaded: {shown(' '.join(str(error).split()), 300)}",
                 hint="is it whole, and does its config fit its weights?",
@@ -153,6 +170,14 @@ def _load(companion: Companion, root: Path) -> Any:
     if sum(parameter.numel() for parameter in module.parameters()) > companion.parameters:
         raise SourceError(f"the weights of {shown(companion.name)} are incomplete", hint="get it again")
     return module.eval()
+
+
+def _check(companion: Companion, folder: Path) -> None:
+    """Raises SourceError where its config and its files, in a view, make no model."""
+    library, class_name = CLASSES[companion.kind]
+    part = Component(companion.kind, library, class_name, companion.config, parameters=companion.parameters)
+    files = [str(path) for path in sorted(folder.glob("*.safetensors"))]
+    check_model(part, folder / CONFIG, files, f"{CONFIG} of {shown(companion.name)}")
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def _arguments() -> Mapping[str, frozenset[str]]:
 
 
 def _version(value: Any, where: str) -> str:
-    """A pipeline asks it for old habits."""
+    """A pipeline asks it for outdated settings."""
     if not isinstance(value, str) or VERSION.fullmatch(value) is None:
         raise impossible(where, "_diffusers_version", value, "a version")
     return value

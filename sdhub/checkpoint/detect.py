@@ -29,6 +29,7 @@ TRANSFORMERS = {
     "qwen-image": ("QwenImageTransformer2DModel",),
 }
 TURBO = re.compile(r"turbo(?![a-z])", re.IGNORECASE)
+VERSION = re.compile(r" (\d|XL).*")
 TURBO_SCHEDULERS = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 
 
@@ -46,10 +47,10 @@ class Detected:
 def require_known(pipeline: str, where: str) -> None:
     """Raises UnsupportedError for a pipeline class of no known family."""
     if pipeline not in PIPELINES:
-        known = ", ".join(family.title for family in FAMILIES.values())
+        known = ", ".join(dict.fromkeys(VERSION.sub("", family.title) for family in FAMILIES.values()))
         raise UnsupportedError(
             f"{where} is a {shown(pipeline, 60)}, which sdhub does not know",
-            hint=f"known are: {known}; CONTRIBUTING.md says how to add a family",
+            hint=f"it takes text-to-image pipelines of {known}",
         )
 
 

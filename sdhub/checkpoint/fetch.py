@@ -12,19 +12,19 @@ from typing import Any
 from sdhub.checkpoint import companions, lora
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.inspect import config_tree, parts_of
-from sdhub.checkpoint.remote import Hub, Repository, telling
-from sdhub.checkpoint.tree import stamp
+from sdhub.checkpoint.remote import Repository
+from sdhub.checkpoint.tree import require_same
 from sdhub.core.documents import shown
+from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import SdhubError, SourceError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress, Task
 from sdhub.core.work import digest
 
 BLOCK = 2**20
 
 
-def fingerprint(
-    checkpoint: Checkpoint, *, endpoint: str | None = None, token: str | None = None, progress: Progress = SILENT
-) -> str:
+def fingerprint(checkpoint: Checkpoint, hub: Hub | None = None, *, progress: Progress = SILENT) -> str:
     """64 hex digits that identify all bytes that will be used: checkpoint, LoRAs with scales, configs.
 
     A commit of the Hub stands for its files; local files are hashed (SHA-256), so this reads them once. Raises
@@ -42,7 +42,7 @@ def fingerprint(
         {
             "commit": checkpoint.sha,
             "files": files if checkpoint.sha is None else sorted(checkpoint.files),
-            "config": _config_identity(checkpoint, Hub(endpoint, token)),
+            "config": _config_identity(checkpoint, hub or endpoint(None)),
             "loras": [
                 {
                     "scale": float(each.scale),
@@ -71,15 +71,13 @@ def _companions(checkpoint: Checkpoint, hashes: Mapping[Path, str]) -> list[Mapp
     ]
 
 
-def fetch(
-    checkpoint: Checkpoint, *, endpoint: str | None = None, token: str | None = None, progress: Progress = SILENT
-) -> Path:
+def fetch(checkpoint: Checkpoint, hub: Hub | None = None, *, progress: Progress = SILENT) -> Path:
     """The checkpoint on this machine: its folder, or the single file; LoRAs are brought into the cache too.
 
     A local one is checked, not copied. Raises SourceError where files changed since they were inspected, HubError
     where they cannot be had, SdhubError where the disk is too small.
     """
-    hub = Hub(endpoint, token)
+    hub = hub or endpoint(None)
     for each in checkpoint.loras:
         lora.local(each, hub)
     for beside in checkpoint.companions:
@@ -115,22 +113,17 @@ def config_files(checkpoint: Checkpoint, hub: Hub) -> Path:
 
 
 def _download(checkpoint: Checkpoint, sha: str, hub: Hub, progress: Progress) -> Path:
-    from huggingface_hub import snapshot_download
-
     repo_id = checkpoint.source.ref
     missing = _missing(repo_id, sha, checkpoint.sizes)
     _check_space(missing)
-    with (
-        progress.task(f"downloading {checkpoint.name}", total=missing, unit="B") as task,
-        telling(repo_id),
-    ):
-        folder = snapshot_download(
+    patterns = [_literal(path) for path in checkpoint.files]
+    with progress.task(f"downloading {checkpoint.name}", total=missing, unit="B") as task:
+        folder = hub.read(
             repo_id,
-            revision=sha,
-            allow_patterns=[_literal(path) for path in checkpoint.files],
-            endpoint=hub.endpoint,
-            token=hub.token,
-            tqdm_class=_bytes_to(task),
+            lambda: hub.api.snapshot_download(
+                repo_id, revision=sha, allow_patterns=patterns, tqdm_class=_bytes_to(task)
+            ),
+            progress,
         )
     return Path(folder)
 
@@ -164,14 +157,16 @@ def _check_space(needed: int) -> None:
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:
-    """Raises SourceError where a local file is not the one that was inspected: it was written to, or replaced."""
+    """Raises SourceError where a local file is not the one that was inspected: it was written to, or replaced.
+
+    Files of LoRAs and companions too.
+    """
     root = Path(checkpoint.source.ref)
-    root = root.parent if checkpoint.source.kind == "file" else root
-    for path, seen in checkpoint.stamps.items():
-        if stamp(root / path) != tuple(seen):
-            raise SourceError(
-                f"{shown(path)} changed since it was inspected", hint="start again, and leave the files alone"
-            )
+    require_same(root.parent if checkpoint.source.kind == "file" else root, checkpoint.stamps)
+    for each in checkpoint.loras:
+        require_same(Path(each.file).parent, each.stamps)
+    for beside in checkpoint.companions:
+        require_same(Path(beside.ref), beside.stamps)
 
 
 def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:

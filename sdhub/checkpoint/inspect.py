@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint import companions, licenses, lora, scales, single_file
+from sdhub.checkpoint.card_defaults import card_defaults
 from sdhub.checkpoint.checkpoint import Checkpoint, Component, PinnedLora, Source
 from sdhub.checkpoint.configs import keep_component
 from sdhub.checkpoint.detect import Detected, detect, is_turbo, require_known, side_of
 from sdhub.checkpoint.elsewhere import files_of, instead, only_file, refuse_variant
-from sdhub.checkpoint.habits import habits_of
 from sdhub.checkpoint.headers import Header, read_header
 from sdhub.checkpoint.known import SCHEDULERS, STEMS, TOKENIZERS, UNLOADED
-from sdhub.checkpoint.remote import Hub, Repository
+from sdhub.checkpoint.remote import Repository, repository
 from sdhub.checkpoint.safety import Index, is_model, vet_classes, vet_config, vet_index
 from sdhub.checkpoint.said import require_prediction
 from sdhub.checkpoint.source import parse_config
@@ -26,7 +26,9 @@ from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder, Tree, stamp
 from sdhub.checkpoint.values import Kept
 from sdhub.checkpoint.weights import Weights, check_map, choose, measure
 from sdhub.core.documents import shown
+from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import SourceError
+from sdhub.core.hub import Hub
 from sdhub.core.nearly import meant
 
 INDEX = "model_index.json"
@@ -50,20 +52,21 @@ class Parts:
     left_out: tuple[str, ...] = ()
 
 
-def inspect(source: Source, *, endpoint: str | None = None, token: str | None = None) -> Checkpoint:
+def inspect(source: Source, hub: Hub | None = None) -> Checkpoint:
     """Resolve a source. A Hub source is pinned to the commit that its revision means now.
+    `hub` None is `HF_ENDPOINT` or huggingface.co, with huggingface_hub's own token.
 
     Raises UnsafeError for what sdhub will not read, UnsupportedError for what it does not know, SourceError for
     what is missing or broken, HubError where the Hub refuses or cannot be reached.
     """
-    hub = Hub(endpoint, token)
+    hub = hub or (Hub() if source.is_local else endpoint(None))
     loras = tuple(lora.pin(each, hub) for each in source.loras)
     if source.kind == "file":
         found = _inspect_file(source, loras, hub)
     elif source.kind == "folder":
         found = _inspect_tree(source, Folder(Path(source.ref)), loras)
     else:
-        found = _inspect_repository(source, hub.repository(source.ref, source.revision), loras, hub)
+        found = _inspect_repository(source, repository(hub, source.ref, source.revision), loras, hub)
     name = _name(lora.named_after(found.name, loras)) if loras else found.name
     return replace(found, name=name, companions=companions.pin_all(found.source, hub))
 
@@ -139,7 +142,7 @@ def config_tree(ref: str, hub: Hub) -> Folder | Repository:
     if Path(ref).is_absolute():
         return Folder(Path(ref))
     repo_id, _, revision = ref.partition("@")
-    return hub.repository(repo_id, revision or None)
+    return repository(hub, repo_id, revision or None)
 
 
 def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[PinnedLora, ...]) -> Checkpoint:
@@ -152,12 +155,12 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
     components, files = _weigh(parts, tree)
     remote = tree if isinstance(tree, Repository) else None
     card = remote.card if remote else licenses.read_card(tree)
-    habits = habits_of(card)
+    defaults = card_defaults(card)
     license_file = licenses.license_file(tree)
     notices = licenses.notices(tree)
     paths = sorted({*parts.files, *files, *notices, *([license_file] if license_file else [])})
     identity = source.ref if remote else _folder_name(Path(source.ref))
-    turbo = is_turbo(parts.components, [identity, *habits.bases])
+    turbo = is_turbo(parts.components, [identity, *defaults.bases])
     return Checkpoint(
         source=source,
         id=identity,
@@ -173,9 +176,9 @@ def _inspect_tree(source: Source, tree: Folder | Repository, loras: tuple[Pinned
         traits=parts.detected.traits | ({"turbo"} if turbo else frozenset()),
         files=tuple(paths),
         size=side_of(parts.components),
-        prompts=habits.prompts,
-        steps=habits.steps,
-        guidance=habits.guidance,
+        prompts=defaults.prompts,
+        steps=defaults.steps,
+        guidance=defaults.guidance,
         sizes={path: tree.sizes[path] for path in paths},
         loras=loras,
         gate=licenses.gate_of(card) if remote and remote.gated else {},
@@ -224,7 +227,7 @@ def _inspect_remote_file(source: Source, tree: Repository, loras: tuple[PinnedLo
     found = _of_header(source, tree.headers([path])[path], path, hub)
     license_file, notices = licenses.license_file(tree), licenses.notices(tree)
     files = (path, *([license_file] if license_file else []), *notices)
-    habits = habits_of(tree.card)
+    defaults = card_defaults(tree.card)
     return replace(
         found,
         id=tree.repo_id,
@@ -234,9 +237,9 @@ def _inspect_remote_file(source: Source, tree: Repository, loras: tuple[PinnedLo
         gated=tree.gated,
         private=tree.private,
         files=files,
-        prompts=habits.prompts,
-        steps=habits.steps,
-        guidance=habits.guidance,
+        prompts=defaults.prompts,
+        steps=defaults.steps,
+        guidance=defaults.guidance,
         sizes={each: tree.sizes[each] for each in files},
         loras=loras,
         gate=licenses.gate_of(tree.card) if tree.gated else {},

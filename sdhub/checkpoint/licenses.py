@@ -24,7 +24,6 @@ AND = " and "
 MAX_IDS = 8
 GATE = ("extra_gated_heading", "extra_gated_description", "extra_gated_prompt", "extra_gated_button_content")
 LINK = re.compile(r"https?://[^\s<>\"'`()\[\]]{1,300}|[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
-PUBLIC = "https://huggingface.co"
 MAX_README = 2**20
 MAX_FRONT_MATTER = 2**16
 MAX_LICENSE = 2**20
@@ -85,7 +84,7 @@ def addressed(license: License, tree: Repository) -> License:
     """A licence whose text is not copied: where it names a file of its repository, that file's address."""
     link = license.link or license_file(tree)
     if link and "://" not in link:
-        link = f"{tree.hub.endpoint or PUBLIC}/{tree.repo_id}/blob/{tree.sha}/{link}"
+        link = f"{tree.hub.url}/{tree.repo_id}/blob/{tree.sha}/{link}"
     return replace(license, link=link)
 
 

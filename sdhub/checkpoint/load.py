@@ -12,18 +12,19 @@ from typing import Any
 from sdhub.checkpoint import accounting, lora, original
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import config_files, require_unchanged
+from sdhub.checkpoint.half_precision import compute_in_float32
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.inspect import INDEX, Parts, parts_of
 from sdhub.checkpoint.known import TOKENIZERS, UNLOADED
-from sdhub.checkpoint.narrow import compute_in_float32
-from sdhub.checkpoint.remote import Hub
-from sdhub.checkpoint.shapes import check_shapes
+from sdhub.checkpoint.shapes import check_shapes, require_schedule
 from sdhub.checkpoint.tokens import CONFIG as TOKENIZER_CONFIG
 from sdhub.checkpoint.tokens import keep_tokenizer
 from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder
 from sdhub.checkpoint.weights import choose, plain_name, require_finite
 from sdhub.core.documents import shown
+from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.nearly import meant
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
@@ -54,18 +55,18 @@ def load(
     path: Path,
     *,
     dtype: str = "float32",
-    narrow: bool = False,
-    endpoint: str | None = None,
-    token: str | None = None,
+    half_precision: bool = False,
+    hub: Hub | None = None,
     progress: Progress = SILENT,
 ) -> Any:
     """The pipeline of a fetched checkpoint, on the CPU, in evaluation mode.
 
-    `path` is what `fetch` returned, `dtype` one of float32, float16, bfloat16. `narrow`: where the files of the
-    denoiser have 16 bits and nothing is fused into it, its layers keep them, and compute in float32 all the same
-    (see `sdhub.checkpoint.narrow`). The pipeline has no safety checker and no image processors. The network is
-    used only for the configs of a single file. Raises SourceError where the files do not make a pipeline or a LoRA
-    does not fit, UnsupportedError for a family that is inspected only, MissingExtraError.
+    `path` is what `fetch` returned, `dtype` one of float32, float16, bfloat16. `half_precision`: where the
+    files of the denoiser have 16 bits and nothing is fused into it, its layers keep them, and compute in float32
+    all the same (see `sdhub.checkpoint.half_precision`). The pipeline has no safety checker and no image
+    processors. The network is used only for the configs of a single file; `hub` None is `HF_ENDPOINT` or
+    huggingface.co. Raises SourceError where the files do not make a pipeline or a LoRA does not fit,
+    UnsupportedError for a family that is inspected only, MissingExtraError.
     """
     if dtype not in DTYPES:
         raise UsageError(f"no dtype is called {shown(dtype, 20)}", hint=meant(dtype, DTYPES))
@@ -74,16 +75,16 @@ def load(
             f"{checkpoint.family.title} can be inspected but not loaded yet",
             hint="Stable Diffusion 1.x to 3.x, FLUX.1 and Sana can",
         )
-    hub = Hub(endpoint, token)
+    hub = hub or endpoint(None)
     loras = [(each, lora.local(each, hub)) for each in checkpoint.loras]
     with progress.task(f"loading {checkpoint.name}"):
-        stored = _stored(checkpoint) if narrow else None
+        stored = _stored(checkpoint) if half_precision else None
         pipeline = _load(checkpoint, path, dtype, hub, stored, progress)
         _check_whole(checkpoint, pipeline, path)
-        require_unchanged(checkpoint)
         if stored:
             compute_in_float32(getattr(pipeline, checkpoint.family.denoiser))
         lora.fuse(pipeline, loras, progress)
+        require_unchanged(checkpoint)
     _settle_names(checkpoint, pipeline)
     return pipeline
 
@@ -216,6 +217,8 @@ def _settle_scheduler(checkpoint: Checkpoint, pipeline: Any, path: Path) -> None
     if settings:
         settings |= original.noise_levels(checkpoint, path)
         pipeline.scheduler = getattr(diffusers, name).from_config(config, **settings)
+    made = pipeline.scheduler
+    require_schedule(checkpoint, type(made).__name__, made.config, "the scheduler")
 
 
 def _check_whole(checkpoint: Checkpoint, pipeline: Any, path: Path) -> None:

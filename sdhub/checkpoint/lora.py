@@ -18,12 +18,13 @@ from sdhub.checkpoint.checkpoint import License, Lora, PinnedLora
 from sdhub.checkpoint.headers import Header, read_header
 from sdhub.checkpoint.lora_file import Layer, read_layers
 from sdhub.checkpoint.lora_names import Piece, Place, inner, places_of
-from sdhub.checkpoint.remote import Hub, Repository
+from sdhub.checkpoint.remote import Repository, download, repository
 from sdhub.checkpoint.safety import PICKLES, convert_hint
 from sdhub.checkpoint.source import LORA_FILES
-from sdhub.checkpoint.tree import MAX_VOCABULARY
+from sdhub.checkpoint.tree import MAX_VOCABULARY, require_same, stamp
 from sdhub.core.documents import shown
 from sdhub.core.errors import SdhubError, SourceError, UnsafeError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,13 +40,17 @@ def pin(lora: Lora, hub: Hub) -> PinnedLora:
     if path.is_absolute():
         if not path.is_file():
             raise SourceError(f"the LoRA {shown(path.name)} is gone", hint="look at its path")
+        names = [name for name in (path.name, _config_of(path.name)) if name and (path.parent / name).is_file()]
+        stamps = {name: stamp(path.parent / name) for name in names}
         header = read_header(path)
         read_layers(header, shown(path.name))
         _settings(header, path, shown(path.name))
         stated = licenses.license_of_metadata(header.metadata.get("modelspec.license", ""))
-        return PinnedLora(lora.ref, lora.scale, str(path), None, path.stat().st_size, license=stated)
+        return PinnedLora(
+            lora.ref, lora.scale, str(path), None, path.stat().st_size, license=stated, stamps=stamps
+        )
     repo_id, _, revision = lora.ref.partition("@")
-    tree = hub.repository(repo_id, revision or None)
+    tree = repository(hub, repo_id, revision or None)
     name = _file(tree, lora.inside)
     where = f"{shown(name)} of {repo_id}"
     header = tree.headers([name])[name]
@@ -69,9 +74,10 @@ def pin(lora: Lora, hub: Hub) -> PinnedLora:
 
 def local(lora: PinnedLora, hub: Hub) -> Path:
     """The LoRA's file on this machine, downloaded with its settings if need be. Raises SourceError, HubError."""
-    path = Path(lora.file) if lora.sha is None else hub.download(lora.ref, lora.sha, lora.file)
+    path = Path(lora.file) if lora.sha is None else download(hub, lora.ref, lora.sha, lora.file)
     if lora.sha is not None and (config := _config_of(lora.file)):
-        hub.download(lora.ref, lora.sha, config)
+        download(hub, lora.ref, lora.sha, config)
+    require_same(path.parent, lora.stamps)
     if not path.is_file() or path.stat().st_size != lora.bytes:
         raise SourceError(f"the LoRA {shown(path.name)} changed since it was inspected", hint="start again")
     return path
@@ -84,8 +90,9 @@ def local_files(lora: PinnedLora) -> tuple[Path, ...]:
 
 
 def named_after(name: str, loras: Sequence[PinnedLora]) -> str:
-    """The name of a checkpoint with LoRAs: its own, then theirs."""
-    return "-".join([name, *(_short(each) for each in loras)])
+    """The name of a checkpoint with LoRAs: its own, then theirs, each with its scale where that is not 1."""
+    scales = ("" if each.scale == 1 else f"-x{each.scale!r}".removesuffix(".0") for each in loras)
+    return "-".join([name, *(f"{_short(each)}{scale}" for each, scale in zip(loras, scales, strict=True))])
 
 
 @dataclass(frozen=True)

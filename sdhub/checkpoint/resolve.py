@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sdhub.checkpoint import inspect as inspection
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.source import parse_source
-from sdhub.core.endpoint import endpoint
+from sdhub.checkpoint.source import neighbour, parse_source
+from sdhub.core.errors import HubError, SourceError
+from sdhub.core.hub import Hub
 
 
 def resolve(
@@ -17,13 +18,17 @@ def resolve(
     config: str | None = None,
     controlnets: Sequence[str] | None = None,
     safety_checker: bool = False,
+    *,
+    hub: Hub | None = None,
 ) -> Checkpoint:
-    """The checkpoint that a source names, seen through `HF_ENDPOINT` or huggingface.co. Raises SdhubError."""
+    """The checkpoint that a source names on `hub` (None: `HF_ENDPOINT` or huggingface.co). Raises SdhubError."""
     parsed = parse_source(source, loras or (), config, controlnets or (), safety_checker)
-    if parsed.kind == "folder" and not parsed.loras and not parsed.controlnets:
-        return inspection.inspect(parsed)
-    hub = endpoint(None)
-    return inspection.inspect(parsed, endpoint=hub.url, token=hub.token)
+    try:
+        return inspection.inspect(parsed, hub)
+    except (HubError, SourceError) as error:
+        named = [parsed.ref, parsed.config or "", *(each.ref for each in parsed.loras), *parsed.controlnets]
+        error.hint = neighbour(error.message, filter(None, named)) or error.hint
+        raise
 
 
 def inspect(

@@ -16,6 +16,8 @@ from sdhub.checkpoint.checkpoint import Checkpoint, Component
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.known import SCHEDULERS, TOKENIZERS, UNLOADED
 from sdhub.checkpoint.safety import is_model
+from sdhub.checkpoint.sampling import sampling_defaults
+from sdhub.checkpoint.schedulers import draw_nothing
 from sdhub.checkpoint.tokens import WHOLE
 from sdhub.checkpoint.weights import BUFFERS, plain_name
 from sdhub.core.documents import shown
@@ -24,7 +26,7 @@ from sdhub.core.isolated import ExhaustedError, bounded
 from sdhub.core.quiet import quiet
 
 SECONDS = 60
-MIB = 2_048
+MEMORY_MIB = 2_048
 MODULES = 50_000  # twenty times what the largest have
 HINT = "get the config and the weights of one version; if that is what the author published, ask for a whole copy"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,17 +46,19 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
     """Hold every model of a checkpoint against its files; `view` is what `load.vetted` laid out.
 
     Returns lines about tensors that no model has. Raises SourceError for a config that makes no model, for a
-    `tokenizer.json` that makes no tokenizer, for a tensor that is missing, and for one of another shape: with the
-    component, the tensor and both shapes.
+    schedule that the checkpoint's usual steps cannot be drawn with, for a `tokenizer.json` that makes no
+    tokenizer, for a tensor that is missing, and for one of another shape: with the component, the tensor and both
+    shapes.
     """
-    told: list[str] = []
+    notes: list[str] = []
     for part in checkpoint.components:
         whole = view / part.name / WHOLE
         if part.class_name in TOKENIZERS and whole.is_file():
             _check_tokenizer(whole, f"{part.name}/{WHOLE} of {checkpoint.id}")
         schedule = view / part.name / "scheduler_config.json"
-        if part.class_name in SCHEDULERS and schedule.is_file():
-            _make_scheduler(part, schedule, f"{part.name}/{schedule.name} of {checkpoint.id}")
+        if part.class_name in SCHEDULERS and schedule.is_file() and not checkpoint.source.single:
+            settings = json.loads(schedule.read_text("utf-8"))
+            require_schedule(checkpoint, part.class_name, settings, f"{part.name}/{schedule.name}")
         if part.name in UNLOADED or not is_model(part.library, part.class_name):
             continue
         config = view / part.name / "config.json"
@@ -62,30 +66,41 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
             continue
         where = f"{part.name}/config.json of {checkpoint.id}"
         files = [] if checkpoint.source.single else [str(view / plain_name(name)) for name in part.files]
-        try:
-            told += bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MIB)
-        except ExhaustedError as error:
-            raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
-    return told
+        notes += check_model(part, config, files, where)
+    return notes
 
 
-def _make_scheduler(part: Component, path: Path, where: str) -> None:
-    """Raises SourceError for a schedule that diffusers does not know."""
+def check_model(part: Component, config: Path, files: Sequence[str], where: str) -> list[str]:
+    """Hold one model's config against its weight files (none: against its number of parameters).
+
+    Returns and raises as `check_shapes`; messages name `where`.
+    """
+    try:
+        notes: list[str] = bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MEMORY_MIB)
+    except ExhaustedError as error:
+        raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
+    return notes
+
+
+def require_schedule(checkpoint: Checkpoint, class_name: str, config: Mapping[str, Any], file: str) -> None:
+    """Raises SourceError for a scheduler that the checkpoint's usual steps cannot be drawn with."""
     import diffusers
 
+    steps, where = sampling_defaults(checkpoint).steps, f"{file} of {checkpoint.id}"
     try:
-        getattr(diffusers, part.class_name).from_config(json.loads(path.read_text(encoding="utf-8")))
+        with quiet():
+            draw_nothing(getattr(diffusers, class_name).from_config(config), steps)
     except ImportError:
         pass  # a package that is missing is told of elsewhere, and is not the file's fault
     except Exception as error:  # noqa: BLE001 — whatever a library raises, the config is the reason
         reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
-        raise SourceError(f"{where} makes no {part.class_name}: {reason}", hint=HINT) from None
+        raise SourceError(f"{where} makes no {class_name} that draws {steps} steps: {reason}", hint=HINT) from None
 
 
 def _check_tokenizer(path: Path, where: str) -> None:
     """Raises SourceError for what the tokenizers library cannot read, or dies of."""
     try:
-        bounded(_read_tokenizer, str(path), where, seconds=SECONDS, mib=MIB)
+        bounded(_read_tokenizer, str(path), where, seconds=SECONDS, mib=MEMORY_MIB)
     except ExhaustedError as error:
         raise SourceError(f"{where} makes no tokenizer: {error}", hint=HINT) from None
 
@@ -143,9 +158,12 @@ def _blank(part: Component, document: dict[str, Any], where: str) -> Any:
                 import diffusers
 
                 return getattr(diffusers, part.class_name).from_config(document)
-            import transformers
+            if part.library == "stable_diffusion":
+                from diffusers.pipelines import stable_diffusion as home
+            else:
+                import transformers as home
 
-            kind = getattr(transformers, part.class_name)
+            kind = getattr(home, part.class_name)
             model = kind(kind.config_class.from_dict(document))
             model.tie_weights()  # transformers 5.0 leaves it to `from_pretrained`
             return model
@@ -161,13 +179,13 @@ def _counted() -> Iterator[None]:
 
     count = 0
 
-    def look(_: Any, __: str, ___: Any) -> None:
+    def count_one(_: Any, __: str, ___: Any) -> None:
         nonlocal count
         count += 1
         if count > MODULES:
             raise MemoryError(f"it asks for more than {MODULES} layers")
 
-    handle = register_module_module_registration_hook(look)
+    handle = register_module_module_registration_hook(count_one)
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -192,7 +192,10 @@ def parse_repository(text: str) -> tuple[str, str | None]:
             f"no folder is called {shown(repository)}, and an id on the Hub is org/name",
             hint=_beside(repository) or WAYS,
         )
-    raise SourceError(f"{shown(text)!r} is no checkpoint's name", hint=WAYS)
+    raise SourceError(
+        f"no such file or folder: {shown(text)}, and it cannot be an id on the Hub",
+        hint=_beside(repository) or WAYS,
+    )
 
 
 def _valid(repository: str) -> bool:
@@ -289,6 +292,13 @@ def _diffusers_folder(path: Path) -> Path:
     if any((path / name).is_file() for name in ("model_index.json", MANIFEST)):
         return path
     raise SourceError(f"{shown(path.name)} has no model_index.json", hint=_meant(path))
+
+
+def neighbour(message: str, named: Iterable[str]) -> str:
+    """A hint for a failure on the Hub: of the ids `named` that `message` speaks of, a folder here that is nearly
+    called so; "" where there is none."""
+    ids = (each.partition("@")[0] for each in named)
+    return next(filter(None, (_beside(each) for each in ids if each in message)), "")
 
 
 def _beside(text: str) -> str:

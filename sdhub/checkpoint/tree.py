@@ -12,8 +12,8 @@ from typing import Any
 from sdhub.checkpoint.headers import Header, read_header
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import SourceError, UnsafeError
+from sdhub.core.units import MIB
 
-MIB = 2**20
 MAX_DOCUMENT = 2 * MIB
 MAX_INDEX = 32 * MIB
 MAX_VOCABULARY = 128 * MIB
@@ -109,6 +109,15 @@ def stamp(path: Path) -> tuple[int, ...]:
     except OSError:
         raise SourceError(f"{shown(path.name)} is gone", hint="look at the checkpoint's path") from None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def require_same(root: Path, stamps: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises SourceError where a file under `root` is not the one whose stamp was taken."""
+    for path, seen in stamps.items():
+        if stamp(root / path) != tuple(seen):
+            raise SourceError(
+                f"{shown(path)} changed since it was inspected", hint="start again, and leave the files alone"
+            )
 
 
 def _walk(root: Path, where: str) -> Iterator[tuple[str, int]]:

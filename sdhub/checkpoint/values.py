@@ -192,6 +192,7 @@ HEADS = Whole(1, 1_024)
 TOKEN = Whole(-1, 2**22)
 TOKENS = maybe(either(TOKEN, ListOf(TOKEN, 64)))
 SIDE = Whole(1, 4_096)
+TIMESTEPS = 100  # the least that are trained: no more steps than these can be drawn; published models have 1,000
 RATE = Number(0, 1)
 SMALL = Number(1e-30, 1)
 SCALE = Number(1e-9, 1e9)
@@ -296,7 +297,7 @@ RULES: Mapping[str, Rule] = {
     "attn_scales": ListOf(SCALE, BLOCKS),
     "freq_shift": Number(0, 1_000),
     # schedules
-    "num_train_timesteps": Whole(1, 100_000),
+    "num_train_timesteps": Whole(TIMESTEPS, 100_000),
     "original_inference_steps": Whole(1, 100_000),
     "steps_offset": Whole(0, 1_000),
     **named(Whole(1, 4), "corrector_order predictor_order solver_order"),

@@ -13,8 +13,7 @@ from sdhub.cli.examples import examples
 from sdhub.core import nextsteps
 
 if TYPE_CHECKING:
-    from sdhub.recipes.recipe import Recipe
-    from sdhub.workflow.analyze import Analyzed
+    from sdhub.workflow.analyze import Analyzed, Wanted
 
 EXAMPLES = examples(
     "sdhub analyze demo --budget 4.5bits -o mixed.json",
@@ -49,8 +48,9 @@ def analyze(
         str | None, typer.Option("--key", metavar="NAME", help="Which recipe of an Apple file to start from.")
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", metavar="NAME", help="Whose treatments are chosen among.")
-    ] = "coreml",
+        str | None,
+        typer.Option("--backend", metavar="NAME", help="Whose treatments are chosen among (default: Core ML's)."),
+    ] = None,
     widths: Annotated[
         str | None,
         typer.Option("--widths", metavar="BITS", help="Palettes of these bits only, such as 1,2,4,6,8."),
@@ -76,65 +76,42 @@ def analyze(
     json: options.Json = False,
 ) -> None:
     """Find the best treatment of each layer for a size, measured on the checkpoint's own trajectories."""
-    from sdhub.analysis.analysis import parse_budget
     from sdhub.checkpoint.resolve import resolve
-    from sdhub.core.errors import UsageError
-    from sdhub.workflow.analyze import Wanted, require_device
+    from sdhub.workflow.analyze import Wanted, parse_widths, starting_recipe
     from sdhub.workflow.analyze import analyze as run
 
-    budgets = tuple(budget or ()) or (() if min_psnr is not None or start_from else ("4.5bits",))
-    if output is not None and len(budgets) + (min_psnr is not None) + (start_from is not None) != 1:
+    wanted = Wanted(
+        backend=backend,
+        budgets=tuple(budget or ()),
+        min_psnr=min_psnr,
+        start=starting_recipe(start_from, key, backend),
+        curve=curve is not None,
+        device=device,
+        widths=parse_widths(widths),
+    )
+    _require_places(wanted, output, apple, curve)
+    found = run(resolve(source, lora, config), wanted, ConsoleProgress())
+    _write(found, output, apple, curve)
+    if json:
+        emit(found.document())
+        return
+    _show(found)
+    if output is not None:
+        say(f"Publish it: {nextsteps.publish_recipe(source, output, lora or (), config)}")
+
+
+def _require_places(wanted: Wanted, output: Path | None, apple: Path | None, curve: Path | None) -> None:
+    """Raises UsageError where what is found could not be written."""
+    from sdhub.core.errors import UsageError
+
+    recipes = len(wanted.budgets) + (wanted.min_psnr is not None) + (wanted.start is not None)
+    if output is not None and recipes != 1:
         raise UsageError("one recipe is written into a file", hint="give one budget, or use --json")
     for file in filter(None, (output, apple, curve)):
         if not file.parent.is_dir():
             raise UsageError(f"{file.parent} is no folder", hint="make it first")
     if curve is not None and curve.suffix not in {".svg", ".png"}:
         raise UsageError(f"{curve} is neither .svg nor .png", hint="name the curve so")
-    for each in budgets:
-        parse_budget(each)
-    require_device(device)
-    checkpoint = resolve(source, lora, config)
-    wanted = Wanted(
-        backend=backend,
-        budgets=budgets,
-        min_psnr=min_psnr,
-        start=_start(start_from, key) if start_from else None,
-        curve=curve is not None,
-        device=device,
-        widths=_widths(widths),
-    )
-    found = run(checkpoint, wanted, ConsoleProgress())
-    _write(found, output, apple, curve)
-    if json:
-        emit(found.document())
-    else:
-        _show(found)
-        if output is not None:
-            say(f"Publish it: {nextsteps.publish_recipe(source, output, lora or (), config)}")
-
-
-def _start(file: Path, key: str | None) -> Recipe:
-    """Our recipe, or one of Apple's as ours."""
-    from sdhub.analysis.apple import load_apple
-    from sdhub.core.errors import RecipeError
-    from sdhub.recipes.recipe import load_recipe
-
-    try:
-        return load_recipe(file)
-    except RecipeError as ours:
-        try:
-            return load_apple(file).recipe(key).as_recipe()
-        except RecipeError as theirs:
-            raise (theirs if key else ours) from None
-
-
-def _widths(text: str | None) -> tuple[int, ...]:
-    from sdhub.core.errors import UsageError
-
-    try:
-        return tuple(sorted({int(part) for part in text.split(",")})) if text else ()
-    except ValueError:
-        raise UsageError(f"{text!r} are no widths", hint="such as 1,2,4,6,8") from None
 
 
 def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path | None) -> None:
@@ -154,7 +131,7 @@ def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path
 def _show(found: Analyzed) -> None:
     rows = []
     for recipe in found.recipes:
-        about = recipe.evidence
+        about = recipe.analysis
         if about is None:
             continue
         measured = "" if about.measured_db is None else f"{about.measured_db:.1f} dB"

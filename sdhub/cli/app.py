@@ -88,6 +88,8 @@ def run() -> int:
         fail(error.message, error.hint)
         return error.exit_code
     except CLICK_EXCEPTION as error:
+        if "Did you mean" in error.message:  # typer said it, and click would say it again
+            error.possibilities = None
         error.show()
         return int(error.exit_code)
     except typer.Abort:  # of a question, or an interrupt

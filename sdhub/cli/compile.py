@@ -25,10 +25,8 @@ def compile(
     from sdhub.workflow.compiled import add_compiled
 
     with connect(hub) as at:
-        check_token(at.url, at.token, repo.partition("/")[0], propose=create_pr)
-        pushed = add_compiled(
-            repo, endpoint=at.url, token=at.token, create_pr=create_pr, progress=ConsoleProgress()
-        )
+        check_token(at, repo.partition("/")[0], propose=create_pr)
+        pushed = add_compiled(repo, hub=at, create_pr=create_pr, progress=ConsoleProgress())
     if json:
         emit({"status": pushed.status, "url": pushed.url, "commit": pushed.commit, "bytes": pushed.uploaded_bytes})
     else:

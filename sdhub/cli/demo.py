@@ -19,12 +19,14 @@ EXAMPLES = examples("sdhub demo", "sdhub demo --variant openvino-fp16", "sdhub d
 
 def demo(variant: options.Variants = None, json: options.Json = False) -> None:
     """Publish the built-in checkpoint to the embedded Hub and say where to look. Needs no network."""
+    from sdhub.backends.base import backends
     from sdhub.cli.reports import leave, show
     from sdhub.workflow.options import Options
     from sdhub.workflow.publish import publish
 
     talk("The built-in checkpoint becomes a variant, is measured, published to the embedded Hub, and checked.")
-    wanted = Options(namespace="demo", variants=tuple(variant or ("openvino-int8",)))
+    shown = tuple(variant or (each.demo for each in backends().values() if each.demo))
+    wanted = Options(namespace="demo", variants=shown)
     report = publish("demo", options=wanted, hub="local", progress=ConsoleProgress())
     if json:
         emit(report.document())
@@ -58,12 +60,13 @@ def _keep_open(report: Report) -> None:
     url = next((each.url for each in report.variants if each.url), None)
     port = (urlsplit(url).port if url else None) or LOCAL_PORT
     try:
-        serve(home() / "hub", port=port, on_ready=lambda at: _look(report, at))
+        serve(home() / "hub", port=port, on_ready=lambda at: _show_pages(report, at))
+        talk(f"The embedded Hub has ended; open its pages again with: {nextsteps.serve(url)}")
     except StartError:  # another program took the port
         show_way(report, "local")
 
 
-def _look(report: Report, at: str) -> None:
+def _show_pages(report: Report, at: str) -> None:
     say("")
     say(f"The embedded Hub is at {at} for as long as you look (Ctrl-C ends it)")
     for each in report.variants:

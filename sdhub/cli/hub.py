@@ -30,8 +30,9 @@ def serve(
     spaces: Annotated[
         Literal["present", "own"] | None,
         typer.Option(
+            metavar="present|own",
             help="Run the apps of Spaces, in the present environment or in ones made from their requirements.txt. "
-            "That is running the code of all who may write here."
+            "That is running the code of all who may write here.",
         ),
     ] = None,
 ) -> None:

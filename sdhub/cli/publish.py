@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,11 +13,12 @@ from sdhub.cli.console import ConsoleProgress, emit, fail, say, talk
 from sdhub.cli.examples import examples
 from sdhub.cli.reports import leave, show, show_many, show_way
 from sdhub.core import nextsteps
+from sdhub.core.units import GIB
 
 if TYPE_CHECKING:
     from sdhub.spaces.deploy import Deployed
     from sdhub.workflow.job import Job
-    from sdhub.workflow.many import Order
+    from sdhub.workflow.many import PublishRequest
     from sdhub.workflow.report import Report
 
 EXAMPLES = examples(
@@ -26,7 +28,6 @@ EXAMPLES = examples(
     "sdhub publish org/model --recipe mine.json --create-pr",
     "sdhub publish org/one org/two --variant openvino-int8 --variant sdnq-int8 --jobs 2 --memory 24",
 )
-GIB = 2**30
 
 
 def publish(
@@ -101,7 +102,7 @@ def publish(
     json: options.Json = False,
 ) -> None:
     """Make variants of checkpoints, measure them, publish them, and check that they load."""
-    from sdhub.workflow.many import Order
+    from sdhub.workflow.many import PublishRequest
     from sdhub.workflow.options import Options
 
     wanted = Options(
@@ -118,32 +119,30 @@ def publish(
         judge=judge,
         adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
     )
-    loras = tuple(lora or ())
-    orders = [
-        Order(
-            source,
-            wanted,
-            loras,
-            tuple(controlnet or ()),
-            safety_checker,
-            config,
-            prompts,
-            steps,
-            guidance,
-            hub,
-            dry_run,
-        )
-        for source in dict.fromkeys(sources)
-    ]
+    order = PublishRequest(
+        "",
+        wanted,
+        loras=lora or (),
+        controlnets=controlnet or (),
+        safety_checker=safety_checker,
+        config=config,
+        prompts=prompts,
+        steps=steps,
+        guidance=guidance,
+        hub=hub,
+        dry_run=dry_run,
+    )
+    orders = [replace(order, source=source) for source in dict.fromkeys(sources)]
+    ask = not (yes or json or dry_run or hub == "local")
     if space:
         _fit_for_a_space(orders)
     if len(orders) == 1:
-        _one(orders[0], space=space, ask=not (yes or json or dry_run or hub == "local"), json=json)
+        _one(orders[0], space=space, ask=ask, json=json)
     else:
-        _many(orders, jobs, memory, ask=not (yes or json or dry_run or hub == "local"), json=json)
+        _many(orders, jobs, memory, ask=ask, json=json)
 
 
-def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
+def _one(order: PublishRequest, *, space: bool, ask: bool, json: bool) -> None:
     from sdhub.cli.space import tell
     from sdhub.workflow.publish import prepare, run
 
@@ -165,7 +164,7 @@ def _one(order: Order, *, space: bool, ask: bool, json: bool) -> None:
     leave(report)
 
 
-def _fit_for_a_space(orders: Sequence[Order]) -> None:
+def _fit_for_a_space(orders: Sequence[PublishRequest]) -> None:
     """Raises UsageError, before any work, where a Space could not show what will be published."""
     from sdhub.core.errors import UsageError
 
@@ -187,12 +186,12 @@ def _deploy(report: Report, job: Job) -> Deployed | None:
     return deploy_demo(there, hub=job.hub, progress=ConsoleProgress()) if there else None
 
 
-def _many(orders: Sequence[Order], jobs: int, memory: float | None, *, ask: bool, json: bool) -> None:
+def _many(orders: Sequence[PublishRequest], jobs: int, memory: float | None, *, ask: bool, json: bool) -> None:
     from sdhub.workflow.many import publish_many
 
     if ask and _asks():
         typer.confirm(f"Publish variants of {len(orders)} sources?", abort=True, err=True)
-    bound = None if memory is None else int(memory * GIB)
+    bound = None if memory is None else memory * GIB
     outcomes = publish_many(orders, jobs=jobs, memory=bound, progress=ConsoleProgress())
     if json:
         emit({"sources": [each.document() for each in outcomes]})

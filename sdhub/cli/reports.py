@@ -12,7 +12,7 @@ from sdhub.cli.console import fail, say, table
 from sdhub.core import nextsteps
 
 if TYPE_CHECKING:
-    from sdhub.workflow.many import Outcome
+    from sdhub.workflow.many import SourceResult
     from sdhub.workflow.report import Published, Report
 
 MARKS = {"added": "+", "changed": "~", "removed": "-"}
@@ -117,7 +117,7 @@ def show_tree(each: Published) -> None:
     say(f"{len(each.files)} files, {sum(each.files.values()):,} B; + added, ~ changed, - removed, = as it is")
 
 
-def show_many(outcomes: Sequence[Outcome]) -> None:
+def show_many(outcomes: Sequence[SourceResult]) -> None:
     """One table of all sources and variants."""
     rows = []
     for outcome in outcomes:

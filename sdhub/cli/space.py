@@ -87,7 +87,7 @@ def publisher(
     from sdhub.spaces.sources import space_files
 
     with connect(hub) as at:
-        check_token(at.url, at.token, repo.partition("/")[0])
+        check_token(at, repo.partition("/")[0])
         deployed = run(
             repo,
             space_files("publisher"),

@@ -49,12 +49,11 @@ def push(
     namespace, _, name = repo.partition("/")
     repo_id = repository_id(namespace, name)
     with connect(hub) as at:
-        check_token(at.url, at.token, namespace, propose=create_pr)
+        check_token(at, namespace, propose=create_pr)
         pushed = run(
             folder,
             repo_id,
-            endpoint=at.url,
-            token=at.token,
+            hub=at,
             private=private,
             create_pr=create_pr,
             message=f"Upload {folder.name}",

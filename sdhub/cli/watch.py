@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +17,10 @@ from sdhub.cli.console import ConsoleProgress, emit, say, table, talk
 from sdhub.cli.examples import examples
 
 if TYPE_CHECKING:
+    from sdhub.watching.query import Query
     from sdhub.watching.state import State
+    from sdhub.watching.watch import Watcher
+    from sdhub.workflow.options import Options
 
 EXAMPLES = examples(
     "sdhub watch --author me --variant openvino-int8 --to me",
@@ -59,6 +62,7 @@ def watch(
         Where,
         typer.Option(
             "--dispatch",
+            metavar="local|jobs|github",
             help="Who does it: this machine; HF Jobs, one for each; or GitHub Actions (the matrix of the running "
             "workflow; elsewhere repository_dispatch events).",
         ),
@@ -78,45 +82,59 @@ def watch(
     json: options.Json = False,
 ) -> None:
     """Watch a Hub, and make variants of what is new or changed there, each once."""
-    from sdhub.core.access import check_token
-    from sdhub.core.endpoint import connect, endpoint
     from sdhub.core.work import home
     from sdhub.watching.query import Query, parse_since
     from sdhub.watching.state import State
-    from sdhub.watching.watch import Watcher, dispatcher
     from sdhub.workflow.options import Options
 
+    moment = parse_since(since) if since else None
+    query = None if show else Query(tuple(author or ()), tuple(filter or ()), likes_over, moment)
+    wanted = Options(
+        namespace=to,
+        variants=tuple(variant or ()),
+        recipe=recipe,
+        license=license,
+        private=private,
+        allow_public=allow_public,
+        create_pr=create_pr,
+    )
     with State(state or home() / "watch.sqlite3") as known:
         if known.set_aside:
             talk(f"{known.path} was damaged: set aside as {known.set_aside.name}, and a new one is begun")
             talk("  what is published is seen on the Hub, and not done again")
-        if show:
-            _tell(known, json=json)
-            return
-        moment = parse_since(since) if since else None
-        query = Query(tuple(author or ()), tuple(filter or ()), likes_over, moment)
-        progress = ConsoleProgress()
-        with connect(hub) as target:
-            wanted = Options(
-                namespace=check_token(target.url, target.token, to, propose=create_pr),
-                variants=tuple(variant or ()),
-                recipe=recipe,
-                license=license,
-                private=private,
-                allow_public=allow_public,
-                create_pr=create_pr,
-            )
-            if hub not in {None, "local"}:  # what is watched, and where every source is read from then
-                os.environ["HF_ENDPOINT"] = target.url
-            who = dispatcher(dispatch, wanted, target, github=github, flavor=flavor, progress=progress)
-            watcher = Watcher(query, wanted, known, who, source=endpoint(None), target=target, progress=progress)
-            if once:
-                watcher.round()
-            else:
-                with _until_ended() as stop:
-                    talk("Watching; Ctrl-C ends it.")
-                    watcher.watch(stop, interval)
+        if query is not None:
+            with _watcher(known, query, wanted, hub, where=dispatch, github=github, flavor=flavor) as watcher:
+                _run(watcher, None if once else interval)
         _tell(known, json=json)
+
+
+@contextmanager
+def _watcher(
+    known: State, query: Query, wanted: Options, hub: str | None, *, where: Where, github: str | None, flavor: str
+) -> Iterator[Watcher]:
+    """Connected to the Hub that it publishes to, whose token is checked."""
+    from sdhub.core.access import check_token
+    from sdhub.core.endpoint import connect, endpoint
+    from sdhub.watching.watch import Watcher, dispatcher
+
+    progress = ConsoleProgress()
+    with connect(hub) as target:
+        wanted = replace(wanted, namespace=check_token(target, wanted.namespace, propose=wanted.create_pr))
+        source = endpoint(None) if hub == "local" else target
+        who = dispatcher(
+            where, wanted, source=source, target=target, github=github, flavor=flavor, progress=progress
+        )
+        yield Watcher(query, wanted, known, who, source=source, target=target, progress=progress)
+
+
+def _run(watcher: Watcher, interval: int | None) -> None:
+    """Round after round, `interval` seconds apart; one where that is None."""
+    if interval is None:
+        watcher.round()
+        return
+    with _until_ended() as stop:
+        talk("Watching; Ctrl-C ends it.")
+        watcher.watch(stop, interval)
 
 
 @contextmanager

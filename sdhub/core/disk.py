@@ -39,17 +39,17 @@ def full_disk(error: BaseException, folders: Sequence[Path] = ()) -> SdhubError 
     """
     if isinstance(error, SdhubError):
         return None
-    chain = list(_chain(error))
+    chain = list(causes(error))
     number = next((each for each in chain if isinstance(each, OSError) and each.errno in FULL), None)
     if number is not None:
         named = number.filename2 or number.filename
-        return _told(Path(os.fsdecode(named)).parent if isinstance(named, (str, bytes)) else _fullest(folders))
+        return _full(Path(os.fsdecode(named)).parent if isinstance(named, (str, bytes)) else _fullest(folders))
     said = " ".join(map(words_of, chain)).lower()
     if any(words in said for words in WORDS):
-        return _told(_fullest(folders))
+        return _full(_fullest(folders))
     if any(word in said for word in STREAM):
         low = [each for each in folders if _free(each) < LEAST]
-        return _told(low[0]) if low else None
+        return _full(low[0]) if low else None
     return None
 
 
@@ -61,15 +61,16 @@ def words_of(error: BaseException) -> str:
         return ""
 
 
-def _told(folder: Path) -> SdhubError:
+def _full(folder: Path) -> SdhubError:
     return SdhubError(
         f"the disk of {folder} is full",
-        hint=f"make room ({nextsteps.CACHE} shows what may go), "
+        hint=f"make room ({nextsteps.cache()} shows what may go), "
         "or set SDHUB_HOME, HF_HOME or TMPDIR to a larger disk",
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and what it came of, once each."""
     seen: set[int] = set()
     step: BaseException | None = error
     while step is not None and id(step) not in seen:

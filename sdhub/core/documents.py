@@ -15,8 +15,11 @@ MAX_INTEGER = 10**40  # tokenizers write int(1e30) for "no limit"
 
 
 def shown(text: object, limit: int = 80) -> str:
-    """`text` on one line: printable characters only, at most `limit` of them."""
-    line = "".join(character if character.isprintable() else "?" for character in str(text)[: limit + 1])
+    """`text` on one line, for a message: at most `limit` characters, all printable."""
+    line = "".join(
+        character if character.isprintable() else " " if character.isspace() else "?"
+        for character in str(text)[: limit + 1]
+    )
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 

@@ -10,74 +10,28 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from sdhub.core.errors import HubError, UsageError
+from sdhub.core.errors import HubError
+from sdhub.core.hub import LOCAL_TOKEN, PUBLIC, Hub
 from sdhub.core.nextsteps import LOCAL_PORT
 from sdhub.core.scratch import temporary
 from sdhub.core.work import home
 
-PUBLIC = "https://huggingface.co"
-LOCAL_TOKEN = "local"  # noqa: S105 — the embedded Hub takes any token for the user `local`
 START_SECONDS = 120
 END_SECONDS = 5
 TAKEN = "cannot listen on"  # what the Hub says of a port that another one has
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A Hub's address, and the token to use there (never shown)."""
-
-    url: str
-    token: str | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        """Raises UsageError for an address that is none, or holds a password: addresses are shown and kept."""
-        vet_address(self.url)
-
-    @property
-    def name(self) -> str:
-        """What it is known by: the embedded Hub of this home may have another address each time."""
-        return "local" if self.token == LOCAL_TOKEN else self.url
-
-
-def endpoint(hub: str | None) -> Endpoint:
+def endpoint(hub: str | None) -> Hub:
     """A Hub by address; None is `HF_ENDPOINT` or huggingface.co. The token is huggingface_hub's own."""
     from huggingface_hub import get_token
 
-    url = (hub or os.environ.get("HF_ENDPOINT") or PUBLIC).rstrip("/")
-    vet_address(url)
-    return Endpoint(url, get_token())
-
-
-def vet_address(url: str) -> None:
-    """Raises UsageError unless this is http(s)://HOST[:PORT][/PATH] and no more; no secret in it is repeated."""
-    secret = "@" in url or "?" in url or "#" in url
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
-        sound = False
-    if secret:
-        raise UsageError(
-            f"the address {shown_address(url)} of a Hub holds more than a host",
-            hint="no user, password or query goes into it: give the token in HF_TOKEN, or run: hf auth login",
-        )
-    if not sound or any(char.isspace() or not char.isprintable() for char in url):
-        raise UsageError(f"{url[:100]} is no address of a Hub", hint="give http(s)://HOST, or local")
-
-
-def shown_address(url: str) -> str:
-    """An address without what may be secret in it: user, password, query and fragment."""
-    plain = url.partition("?")[0].partition("#")[0]
-    scheme, slashes, rest = plain.rpartition("://")
-    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"[:100] if "@" not in scheme else "***"
+    return Hub(hub or os.environ.get("HF_ENDPOINT") or PUBLIC, get_token())
 
 
 @contextmanager
-def connect(hub: str | None) -> Iterator[Endpoint]:
+def connect(hub: str | None) -> Iterator[Hub]:
     """The Hub to publish to. `local` is the embedded one: a running one is used, else one runs for the block."""
     if hub != "local":
         yield endpoint(hub)
@@ -85,10 +39,10 @@ def connect(hub: str | None) -> Iterator[Endpoint]:
     root = home() / "hub"
     there = running()
     if there:
-        yield Endpoint(there, LOCAL_TOKEN)
+        yield Hub(there, LOCAL_TOKEN)
         return
     with embedded(root, LOCAL_PORT) as url:
-        yield Endpoint(url, LOCAL_TOKEN)
+        yield Hub(url, LOCAL_TOKEN)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ PANIC = "PanicException"  # of libraries in Rust, derived from BaseException
 
 
 @contextmanager
-def told(
+def translate_errors(
     what: str, kind: type[SdhubError], *, hint: str = "", renamed: Mapping[str, str] | None = None
 ) -> Iterator[None]:
     """Whatever a library raises in the block becomes a `kind` whose message begins with `what`.

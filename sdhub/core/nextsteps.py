@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 LOCAL_PORT = 8420  # of the embedded Hub, where nothing else has it
-SCHEMA = "sdhub recipe schema"
-CACHE = "sdhub cache"
+
+
+def schema() -> str:
+    """Prints the JSON Schema of recipes."""
+    return _line("recipe", "schema")
+
+
+def cache() -> str:
+    """Shows what is kept on this machine."""
+    return _line("cache")
 
 
 def serve(url: str | None = None) -> str:
@@ -54,5 +64,14 @@ def deploy(repo: str = "REPO") -> str:
     return _line("space", "deploy", repo)
 
 
+def program() -> str:
+    """How this program is called: `sdhub` where the shell finds it so, else as it was, `.venv/bin/sdhub`."""
+    called = Path(sys.argv[0])
+    if called.stem != "sdhub" or not called.is_file():
+        return "sdhub"
+    found = shutil.which("sdhub")
+    return "sdhub" if found and called.samefile(found) else sys.argv[0]
+
+
 def _line(*words: str) -> str:
-    return shlex.join(["sdhub", *words])
+    return shlex.join([program(), *words])

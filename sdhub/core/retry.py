@@ -1,4 +1,4 @@
-"""Trying again, where waiting may help: too many requests, a server in trouble, a line that broke."""
+"""Trying again, where waiting may help: too many requests, a server in trouble, a connection that was lost."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
+from sdhub.core.disk import causes, full_disk
 from sdhub.core.errors import SdhubError
 from sdhub.core.progress import SILENT, Progress
 
@@ -60,48 +61,45 @@ def patiently(
             if wait is None:
                 raise
             status = status_of(error)
-            progress.note(f"{doing}: {status or 'the line broke'}, trying again in {wait:.0f} s")
+            progress.note(f"{doing}: {status or 'connection lost'}, retrying in {wait:.0f} s")
             time.sleep(wait)
             attempt += 1
 
 
 def status_of(error: BaseException) -> int | None:
     """The HTTP status of a failure of huggingface_hub, also where it is wrapped in another one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        response = getattr(seen, "response", None)
-        status = getattr(response, "status_code", None)
-        if isinstance(status, int):
-            return status
-        seen = seen.__cause__ or seen.__context__
-    return None
+    statuses = (getattr(getattr(each, "response", None), "status_code", None) for each in causes(error))
+    return next((each for each in statuses if isinstance(each, int)), None)
 
 
 def passes(error: BaseException) -> bool:
-    """Whether the same request may succeed later: certain statuses, broken lines, answers that were cut."""
+    """Whether the same request may succeed later: certain statuses, lost connections, answers that were cut."""
     from huggingface_hub import errors
 
-    if isinstance(error, SdhubError):  # told of already
+    if isinstance(error, SdhubError) or full_disk(error):  # told of already; and no wait makes room
+        return False
+    chain = list(causes(error))
+    if any(isinstance(each, errors.OfflineModeIsEnabled) for each in chain):
         return False
     status = status_of(error)
     if status is not None:
         return status in PASSING or (status < 400 and isinstance(error, ValueError))
+    if isinstance(error, errors.LocalEntryNotFoundError):  # of a download, for want of an answer
+        return any(passes(each) for each in chain[1:])
     if isinstance(error, (json.JSONDecodeError, ConnectionError, TimeoutError)):
         return True
     transport: type[Exception] = vars(errors)["HTTPError"]  # of httpx in hub 1.x, of httpx2 in 2.x
-    if isinstance(error, transport):
+    if isinstance(error, (transport, getattr(errors, "XetDownloadError", transport))):
         return "Invalid" not in type(error).__name__ and "Unsupported" not in type(error).__name__
     return isinstance(error, OSError) and "Consistency check failed" in str(error)
 
 
 def asked_for(error: BaseException) -> float | None:
     """The seconds that a server asked to wait, in `Retry-After` (seconds or a date) or `RateLimit`."""
-    seen: BaseException | None = error
-    while seen is not None:
-        headers = getattr(getattr(seen, "response", None), "headers", None)
+    for each in causes(error):
+        headers = getattr(getattr(each, "response", None), "headers", None)
         if headers is not None:
             return _seconds(headers.get("Retry-After")) or _reset(headers.get("RateLimit"))
-        seen = seen.__cause__ or seen.__context__
     return None
 
 

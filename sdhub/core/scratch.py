@@ -143,8 +143,8 @@ def _dead(owner: bytes, age: float) -> bool:
 def _started(pid: int) -> str | None:
     """When a process began, as its system counts (Linux: clock ticks since boot); None where that is not told."""
     try:
-        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return told.rpartition(")")[2].split()[19]
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
 

@@ -46,7 +46,8 @@ class Evidence:
 
     `latency` None: the variant's own runtime is not on this machine. `nearest`: of the same formats without
     calibration, every weight rounded to the nearest value, where that was made for comparison. `subject`: whether
-    pictures still show what the base's show, where an encoder was named.
+    pictures still show what the base's show, where an encoder was named. `noise_snr`: the document of
+    `sdhub.evidence.noise.NoiseSnr`.
     """
 
     fidelity: Fidelity
@@ -60,12 +61,14 @@ class Evidence:
     versions: Mapping[str, str]
     nearest: Fidelity | None = None
     subject: Subject | None = None
+    noise_snr: Mapping[str, Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """The JSON form; an infinite PSNR is null."""
         fidelity = self.fidelity
         return {
             **_figures(fidelity),
+            "noise_snr": dict(self.noise_snr) if self.noise_snr else None,
             "nearest": _figures(self.nearest) if self.nearest else None,
             "subject": self.subject.document() if self.subject else None,
             "latency": {

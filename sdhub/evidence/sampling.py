@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import EvidenceError, SourceError, UsageError
-from sdhub.core.foreign import told
+from sdhub.core.foreign import translate_errors
 from sdhub.evidence.given import given, kind_of
 
 if TYPE_CHECKING:
@@ -35,13 +35,18 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How base and variant are sampled alike. `width` and `height` in pixels."""
+    """How base and variant are sampled alike."""
 
     prompts: tuple[Prompt, ...]
+    """One picture is drawn of each."""
     steps: int
+    """Denoising steps of a picture."""
     guidance: float
+    """Scale of classifier-free guidance; up to 1 is none."""
     width: int
+    """In pixels."""
     height: int
+    """In pixels."""
 
     def document(self) -> Mapping[str, Any]:
         """The JSON form, part of the key of every measured stage."""
@@ -121,6 +126,31 @@ def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int],
     import numpy as np
     import torch
 
+    drawn, caught = _called(pipe, prompt, sampling, "np", on_step)
+    if any(getattr(drawn, "nsfw_content_detected", None) or ()):
+        raise EvidenceError(
+            f"the safety checker blacked out {prompt.text[:60]!r}", hint="draw other prompts, see --prompts"
+        )
+    image = np.asarray(drawn.images[0], dtype=np.float32)
+    latents = torch.as_tensor(caught)[0].to("cpu", torch.float32).numpy()
+    if not (np.isfinite(image).all() and np.isfinite(latents).all()):
+        raise EvidenceError(f"{prompt.text[:60]!r} is drawn as infinite or undefined numbers")
+    return Sample(image, latents)
+
+
+def draw_latents(
+    pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int], None] | None = None
+) -> None:
+    """Sample as `draw` does, and decode nothing. Raises EvidenceError where the pipeline fails."""
+    _called(pipe, prompt, sampling, "latent", on_step)
+
+
+def _called(
+    pipe: Any, prompt: Prompt, sampling: Sampling, output: str, on_step: Callable[[int], None] | None
+) -> tuple[Any, Any]:
+    """What the pipeline gives, and the latents of its last step."""
+    import torch
+
     generator = torch.Generator("cpu").manual_seed(prompt.seed)
     caught: dict[str, Any] = {}
 
@@ -133,25 +163,17 @@ def draw(pipe: Any, prompt: Prompt, sampling: Sampling, on_step: Callable[[int],
         return tensors
 
     pipe.set_progress_bar_config(disable=True)
-    with torch.no_grad(), told(f"{shown(prompt.text, 60)!r} could not be drawn", EvidenceError):
+    with torch.no_grad(), translate_errors(f"{shown(prompt.text, 60)!r} could not be drawn", EvidenceError):
         drawn = pipe(
             prompt.text,
             guidance_scale=sampling.guidance,
             generator=generator,
             **_noise(pipe, sampling, generator),
             **given(pipe, sampling.steps, sampling.width, sampling.height),
-            output_type="np",
+            output_type=output,
             callback_on_step_end=catch,
         )
-    if any(getattr(drawn, "nsfw_content_detected", None) or ()):
-        raise EvidenceError(
-            f"the safety checker blacked out {prompt.text[:60]!r}", hint="draw other prompts, see --prompts"
-        )
-    image = np.asarray(drawn.images[0], dtype=np.float32)
-    latents = torch.as_tensor(caught["latents"])[0].to("cpu", torch.float32).numpy()
-    if not (np.isfinite(image).all() and np.isfinite(latents).all()):
-        raise EvidenceError(f"{prompt.text[:60]!r} is drawn as infinite or undefined numbers")
-    return Sample(image, latents)
+    return drawn, caught["latents"]
 
 
 def _noise(pipe: Any, sampling: Sampling, generator: Any) -> Mapping[str, Any]:

@@ -6,20 +6,26 @@ the base's pictures, the one of its own prompt is the nearest to it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sdhub.core.documents import shown
 from sdhub.core.errors import EvidenceError, MissingExtraError, UsageError
+from sdhub.core.nearly import nearest
 from sdhub.core.quiet import quiet
 
 Picture = npt.NDArray[np.float32]
 Encoder = Callable[[Sequence[Picture]], npt.NDArray[np.float32]]
 
 PIXELS = "pixels"
+JUDGES = f"a judge is {PIXELS}, or a CLIP or SigLIP model: its folder or Hub id, as openai/clip-vit-base-patch32"
+HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 SIDE = 16  # of the pictures that are compared by their pixels
 BATCH = 8
 
@@ -104,12 +110,27 @@ def pixels(pictures: Sequence[Picture]) -> npt.NDArray[np.float32]:
     return np.stack([_small(picture) for picture in pictures])
 
 
+def vet_encoder(name: str) -> None:
+    """Raises UsageError, before anything is loaded, for what names neither pixels, nor a folder, nor a Hub id."""
+    if name == PIXELS or (Path(name) / "config.json").is_file():
+        return
+    if Path(name).is_dir():
+        raise UsageError(f"{shown(name)} is no judge: the folder has no config.json", hint=JUDGES)
+    if not HUB_ID.fullmatch(name):
+        near = nearest(name, [PIXELS])
+        raise UsageError(
+            f"{shown(name)} is no judge: no folder is called so, and it is no Hub id (org/name)",
+            hint=f"did you mean {near}?" if near else JUDGES,
+        )
+
+
 def encoder(name: str) -> Encoder:
     """The encoder that `name` means: "pixels", or a CLIP-like model of transformers: a Hub id or a folder.
 
     Its weights are read from safetensors, and none of its code is run. Raises UsageError for a model that encodes
     no images, MissingExtraError without transformers.
     """
+    vet_encoder(name)
     if name == PIXELS:
         return pixels
     try:
@@ -123,10 +144,12 @@ def encoder(name: str) -> Encoder:
             model = AutoModel.from_pretrained(name, use_safetensors=True, **settings).eval()
             processor = AutoImageProcessor.from_pretrained(name, **settings)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{name[:80]} is no encoder: {' '.join(str(error).split())[:200]}") from None
+        place = "in this folder" if Path(name).is_dir() else "under this name on the Hub"
+        why = shown(error, 200)
+        raise UsageError(f"{shown(name)} is no judge: no model was read {place} ({why})", hint=JUDGES) from None
     features = getattr(model, "get_image_features", None)
     if features is None:
-        raise UsageError(f"{name[:80]} encodes no images", hint="a CLIP or SigLIP model, or pixels")
+        raise UsageError(f"{shown(name)} is no judge: it encodes no images", hint=JUDGES)
 
     def encode(pictures: Sequence[Picture]) -> npt.NDArray[np.float32]:
         found = []

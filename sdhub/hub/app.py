@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sdhub.hub.api import accounts, collections, commits, discussions, files, repositories, spaces, uploads, xet
 from sdhub.hub.api.call import refused
 from sdhub.hub.errors import Refusal
-from sdhub.hub.hub import Hub
+from sdhub.hub.hub import EmbeddedHub
 from sdhub.hub.pages import handlers, view
 
 logger = logging.getLogger("sdhub.hub")
@@ -29,7 +29,7 @@ _NO_NAMESPACE = re.compile(
 _MACHINE_PATHS = ("/api/", "/xet/")
 
 
-def make_app(hub: Hub) -> ASGIApp:
+def make_app(hub: EmbeddedHub) -> ASGIApp:
     """The application that serves a Hub."""
     app = Starlette(
         routes=[
@@ -67,7 +67,7 @@ class Guard:
     that `refs%2Fpr%2F1` is one segment.
     """
 
-    def __init__(self, app: ASGIApp, hub: Hub) -> None:
+    def __init__(self, app: ASGIApp, hub: EmbeddedHub) -> None:
         self._app = app
         self._hub = hub
 

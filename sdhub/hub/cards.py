@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from sdhub.hub.hub import Hub
+from sdhub.hub.hub import EmbeddedHub
 from sdhub.hub.store.trees import File, Tree
 
 README = "README.md"
@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def read_text(hub: Hub, file: File, limit: int = MAX_README) -> str | None:
+def read_text(hub: EmbeddedHub, file: File, limit: int = MAX_README) -> str | None:
     """A file as text when it is UTF-8 of at most `limit` bytes, else None."""
     if file.size > limit:
         return None
@@ -122,20 +122,20 @@ def read_text(hub: Hub, file: File, limit: int = MAX_README) -> str | None:
         return None
 
 
-def card_text(hub: Hub, tree: Tree) -> str:
+def card_text(hub: EmbeddedHub, tree: Tree) -> str:
     """The README.md of a tree, "" when there is none that can be read."""
     file = tree.files.get(README)
     return (read_text(hub, file) or "") if file else ""
 
 
-def card_data(hub: Hub, tree: Tree) -> dict[str, Any] | None:
+def card_data(hub: EmbeddedHub, tree: Tree) -> dict[str, Any] | None:
     """The front matter of a tree's card; None when there is none, or when it is broken. Do not change it."""
     file = tree.files.get(README)
     return _card_data(hub, file) if file else None
 
 
 @lru_cache(maxsize=1024)
-def _card_data(hub: Hub, file: File) -> dict[str, Any] | None:
+def _card_data(hub: EmbeddedHub, file: File) -> dict[str, Any] | None:
     source = split_card(read_text(hub, file) or "")[0]
     try:
         return parse_front_matter(source) if source.strip() else None

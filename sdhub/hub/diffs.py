@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 
 from sdhub.hub.cards import read_text
-from sdhub.hub.hub import Hub
+from sdhub.hub.hub import EmbeddedHub
 from sdhub.hub.store.trees import File, Tree, changed_paths
 
 MAX_FILES = 200
@@ -32,7 +32,7 @@ class Change:
         return "removed" if self.after is None else "changed"
 
 
-def changes(hub: Hub, before: Tree, after: Tree) -> list[Change]:
+def changes(hub: EmbeddedHub, before: Tree, after: Tree) -> list[Change]:
     """The first 200 changed files, with diffs of those that are small text files (4000 lines in all)."""
     found: list[Change] = []
     budget = MAX_LINES
@@ -45,7 +45,7 @@ def changes(hub: Hub, before: Tree, after: Tree) -> list[Change]:
     return found
 
 
-def unified_diff(hub: Hub, before: Tree, after: Tree) -> str:
+def unified_diff(hub: EmbeddedHub, before: Tree, after: Tree) -> str:
     """All changes as one text in git's shape."""
     parts: list[str] = []
     for change in changes(hub, before, after):
@@ -54,7 +54,7 @@ def unified_diff(hub: Hub, before: Tree, after: Tree) -> str:
     return "\n".join(parts) + ("\n" if parts else "")
 
 
-def _diff_lines(hub: Hub, path: str, old: File | None, new: File | None) -> list[str]:
+def _diff_lines(hub: EmbeddedHub, path: str, old: File | None, new: File | None) -> list[str]:
     texts = [_text(hub, file) for file in (old, new)]
     if texts[0] is None or texts[1] is None:
         return []
@@ -65,7 +65,7 @@ def _diff_lines(hub: Hub, path: str, old: File | None, new: File | None) -> list
     return list(difflib.unified_diff(before, after, *names, lineterm=""))
 
 
-def _text(hub: Hub, file: File | None) -> str | None:
+def _text(hub: EmbeddedHub, file: File | None) -> str | None:
     if file is None:
         return ""
     text = None if file.lfs else read_text(hub, file, MAX_FILE_BYTES)

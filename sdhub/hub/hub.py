@@ -34,7 +34,7 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Hub:
+class EmbeddedHub:
     """All that a request needs. `loopback`: bound to this machine only; `lasting`: not ending with a parent;
     `runner`: what runs its Spaces, where they run.
     """
@@ -96,7 +96,7 @@ def no_repository(caller: Caller) -> Refusal:
     return Refusal(404, "Repository not found", code="RepoNotFound")
 
 
-def open_hub(root: Path, users: Users, *, loopback: bool, lasting: bool = True) -> Hub:
+def open_hub(root: Path, users: Users, *, loopback: bool, lasting: bool = True) -> EmbeddedHub:
     """Open (or begin) the store in `root`, and sweep away what killed processes left. Raises OSError."""
     root.mkdir(parents=True, exist_ok=True)
     database = Database(root / "hub.sqlite3")
@@ -104,7 +104,7 @@ def open_hub(root: Path, users: Users, *, loopback: bool, lasting: bool = True) 
     secret = _meta(database, "secret", secrets.token_hex(32))
     store_id = _meta(database, "store", secrets.token_hex(8))
     blobs.sweep()
-    return Hub(root, database, blobs, users, bytes.fromhex(secret), store_id, loopback, lasting)
+    return EmbeddedHub(root, database, blobs, users, bytes.fromhex(secret), store_id, loopback, lasting)
 
 
 def _meta(database: Database, key: str, default: str) -> str:

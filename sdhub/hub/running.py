@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from sdhub.hub.cards import card_data
 from sdhub.hub.errors import Refusal, StartError
-from sdhub.hub.hub import Hub
+from sdhub.hub.hub import EmbeddedHub
 from sdhub.hub.store import revisions, spaces
 from sdhub.hub.store.repositories import Repo
 from sdhub.hub.store.trees import Tree, load_tree
@@ -52,7 +52,7 @@ class Runner:
     of their own made from `requirements.txt`. One runner at a time on a root: raises StartError otherwise.
     """
 
-    def __init__(self, hub: Hub, python: Python, url: str) -> None:
+    def __init__(self, hub: EmbeddedHub, python: Python, url: str) -> None:
         self._root = hub.root / "spaces"
         self._root.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._root / ".lock", timeout=0)
@@ -165,7 +165,7 @@ class Runner:
         log = folder.parent / "log"
         with log.open("wb") as said:
             process = subprocess.Popen(  # noqa: S603 — what `--spaces` is for
-                [str(python), str(Path(__file__).with_name("keeper.py")), app_file],
+                [str(python), str(Path(__file__).with_name("supervisor.py")), app_file],
                 cwd=folder,
                 env=self._variables(repo, folder, port),
                 stdin=subprocess.PIPE,
@@ -234,7 +234,7 @@ def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.stdin:
-        process.stdin.close()  # the keeper ends with it
+        process.stdin.close()  # the supervisor ends with it
     process.terminate()
     try:
         process.wait(END_SECONDS)

@@ -20,7 +20,7 @@ from sdhub.hub.errors import StartError
 if TYPE_CHECKING:
     import uvicorn
 
-    from sdhub.hub.hub import Hub
+    from sdhub.hub.hub import EmbeddedHub
     from sdhub.hub.running import Python
 
 PORT = 8420
@@ -93,7 +93,7 @@ def serve(
 
 
 @contextmanager
-def _running_spaces(hub: Hub, python: Python | None, url: str) -> Iterator[Hub]:
+def _running_spaces(hub: EmbeddedHub, python: Python | None, url: str) -> Iterator[EmbeddedHub]:
     """The Hub with a runner for its Spaces, where they are to run."""
     if python is None:
         yield hub

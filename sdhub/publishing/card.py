@@ -127,6 +127,7 @@ def _context(publication: Publication, packages: Sequence[Package], bundles: Seq
         "scheduler": _scheduler(publication),
         "machine": _pairs(evidence.get("machine")),
         "not_measured": _not_measured(evidence),
+        "noise": _noise(_mapping(evidence["noise_snr"])),
         "nearest": _figures(evidence["nearest"]),
         "subject": _figures(evidence["subject"]),
         "components": _components(publication.recipe),
@@ -181,6 +182,18 @@ def _summary(publication: Publication) -> markdown.Markdown:
     return markdown.Markdown(
         f"{base} as {markdown.code(publication.variant)}: {markdown.text(publication.description.rstrip('.'))}."
     )
+
+
+def _noise(snr: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The noise SNR in words, where there is one."""
+    points = snr.get("points")
+    if not isinstance(points, list) or not points:
+        return None
+    words_of = {
+        key: "identical" if snr.get(f"{key}_db") is None else words.figure(snr[f"{key}_db"], 1, "dB")
+        for key in ("median", "worst")
+    }
+    return {**words_of, "points": len(points)}
 
 
 def _size_ratio(evidence: Mapping[str, Any]) -> str:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdhub.core.access import client, redact, speaking
+from sdhub.core.documents import shown
 from sdhub.core.errors import CheckError, SdhubError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
-from sdhub.core.retry import patiently
 from sdhub.core.scratch import temporary
-from sdhub.core.text import plain
 from sdhub.publishing.card import extract_usage
 from sdhub.publishing.download import silent_bar
 
@@ -81,8 +80,7 @@ def check(
     repo_id: str,
     revision: str | None = None,
     *,
-    endpoint: str,
-    token: str | None,
+    hub: Hub,
     folder_for_picture: Path | None = None,
     expect: Path | None = None,
     usage: str | None = None,
@@ -104,33 +102,23 @@ def check(
         temporary("check") as home,
         progress.task(f"checking {repo_id}: download and draw"),
     ):
-        with speaking(f"download {repo_id}", endpoint=endpoint, token=token):
-            doing = f"download {repo_id}"
-            commit, needs_token, offline = patiently(
-                doing,
-                lambda: _download(repo_id, revision, branch, home / "hf", endpoint, token),
-                progress=progress,
-            )
-            card = patiently(
-                doing, lambda: _card(repo_id, commit, home / "hf", endpoint, token), progress=progress
-            )
+        doing, cache = f"download {repo_id}", home / "hf"
+        commit, needs_token, offline = hub.ask(
+            doing, lambda: _download(repo_id, revision, branch, cache, hub), progress
+        )
+        card = hub.ask(doing, lambda: _card(repo_id, commit, cache, hub), progress)
         lines = extract_usage(card)
         if usage is not None and lines.strip() != usage.strip():
             raise CheckError(f"the card of {repo_id} has other lines than were published")
         if draws == "sdhub":
-            with speaking(f"download {repo_id}", endpoint=endpoint, token=token):
-                snapshot = patiently(
-                    doing,
-                    lambda: _snapshot(repo_id, commit, home / "hf" / "hub", endpoint, token),
-                    progress=progress,
-                )
+            snapshot = hub.ask(doing, lambda: _snapshot(repo_id, commit, cache / "hub", hub), progress)
             command, what = [STAND_IN, *_generate(repo_id, snapshot)], f"sdhub's drawing with {repo_id}"
             needs_token, offline = False, True
         else:
             (home / "usage.py").write_text(lines, encoding="utf-8")
             command, what = [RUNNER, str(home / "usage.py")], f"the card's lines of {repo_id}"
-        environment = _environment(home, endpoint, token if needs_token else None, offline=offline)
-        picture = _run(what, command, home, environment, time_limit, token)
+        environment = _environment(home, hub if needs_token else Hub(hub.url), offline=offline)
+        picture = _run(what, command, home, environment, time_limit, hub)
         width, height = _sound(repo_id, picture)
         psnr = likeness(repo_id, expect, picture) if expect else None
         if psnr is not None and psnr < ALIKE_DB:
@@ -139,11 +127,9 @@ def check(
     return Checked(commit, kept, width, height, psnr)
 
 
-def _download(
-    repo_id: str, revision: str | None, branch: str, cache: Path, endpoint: str, token: str | None
-) -> tuple[str, bool, bool]:
+def _download(repo_id: str, revision: str | None, branch: str, cache: Path, hub: Hub) -> tuple[str, bool, bool]:
     """The commit, whether reading needs a token, and whether the cache was filled with it for offline use."""
-    api = client(endpoint, token)
+    api = hub.api
     head = api.model_info(repo_id, revision=branch)
     needs_token = bool(head.private or head.gated)
     commit = api.model_info(repo_id, revision=revision).sha if revision else head.sha
@@ -151,15 +137,15 @@ def _download(
         raise CheckError(f"{repo_id} is empty")
     if commit == head.sha:
         return commit, needs_token, False
-    refs = _snapshot(repo_id, commit, cache / "hub", endpoint, token).parents[1] / "refs"
+    refs = _snapshot(repo_id, commit, cache / "hub", hub).parents[1] / "refs"
     refs.mkdir(exist_ok=True)
     (refs / branch).write_text(commit)
     return commit, needs_token, True
 
 
-def _snapshot(repo_id: str, commit: str, cache: Path, endpoint: str, token: str | None) -> Path:
+def _snapshot(repo_id: str, commit: str, cache: Path, hub: Hub) -> Path:
     """The commit's files but its zips, downloaded."""
-    path = client(endpoint, token).snapshot_download(
+    path = hub.api.snapshot_download(
         repo_id, revision=commit, cache_dir=cache, ignore_patterns=["*.zip"], tqdm_class=silent_bar()
     )
     return Path(path)
@@ -179,30 +165,30 @@ def _generate(repo_id: str, snapshot: Path) -> list[str]:
     return ["generate", str(snapshot), "--seed", str(prompt.seed), "-o", "picture.png", "--", prompt.text]
 
 
-def _card(repo_id: str, commit: str, cache: Path, endpoint: str, token: str | None) -> str:
-    path = client(endpoint, token).hf_hub_download(repo_id, "README.md", revision=commit, cache_dir=cache / "card")
+def _card(repo_id: str, commit: str, cache: Path, hub: Hub) -> str:
+    path = hub.api.hf_hub_download(repo_id, "README.md", revision=commit, cache_dir=cache / "card")
     return Path(path).read_text(encoding="utf-8")
 
 
-def _environment(home: Path, endpoint: str, token: str | None, *, offline: bool) -> dict[str, str]:
+def _environment(home: Path, hub: Hub, *, offline: bool) -> dict[str, str]:
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     environment |= {
         "HOME": str(home),
         "TMPDIR": str(home),
         "HF_HOME": str(home / "hf"),
-        "HF_ENDPOINT": endpoint,
+        "HF_ENDPOINT": hub.url,
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    if token:
-        environment["HF_TOKEN"] = token
+    if hub.token:
+        environment["HF_TOKEN"] = hub.token
     if offline:
         environment["HF_HUB_OFFLINE"] = "1"
     return environment
 
 
 def _run(
-    what: str, command: list[str], home: Path, environment: dict[str, str], time_limit: float, token: str | None
+    what: str, command: list[str], home: Path, environment: dict[str, str], time_limit: float, hub: Hub
 ) -> Path:
     """Run Python code with arguments in a folder of its own; the one PNG that it leaves there."""
     folder, said = home / "run", home / "said.txt"
@@ -224,7 +210,7 @@ def _run(
         finally:
             _end(process)
     if code != 0:
-        raise CheckError(f"{what} failed: {_last(said, token)}")
+        raise CheckError(f"{what} failed: {_last(said, hub)}")
     pictures = sorted(folder.glob("*.png"))
     if len(pictures) != 1:
         raise CheckError(f"{what} saved {len(pictures)} PNG pictures, not one")
@@ -241,12 +227,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _last(said: Path, token: str | None) -> str:
+def _last(said: Path, hub: Hub) -> str:
     """The last lines that a process said, as one."""
     with said.open("rb") as stream:
         stream.seek(max(0, said.stat().st_size - 16_384))
-        text = redact(stream.read().decode(errors="replace"), token)
-    lines = [plain(line) for line in text.splitlines() if line.strip()]
+        text = hub.redact(stream.read().decode(errors="replace"))
+    lines = [shown(line, 300) for line in text.splitlines() if line.strip()]
     return " | ".join(lines[-LINES:]) or "without a word"
 
 
@@ -259,7 +245,7 @@ def _sound(repo_id: str, picture: Path) -> tuple[int, int]:
         with Image.open(picture, formats=["PNG"]) as image:
             pixels = np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise CheckError(f"the picture of {repo_id} does not open: {plain(error)}") from None
+        raise CheckError(f"the picture of {repo_id} does not open: {shown(error, 300)}") from None
     if (pixels == pixels[0, 0]).all():
         raise CheckError(f"the picture of {repo_id} is one flat colour")
     return pixels.shape[1], pixels.shape[0]

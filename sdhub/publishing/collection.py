@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sdhub.core.access import client
 from sdhub.core.documents import parse_object
 from sdhub.core.errors import HubError, SdhubError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
-from sdhub.core.text import plain
+from sdhub.publishing.markdown import plain
 from sdhub.publishing.publication import Sibling
 from sdhub.publishing.repository import MANIFEST
-from sdhub.publishing.target import Target, ask
+from sdhub.publishing.target import Target
 
 T = TypeVar("T")
 MAX_TITLE, MAX_NOTE = 59, 500  # the Hub's
@@ -35,15 +35,12 @@ def merged(own: Iterable[Sibling], others: Iterable[Sibling]) -> tuple[Sibling, 
 class Collection:
     """The collection of a source's variants in a namespace; it need not be there yet."""
 
-    def __init__(
-        self, namespace: str, source_id: str, *, endpoint: str, token: str | None, progress: Progress = SILENT
-    ) -> None:
+    def __init__(self, namespace: str, source_id: str, hub: Hub, progress: Progress = SILENT) -> None:
         self.namespace = namespace
         self.title = title_of(source_id)
-        self.endpoint = endpoint.rstrip("/")
-        self.token = token
         self.progress = progress
-        self.api = client(endpoint, token)
+        self.hub = hub
+        self.api = hub.api
 
     def siblings(self, identity: str, *, private: bool) -> list[Sibling]:
         """Variants in it of the same state of the source; private ones only where `private`.
@@ -73,20 +70,19 @@ class Collection:
         except HubError as error:
             self.progress.note(f"no collection: {error.message}")
             return None
-        return f"{self.endpoint}/collections/{found.slug}"
+        return f"{self.hub.url}/collections/{found.slug}"
 
     def _ask(self, doing: str, act: Callable[[], T]) -> T:
-        what = f"{doing} of {self.namespace}"
-        return ask(what, act, endpoint=self.endpoint, token=self.token, progress=self.progress)
+        return self.hub.ask(f"{doing} of {self.namespace}", act, self.progress)
 
     def _find(self) -> Any:
-        def look() -> Any:
+        def fetch() -> Any:
             for each in self.api.list_collections(owner=self.namespace, limit=100):
                 if each.title == self.title:
                     return self.api.get_collection(each.slug)
             return None
 
-        return self._ask("read the collections", look)
+        return self._ask("read the collections", fetch)
 
     def _create(self, *, private: bool) -> Any:
         return self.api.create_collection(self.title, namespace=self.namespace, private=private, exists_ok=True)
@@ -101,7 +97,7 @@ class Collection:
         )
 
     def _read(self, repo_id: str, identity: str, *, private: bool) -> Sibling | None:
-        target = Target(repo_id, endpoint=self.endpoint, token=self.token)
+        target = Target(repo_id, self.hub)
         info = target.info()
         if info is None or info.sha is None or (info.private and not private):
             return None

@@ -6,38 +6,32 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sdhub.core.access import client, speaking
 from sdhub.core.errors import CheckError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
-from sdhub.core.retry import patiently
 
 
 def download(
     repo_id: str,
     folder: Path,
     *,
+    hub: Hub,
     revision: str | None = None,
-    endpoint: str,
-    token: str | None,
     progress: Progress = SILENT,
 ) -> str:
     """Put all files of a repository at `revision` (default: `main`) into the new `folder`; returns the commit.
 
     Raises HubError, CheckError for a repository without commits.
     """
-    api = client(endpoint, token)
-    with (
-        speaking(f"download {repo_id}", endpoint=endpoint, token=token),
-        progress.task(f"downloading {repo_id}"),
-    ):
-        doing = f"download {repo_id}"
-        commit = patiently(doing, lambda: api.model_info(repo_id, revision=revision), progress=progress).sha
+    api, doing = hub.api, f"download {repo_id}"
+    with progress.task(f"downloading {repo_id}"):
+        commit = hub.ask(doing, lambda: api.model_info(repo_id, revision=revision), progress).sha
         if commit is None:
             raise CheckError(f"{repo_id} is empty")
-        patiently(
+        hub.ask(
             doing,
             lambda: api.snapshot_download(repo_id, revision=commit, local_dir=folder, tqdm_class=silent_bar()),
-            progress=progress,
+            progress,
         )
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return commit

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdhub.core.text import plain
 from sdhub.publishing import words
+from sdhub.publishing.markdown import plain
 from sdhub.publishing.publication import Publication, prompts_of
 
 

@@ -6,14 +6,15 @@ Everything that a Jinja template prints goes through `text`, unless it is `Markd
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 from urllib.parse import quote, urlsplit
-
-from sdhub.core.text import plain, printable
 
 _INLINE = re.compile(r"([\\`*_\[\]<>|~$&])")
 _LEADING = re.compile(r"^(\d*)([#\-+=.)])(?=[ #\-=]|$)")  # what starts a heading, list or underline
 _LINKED = re.compile(r"(://|@|\bwww(?=\.))", re.IGNORECASE)
+LIMIT = 300
+_KEPT = {"\u200d"}  # the zero-width joiner of emoji
 _JOINER = "\u2060"  # a word joiner: invisible, and ends what a renderer takes for an address
 
 
@@ -69,6 +70,23 @@ def fence(content: str, language: str = "") -> Markdown:
     content = "".join(char if char in "\n\t" else printable(char) for char in content)
     ticks = "`" * max(3, _longest_run(content) + 1)
     return Markdown(f"{ticks}{language}\n{content.rstrip(chr(10))}\n{ticks}")
+
+
+def plain(value: Any, limit: int = LIMIT) -> str:
+    """One line of at most `limit` characters without control, format and bidirectional characters."""
+    kept = [printable(char) for char in str(value)[: 4 * limit]]
+    line = " ".join("".join(kept).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def printable(char: str) -> str:
+    """A character as it may be shown: nothing for what is invisible, a space for what breaks lines."""
+    category = unicodedata.category(char)
+    if char.isspace() or category in {"Cc", "Zl", "Zp"}:
+        return " "
+    if category == "Cs":
+        return "\ufffd"
+    return "" if category == "Cf" and char not in _KEPT else char
 
 
 def _longest_run(content: str) -> int:

@@ -18,6 +18,7 @@ from typing import IO
 from sdhub.core.errors import UnsafeError
 from sdhub.core.progress import SILENT, Progress, Task
 from sdhub.core.scratch import temporary
+from sdhub.core.units import GIB
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 UNIX = 3
@@ -39,7 +40,7 @@ class Limits:
     """What `unpack` accepts: entries, bytes in all, and bytes per compressed byte."""
 
     entries: int = 100_000
-    bytes: int = 256 * 2**30
+    bytes: int = 256 * GIB
     ratio: float = 200.0
 
 

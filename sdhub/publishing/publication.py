@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from sdhub.checkpoint.checkpoint import Checkpoint, License
+from sdhub.core.hub import PUBLIC
 from sdhub.core.work import digest
 from sdhub.demo import emoji_sd
 from sdhub.publishing import words
 from sdhub.publishing.markdown import safe_url
+from sdhub.publishing.package import regular_files, sha256_of
+from sdhub.recipes.recipe import identity
 
-PUBLIC = "https://huggingface.co"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 
 
@@ -85,15 +88,23 @@ class Publication:
         name = self.repo_id.rpartition("/")[2]
         return f"{name}-{self.branch}" if self.branch else name
 
+    def key(self, kept: Path) -> dict[str, str]:
+        """A hash of each field, so that none can be forgotten: what comes of this publication depends on no more.
+
+        Files count by their content. Those in `kept`, the work folder, stand for it by their path, since a stage's
+        folder is named after all that it depends on.
+        """
+        return {name: digest(value) for name, value in _key_of(self, kept).items()}
+
     @property
     def recipe_document(self) -> dict[str, Any]:
-        """What `recipe.json` holds: the recipe, with the evidence of its analysis where it has some."""
-        return {key: value for key, value in self.recipe.items() if key != "evidence" or value is not None}
+        """What `recipe.json` holds: the recipe, with how an analysis found it where one did."""
+        return {key: value for key, value in self.recipe.items() if key != "analysis" or value is not None}
 
     @property
     def recipe_sha256(self) -> str:
-        """The recipe's identity, to which that evidence does not belong."""
-        return digest({key: value for key, value in self.recipe.items() if key != "evidence"})
+        """The recipe's identity, to which how it was found does not belong."""
+        return identity(self.recipe)
 
     @property
     def source_url(self) -> str | None:
@@ -135,6 +146,25 @@ class Publication:
             return self.license_target
         page, relative = self.source_commit_url, safe_url(link)
         return f"{page.replace('/tree/', '/blob/', 1)}/{relative}" if page and relative else None
+
+
+def _key_of(value: Any, kept: Path) -> Any:
+    """A value as JSON. Of a dataclass all fields count but those whose metadata says `key=False`."""
+    if is_dataclass(value):
+        counted = [each.name for each in fields(value) if each.metadata.get("key", True)]
+        return {name: _key_of(getattr(value, name), kept) for name in counted}
+    if isinstance(value, Path):
+        if value.is_relative_to(kept):
+            return value.relative_to(kept).as_posix()
+        files = regular_files(value) if value.is_dir() else {value.name: value}
+        return {name: sha256_of(path) for name, path in files.items()}
+    if isinstance(value, Mapping):
+        return {str(name): _key_of(each, kept) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_key_of(each, kept) for each in value]
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def prompts_of(evidence: Mapping[str, Any]) -> list[Mapping[str, Any]]:

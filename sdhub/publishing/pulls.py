@@ -58,7 +58,7 @@ def _create(target: Target, title: str) -> Pull:
 
 
 def _find(target: Target, title: str) -> Pull | None:
-    def look() -> Pull | None:
+    def fetch() -> Pull | None:
         me = str(target.api.whoami()["name"])
         for each in target.api.get_repo_discussions(target.repo_id):
             mine = each.is_pull_request and each.author == me and each.title == title
@@ -66,7 +66,7 @@ def _find(target: Target, title: str) -> Pull | None:
                 return _pull(target, each.num, draft=each.status == "draft")
         return None
 
-    return target.ask("read the pull requests of", look)
+    return target.ask("read the pull requests of", fetch)
 
 
 def _pull(target: Target, number: int, *, draft: bool) -> Pull:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sdhub.core.access import is_public_hub
 from sdhub.core.errors import CheckError, HubError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.retry import status_of
+from sdhub.core.units import MIB
 from sdhub.publishing.privacy import require_private
 from sdhub.publishing.pulls import Pull, pull_of
 from sdhub.publishing.remote import Difference, compare
@@ -21,7 +22,7 @@ from sdhub.publishing.target import MAIN, Target
 
 Check = Callable[[str], None]
 ATTEMPTS = 5
-LARGE = 8 * 2**20
+ALONE = 8 * MIB  # from which on a file is uploaded by itself, since the client draws no bar
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ def push(
     folder: Path,
     repo_id: str,
     *,
-    endpoint: str,
-    token: str | None,
+    hub: Hub,
     branch: str = MAIN,
     private: bool = False,
     gated: bool = False,
@@ -78,7 +78,7 @@ def push(
     Raises PrivacyError where `private` is asked for and the repository is public, HubError for all that the Hub
     refuses.
     """
-    target = Target(repo_id, endpoint=endpoint, token=token, branch=branch, progress=progress)
+    target = Target(repo_id, hub, branch=branch, progress=progress)
     sender = _Sender(target, folder, dict(known or {}), message)
     try:
         target.prepare(private=private, gated=gated)
@@ -94,22 +94,21 @@ def preview(
     folder: Path,
     repo_id: str,
     *,
-    endpoint: str,
-    token: str | None,
+    hub: Hub,
     branch: str = MAIN,
     known: Mapping[str, str] | None = None,
 ) -> Preview:
     """What `push` would do now; changes nothing. A repository that cannot be seen is taken for a new one."""
-    target = Target(repo_id, endpoint=endpoint, token=token, branch=branch)
+    target = Target(repo_id, hub, branch=branch)
     head = target.peek()
     difference = target.ask("compare with", lambda: compare(target.api, repo_id, head, folder, known or {}))
     return Preview(target.url, difference.bytes, difference.changes)
 
 
-def vet_target(repo_id: str, *, endpoint: str, token: str | None, private: bool) -> None:
+def vet_target(repo_id: str, *, hub: Hub, private: bool) -> None:
     """Look at a repository before any work: raises PrivacyError where it is public and may not be."""
     if private:
-        info = Target(repo_id, endpoint=endpoint, token=token).info()
+        info = Target(repo_id, hub).info()
         if info is not None:
             require_private(repo_id, is_private=bool(info.private))
 
@@ -138,7 +137,7 @@ class _Sender:
             if commit:
                 head = self._verified(commit)
                 return Pushed("published", head, self.target.url, self.sent, changes=self.changes)
-            self.target.look()
+            self.target.read_head()
         raise self._overtaken()
 
     def send_checked(self, check: Check) -> Pushed:
@@ -149,7 +148,7 @@ class _Sender:
             return Pushed("unchanged", head, self.target.url, 0)
         staging = Staging(self.target)
         try:
-            left = staging.look()
+            left = staging.read_head()
             if left is None or self._difference(left):
                 staging.open()
             staged = _Sender(staging.target, self.folder, self.known, self.message).send()
@@ -219,11 +218,11 @@ class _Sender:
             additions = self._additions(difference, stack)
             small = size
             for addition in additions:
-                large = addition.upload_info.size
-                if large >= LARGE or not is_public_hub(target.endpoint):  # one at a time: the client draws no bar
+                length = addition.upload_info.size
+                if length >= ALONE or not target.hub.public:
                     self._upload(addition, revision)
-                    task.advance(large)
-                    small -= large
+                    task.advance(length)
+                    small -= length
             self.tried, self.sent, self.changes = True, size, difference.changes
             commit = target.ask(
                 "publish to", lambda: self._create_commit(additions, difference.gone, revision, parent)
@@ -267,7 +266,7 @@ class _Sender:
         """
         from huggingface_hub import CommitOperationAdd
 
-        plain_http = not is_public_hub(self.target.endpoint)
+        plain_http = not self.target.hub.public
         additions = [
             CommitOperationAdd(name, stack.enter_context(path.open("rb")) if plain_http else path)
             for name, path in difference.changed.items()

@@ -46,19 +46,13 @@ class Staging:
             self._lock = _lock(token)
             self._lock.acquire()
         self.branch = _name(prefix, target.branch, token)
-        self.target = Target(
-            target.repo_id,
-            endpoint=target.endpoint,
-            token=target.token,
-            branch=self.branch,
-            progress=target.progress,
-        )
+        self.target = Target(target.repo_id, target.hub, branch=self.branch, progress=target.progress)
         self._sweep(left, token)
 
-    def look(self) -> str | None:
+    def read_head(self) -> str | None:
         """The head that an earlier run left; None where there is none."""
         if self.there:
-            self.target.look()
+            self.target.read_head()
         return self.target.head
 
     def open(self) -> None:
@@ -71,7 +65,7 @@ class Staging:
             "stage in",
             lambda: api.create_branch(repo_id, branch=self.branch, revision=head, exist_ok=True),
         )
-        self.target.look()
+        self.target.read_head()
 
     def remove(self, error: BaseException | None = None) -> None:
         """End it; where that fails because of another `error`, that one says so."""

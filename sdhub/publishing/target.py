@@ -5,40 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from sdhub.core.access import client, speaking
 from sdhub.core.errors import HubError, SdhubError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
-from sdhub.core.quiet import quiet
-from sdhub.core.retry import patiently, status_of
+from sdhub.core.retry import status_of
 from sdhub.publishing.privacy import require_private
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelInfo
+    from huggingface_hub import ModelInfo
 
 T = TypeVar("T")
 MAIN = "main"
 
 
-def ask(doing: str, act: Callable[[], T], *, endpoint: str, token: str | None, progress: Progress = SILENT) -> T:
-    """`act`, with patience (`sdhub.core.retry`). Raises HubError: "cannot {doing}: why"."""
-    with speaking(doing, endpoint=endpoint, token=token), quiet():
-        return patiently(doing, act, progress=progress)
-
-
 class Target:
     """The branch of a repository, and its head as last looked at; `made` says what this run created.
 
-    Everything is asked patiently (`sdhub.core.retry`), and every failure is a HubError.
+    Everything is asked patiently (`Hub.ask`), and every failure is a HubError.
     """
 
-    def __init__(
-        self, repo_id: str, *, endpoint: str, token: str | None, branch: str = MAIN, progress: Progress = SILENT
-    ) -> None:
-        self.api: HfApi = client(endpoint, token)
+    def __init__(self, repo_id: str, hub: Hub, *, branch: str = MAIN, progress: Progress = SILENT) -> None:
+        self.hub = hub
+        self.api = hub.api
         self.repo_id = repo_id
         self.branch = branch
-        self.endpoint = endpoint.rstrip("/")
-        self.token = token
         self.progress = progress
         self.head: str | None = None
         self.made_repository = self.made_branch = False
@@ -49,12 +39,11 @@ class Target:
     @property
     def url(self) -> str:
         """The repository's page."""
-        return f"{self.endpoint}/{self.repo_id}"
+        return f"{self.hub.url}/{self.repo_id}"
 
     def ask(self, doing: str, act: Callable[[], T]) -> T:
         """`act`, with patience. Raises HubError: "cannot {doing} {repo}: why"."""
-        what = f"{doing} {self.repo_id}"
-        return ask(what, act, endpoint=self.endpoint, token=self.token, progress=self.progress)
+        return self.hub.ask(f"{doing} {self.repo_id}", act, self.progress)
 
     def prepare(self, *, private: bool, gated: bool = False) -> None:
         """Create repository and branch where they are missing, and read the head. Raises PrivacyError.
@@ -72,7 +61,7 @@ class Target:
         self.head = self._initial = info.sha
         if self.branch != MAIN:
             self.ask(f"make the branch {self.branch} of", self._create_branch)
-            self.look()
+            self.read_head()
         self._found = self.head
 
     def info(self) -> ModelInfo | None:
@@ -91,7 +80,7 @@ class Target:
 
         return self.ask("look at", head) if self.info() else None
 
-    def look(self) -> None:
+    def read_head(self) -> None:
         """Read the head again."""
         self.head = self.ask("read", lambda: self.api.model_info(self.repo_id, revision=self.branch)).sha
 
@@ -100,7 +89,7 @@ class Target:
         if not (self.made_repository or self.made_branch):
             return
         try:
-            self.look()
+            self.read_head()
             if self.head != self._found:
                 return
             if self.made_repository and self._nothing_else():

@@ -9,7 +9,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint, License
 from sdhub.core.errors import LicenseError
 from sdhub.publishing.license import settle
 
-# From few conditions to many. What is in neither is stricter than both, and not to be compared with another such.
+# They allow what is made from them to come under any other terms. No other two are to be compared by their names.
 PERMISSIVE = frozenset(
     [
         "cc0-1.0",
@@ -27,7 +27,6 @@ PERMISSIVE = frozenset(
         "bsd-3-clause-clear",
         "isc",
         "afl-3.0",
-        "artistic-2.0",
         "bsl-1.0",
         "cc-by-2.0",
         "cc-by-2.5",
@@ -36,33 +35,49 @@ PERMISSIVE = frozenset(
         "cdla-permissive-1.0",
         "cdla-permissive-2.0",
         "ecl-2.0",
-        "ms-pl",
         "ncsa",
         "odc-by",
         "postgresql",
     ]
 )
-RAIL = frozenset(
-    ["openrail", "openrail++", "creativeml-openrail-m", "bigscience-openrail-m", "bigscience-bloom-rail-1.0"]
-)
 
 
 def settle_all(checkpoint: Checkpoint, override: str | None = None) -> License:
-    """The licence to publish under: the strictest of the checkpoint's and of all that goes into its variants.
+    """The licence to publish under: the terms of the checkpoint and of all that goes into its variants.
 
-    `override` speaks for all of them that state nothing. Without it a local file that states nothing is its user's
-    own and comes under the checkpoint's terms. Raises LicenseError where one of them is unknown, forbids
-    derivatives, or two are strict in different ways; UsageError as `settle`.
+    Permissive terms give way to others. Of others there may be one, unless `override` says which of them holds;
+    it speaks, too, for all that state nothing. Without it a local file that states nothing is its user's own and
+    comes under the checkpoint's terms. Raises LicenseError where one of them is unknown, forbids derivatives, or
+    two do not go together; UsageError as `settle`.
     """
     added = list(_added(checkpoint))
-    speaks = checkpoint.license is not None and any(stated is None for _, stated, _ in added)
-    strictest = settle(checkpoint.license, None if speaks else override, source=checkpoint.id)
-    for name, stated, own in added:
-        if stated is None and own and override is None:
+    chosen = override.strip().lower() if override else None
+    try:
+        own = settle(checkpoint.license, override, source=checkpoint.id)
+    except LicenseError:
+        if not any(stated is None or stated.id.lower() == chosen for _, stated, _ in added):
+            raise
+        own = settle(checkpoint.license, source=checkpoint.id)
+    found = [(checkpoint.id, own)]
+    for name, stated, local in added:
+        if stated is None and local and override is None:
             continue
         terms = settle(stated, override if stated is None else None, source=name)
-        strictest = _stricter(strictest, terms, checkpoint.id, name)
-    return strictest
+        # The checkpoint's texts come along beside terms that are not its own.
+        found.append((name, replace(terms, file=None, notices=own.texts)))
+    strict = [each for each in found if each[1].id not in PERMISSIVE]
+    name, first = (strict or found)[0]
+    other = next((each for each in strict if not _same(each[1], first)), None)
+    if other is None:
+        return first
+    said = next((terms for _, terms in strict if terms.id == chosen), None)
+    if said is not None:
+        return said
+    raise LicenseError(
+        f"{other[0]} is licensed under {_said(other[1])}, {name} under {_said(first)}: "
+        "their names do not tell which of them holds for both",
+        hint=f"say which with --license {first.id} or --license {other[1].id}, if both let you",
+    )
 
 
 def _added(checkpoint: Checkpoint) -> Iterator[tuple[str, License | None, bool]]:
@@ -72,24 +87,6 @@ def _added(checkpoint: Checkpoint) -> Iterator[tuple[str, License | None, bool]]
     for each in checkpoint.companions:
         if each.kind == "controlnet":  # the safety checker is the checkpoint's own
             yield f"the ControlNet {each.name}", each.license, each.sha is None
-
-
-def _stricter(ours: License, theirs: License, source: str, name: str) -> License:
-    if _rank(theirs) < 2 and _rank(theirs) <= _rank(ours):
-        return ours
-    if _rank(theirs) > _rank(ours):
-        # The checkpoint's texts come along beside the terms that are stricter.
-        return replace(theirs, file=None, notices=ours.texts)
-    if _rank(theirs) < _rank(ours) or _same(ours, theirs):
-        return ours
-    raise LicenseError(
-        f"{name} is licensed under {_said(theirs)}, {source} under {_said(ours)}: neither is the stricter one",
-        hint="publish without it, or from copies whose cards state terms that go together",
-    )
-
-
-def _rank(license: License) -> int:
-    return 0 if license.id in PERMISSIVE else 1 if license.id in RAIL else 2
 
 
 def _same(one: License, other: License) -> bool:

@@ -6,6 +6,7 @@ The folder comes from a stranger: its JSON is bounded and read strictly, nothing
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import zipfile
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdhub.checkpoint.safety import is_code
-from sdhub.core.documents import parse_object
+from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import CheckError, SdhubError
 from sdhub.core.progress import SILENT, Progress, Task
-from sdhub.core.text import plain
 from sdhub.publishing.package import CHUNK, regular_files, sha256_of
 from sdhub.publishing.repository import MANIFEST
 from sdhub.publishing.words import number
@@ -88,7 +88,7 @@ def read(folder: Path) -> Manifest:
             str(document["variant"]), str(document["recipe_sha256"]), files, frozenset(beside | compiled), compiled
         )
     except (SdhubError, _Fault, KeyError, TypeError, AttributeError) as error:
-        reason = error.message if isinstance(error, SdhubError) else f"is not as sdhub writes it ({plain(error)})"
+        reason = error.message if isinstance(error, SdhubError) else f"is not as sdhub writes it ({shown(error)})"
         raise CheckError(f"{MANIFEST}: {reason}", hint="was this published by sdhub?") from None
 
 
@@ -123,7 +123,7 @@ def _finding(name: str, run: Callable[[], str]) -> Finding:
     except SdhubError as error:
         return Finding(name, "failed", error.message)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        return Finding(name, "failed", f"cannot be read: {plain(error)}")
+        return Finding(name, "failed", f"cannot be read: {shown(error, 300)}")
 
 
 def _entry(document: Mapping[str, Any]) -> Entry:
@@ -166,15 +166,15 @@ def _altered(manifest: Manifest, files: Mapping[str, Path], task: Task) -> Itera
 
 
 def _recipe(manifest: Manifest, folder: Path) -> str:
-    from sdhub.recipes.recipe import parse_recipe
+    from sdhub.recipes.recipe import identity, parse_recipe
 
     raw = _bytes(folder / "recipe.json")
     recipe = parse_recipe(raw, origin="recipe.json")
-    if recipe.sha256 != manifest.recipe_sha256:
+    if identity(json.loads(raw)) != manifest.recipe_sha256:
         raise _Fault("recipe.json has another hash than stated")
     if recipe.name != manifest.variant:
-        raise _Fault(f"recipe.json makes {recipe.name}, and the variant is {plain(manifest.variant)}")
-    return f"{recipe.name}, SHA-256 {recipe.sha256}"
+        raise _Fault(f"recipe.json makes {recipe.name}, and the variant is {shown(manifest.variant)}")
+    return f"{recipe.name}, SHA-256 {manifest.recipe_sha256}"
 
 
 def _packages(manifest: Manifest, files: Mapping[str, Path], task: Task) -> str:
@@ -200,9 +200,9 @@ def _package(manifest: Manifest, path: Path, task: Task) -> int:
                 top, _, name = each.filename.partition("/")
                 stored = each.compress_type == zipfile.ZIP_STORED and each.file_size <= path.stat().st_size
                 if top != path.stem or not stored or _sha256_in(zipped, each, task) not in known.get(name, ()):
-                    raise _Fault(f"{path.name} holds {plain(each.filename, 80)!r}, which is not the repository's")
+                    raise _Fault(f"{path.name} holds {shown(each.filename)!r}, which is not the repository's")
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise _Fault(f"{path.name} is no sound zip: {plain(error)}") from None
+        raise _Fault(f"{path.name} is no sound zip: {shown(error, 300)}") from None
     return len(entries)
 
 
@@ -262,7 +262,7 @@ def _picture(path: Path) -> Any:
                 raise _Fault(f"{path.name} has {image.size} pixels")
             return np.asarray(image.convert("RGB"), np.float64) / 255
     except (SyntaxError, Image.DecompressionBombError) as error:
-        raise _Fault(f"{path.name} does not open: {plain(error)}") from None
+        raise _Fault(f"{path.name} does not open: {shown(error, 300)}") from None
 
 
 def _error(figures: Mapping[str, Any]) -> float:
@@ -279,11 +279,11 @@ def _code(folder: Path, files: Mapping[str, Path], gate: Callable[[Path], object
     """Loaders see what the gate passes, and a repository with code beside it is no variant of ours either."""
     for name in files:
         if is_code(name):
-            raise _Fault(f"{plain(name, 80)} could run code")
+            raise _Fault(f"{shown(name)} could run code")
     gate(folder)
     return "no pickle, no code, and nothing but what its kind of variant has"
 
 
 def _named(names: set[str]) -> str:
-    shown = ", ".join(plain(name, 80) for name in sorted(names)[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown}, …"
+    listed = ", ".join(shown(name) for name in sorted(names)[:SHOWN])
+    return listed if len(names) <= SHOWN else f"{listed}, …"

@@ -85,8 +85,8 @@ def _affine(document: Mapping[str, Any]) -> str:
     grid = "symmetric" if document.get("symmetric") else "scale and zero point"
     group = document.get("group_size")
     per = f"groups of {group} input channels" if group else "each output channel"
-    spared = number(document.get("spared"))
-    kept = f"; {spared:.0%} that would lose most treated more gently" if spared else ""
+    higher_precision = number(document.get("higher_precision"))
+    kept = f"; {higher_precision:.0%} most sensitive kept in higher precision" if higher_precision else ""
     return f"{document.get('bits')}-bit integer weights, {grid} for {per}{_activations(document)}{kept}"
 
 
@@ -112,8 +112,8 @@ def _activations(document: Mapping[str, Any]) -> str:
 
 
 def _rounding(document: Mapping[str, Any]) -> str:
-    compensated = document.get("rounding") == "compensated"
-    return ", rounded so that later weights make up for earlier ones" if compensated else ""
+    gptq = document.get("rounding") == "gptq"
+    return ", rounded by GPTQ" if gptq else ""
 
 
 _SCHEMES: dict[str, Callable[[Mapping[str, Any]], str]] = {

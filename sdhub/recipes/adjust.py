@@ -8,30 +8,36 @@ from dataclasses import dataclass
 from sdhub.core.errors import UnsupportedError, UsageError
 from sdhub.recipes.recipe import Attention, Recipe, Side
 
+LEAST_DB, MOST_DB = 1, 100  # of pictures
 _SIZE = re.compile(r"(\d{2,4})x(\d{2,4})")
 _STATIC = re.compile(r"(\d{1,2})x(\d{2,4})x(\d{2,4})")
 
 
 @dataclass(frozen=True)
 class Adjustment:
-    """`fast`: without calibration. `attention`, `sizes`: instead of the preset's, where any are given. `chunked`:
-    with the denoiser in two halves as well. `batch`: pictures at a time that fixed shapes are for. `min_psnr`: the
-    least PSNR of pictures in dB; as few layers are spared as reach it, which has to be measured, so that here only
-    the name says it.
-
-    A single size is also the one that is calibrated at.
-    """
+    """What is changed of a preset. Raises UsageError for a PSNR that means nothing."""
 
     fast: bool = False
+    """Without calibration."""
     attention: tuple[Attention, ...] = ()
+    """Instead of the preset's, where any are given."""
     sizes: tuple[tuple[Side, Side], ...] = ()
+    """(width, height) in pixels, instead of the preset's; a single one is also calibrated at."""
     chunked: bool = False
+    """With the denoiser in two halves as well."""
     batch: int = 0
+    """Pictures at a time that fixed shapes are for; 0 fixes none."""
     min_psnr: float | None = None
+    """The least PSNR of pictures, in dB. As few layers stay in higher precision as meet it, which
+    has to be measured, so that here only the name says it."""
+
+    def __post_init__(self) -> None:
+        if self.min_psnr is not None and not LEAST_DB <= self.min_psnr <= MOST_DB:
+            raise UsageError(f"a PSNR of {self.min_psnr:g} dB means nothing", hint=f"from {LEAST_DB} to {MOST_DB}")
 
     def apply(self, recipe: Recipe) -> Recipe:
-        """The recipe, adjusted. Raises UnsupportedError for a floor of quality where nothing is spared."""
-        found = recipe.nearest() if self.fast else recipe
+        """The recipe, adjusted. Raises UnsupportedError for a quality target where no layer could differ."""
+        found = recipe.uncalibrated() if self.fast else recipe
         update: dict[str, object] = {}
         if self.attention:
             update["attention"] = self.attention
@@ -40,10 +46,10 @@ class Adjustment:
         if self.batch:
             update["batch"] = self.batch
         if self.min_psnr is not None:
-            if not found.spares:
+            if not found.keeps_higher_precision:
                 raise UnsupportedError(
-                    f"{found.name} spares no layers, so no floor can be set",
-                    hint="variants that round activations do, and openvino-int4",
+                    f"{found.name} keeps no layers in higher precision, so no quality target can be set",
+                    hint="variants whose recipe has a share `higher_precision` do",
                 )
             update["name"] = f"{found.name}-min{self.min_psnr:g}"
         if self.sizes:

@@ -18,20 +18,25 @@ if TYPE_CHECKING:
     from sdhub.compression.trajectories import Drive
 
 SEED = 100_000  # far from the seeds of evidence
-LARGE = 200e6  # parameters of a denoiser whose calls take seconds
+LARGE = 200e6  # parameters
 LARGE_PROMPTS, LARGE_STEPS, LARGE_ROWS = 6, 6, 1024
 SMALL_PROMPTS, SMALL_STEPS, SMALL_ROWS = 32, 10, 128
 GRAM_BYTES = 5 * 2**29
 
 
+def is_large(checkpoint: Checkpoint) -> bool:
+    """Whether a call of its denoiser takes seconds."""
+    part = checkpoint.component(checkpoint.family.denoiser)
+    return part is not None and part.parameters > LARGE
+
+
 def calibration_for(checkpoint: Checkpoint) -> Calibration:
     """The calibration of a checkpoint: prompts that its evidence does not show, along its own trajectories.
 
-    A large denoiser gets 6 short trajectories of the longest prompts, each call seen; a small one 32 of 10 steps,
-    6 of them seen. Both give some 30,000 rows to every Gram matrix of a layer with as many inputs.
+    A large denoiser gets 6 short trajectories of the longest prompts, each call observed; a small one 32 of 10
+    steps, 6 of them observed. Both give some 30,000 rows to every Gram matrix of a layer with as many inputs.
     """
-    part = checkpoint.component(checkpoint.family.denoiser)
-    large = part is not None and part.parameters > LARGE
+    large = is_large(checkpoint)
     known = json.loads(Path(__file__).with_name("calibration.json").read_text(encoding="utf-8"))
     shown = {text.lower() for text in checkpoint.prompts}
     prompts = [text for text in known if text.lower() not in shown]

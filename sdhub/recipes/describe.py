@@ -36,8 +36,8 @@ def words(treatment: Treatment) -> str:
     """A treatment's scheme, then its fields: "palette, bits 4, …"."""
     fields = treatment.model_dump(mode="json")
     scheme = str(fields.pop("scheme"))
-    told = [f"{name.replace('_', ' ')} {_value(value)}" for name, value in fields.items() if value is not None]
-    return ", ".join([scheme, *told])
+    parts = [f"{name.replace('_', ' ')} {_value(value)}" for name, value in fields.items() if value is not None]
+    return ", ".join([scheme, *parts])
 
 
 def _value(value: object) -> str:

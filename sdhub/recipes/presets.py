@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from sdhub.core import nextsteps
 from sdhub.core.errors import RecipeError
 from sdhub.core.nearly import meant
-from sdhub.recipes.recipe import Component, Float, LowRank, Recipe, Treatment
+from sdhub.recipes.recipe import ComponentRecipe, Float, LowRank, Recipe, Treatment
 
 FLOAT = Float()
 
@@ -21,17 +21,17 @@ class Preset:
     `encoders`: of text encoders, where they are treated otherwise than the denoiser.
     """
 
-    summary: str
+    description: str
     weights: Treatment
     vae: Treatment = FLOAT
     encoders: Treatment | None = None
 
-    def component(self, name: str) -> Component:
+    def component(self, name: str) -> ComponentRecipe:
         """What is done to the component called `name`."""
         if name == "vae":
-            return Component(default=self.vae)
+            return ComponentRecipe(default=self.vae)
         encoder = self.encoders if name.startswith("text_encoder") else None
-        return Component(default=encoder or self.weights)
+        return ComponentRecipe(default=encoder or self.weights)
 
 
 def find(presets: Mapping[str, Preset], variant: str) -> Preset | None:
@@ -44,7 +44,9 @@ def find(presets: Mapping[str, Preset], variant: str) -> Preset | None:
         return None
     rank = int(match["rank"])
     weights = base.weights.model_copy(update={"rank": rank})
-    return replace(base, weights=weights, summary=f"{base.summary} (rank {rank} instead of {base.weights.rank})")
+    return replace(
+        base, weights=weights, description=f"{base.description} (rank {rank} instead of {base.weights.rank})"
+    )
 
 
 def preset(backend: str, presets: Mapping[str, Preset], variant: str, components: Sequence[str]) -> Recipe:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sdhub.core.errors import UsageError
 from sdhub.core.progress import SILENT, Progress
-from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette, Treatment
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, LowRank, Palette, Treatment
 from sdhub.recipes.weights import codes_of, compress
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def dequantized(
     for name, treatment in treatments.items():
         if name not in coded:
             yield name, _approximation(treatment, weights[name].cpu().float())
-    component = Component(default=Float(), layers=coded)
+    component = ComponentRecipe(default=Float(), layers=coded)
     for name, found in compress({name: weights[name] for name in coded}, component, statistics, progress=progress):
         yield name, found.dequantize()
 
@@ -107,7 +107,7 @@ def _approximation(treatment: Treatment, weight: Tensor) -> Tensor:
         return weight.to(getattr(torch, treatment.dtype)).float()
     if isinstance(treatment, LowRank):
         return _low_rank(treatment, weight)
-    return codes_of(weight, treatment.model_copy(update={"rounding": "nearest"}), None).dequantize()
+    return codes_of(weight, treatment.model_copy(update={"rounding": "round_to_nearest"}), None).dequantize()
 
 
 def _low_rank(treatment: LowRank, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A component's weights as its recipe says: palettes and grids, rounded to compensate where it was calibrated."""
+"""A component's weights as its recipe says: palettes and grids, rounded by GPTQ where it was calibrated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from sdhub.core.progress import SILENT, Progress
-from sdhub.recipes.recipe import Affine, Component, Palette, Treatment
+from sdhub.core.units import GIB
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Palette, Treatment
 
 if TYPE_CHECKING:
     import torch
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     Codebook: TypeAlias = palettize.Palette | affine.Grid
 
 LEAST = 2**14  # weights; smaller layers, the first and last convolutions, save nothing and cost most
-MEMORY = 2 * 2**30
+MEMORY = 2 * GIB  # of the layers that are worked on at once
 PASS_WIDTH, PASSES = 2304, 2  # of coordinate descent, where inputs are few enough for it to be cheap
 
 
-def treatments(weights: Mapping[str, torch.Tensor], component: Component) -> dict[str, Treatment]:
+def treatments(weights: Mapping[str, torch.Tensor], component: ComponentRecipe) -> dict[str, Treatment]:
     """What is done to each weight that is changed: those the recipe names, and by default all matrices with enough
     weights to gain."""
     chosen = {
@@ -34,7 +35,7 @@ def treatments(weights: Mapping[str, torch.Tensor], component: Component) -> dic
 
 def compress(
     weights: Mapping[str, torch.Tensor],
-    component: Component,
+    component: ComponentRecipe,
     statistics: Mapping[str, LayerStatistics] | None = None,
     *,
     memory: int = MEMORY,
@@ -42,7 +43,7 @@ def compress(
 ) -> Iterator[tuple[str, Codebook]]:
     """Layer after layer, in the order of `weights` (output channels first), its palette or grid.
 
-    Tables are float16, as all formats that hold palettes store them. "compensated" layers without a Gram matrix
+    Tables are float16, as all formats that hold palettes store them. "gptq" layers without a Gram matrix
     in `statistics` are rounded to the nearest. A weight is not looked at again after its codes were given, so that
     it may be dropped. Several layers are worked on at once, within `memory` bytes (see
     `sdhub.compression.layers.each_layer`). Raises UsageError, naming the layer, for weights that are not finite.
@@ -77,12 +78,12 @@ def codes_of(weight: torch.Tensor, treatment: Treatment, gram: tuple[torch.Tenso
         palette = palettize(
             weight.half(), treatment.bits, group_size=treatment.group_size or None, lut_dtype=torch.float16
         )
-        if treatment.rounding == "nearest" or gram is None:
+        if treatment.rounding == "round_to_nearest" or gram is None:
             return palette
         return gptq(weight, palette, gram, passes=_passes(weight))
     assert isinstance(treatment, Affine)
     grid = quantize(weight, treatment.bits, symmetric=treatment.symmetric, group_size=treatment.group_size or None)
-    if treatment.rounding == "nearest" or gram is None:
+    if treatment.rounding == "round_to_nearest" or gram is None:
         return grid
     return gptq(weight, grid, gram, passes=_passes(weight))
 

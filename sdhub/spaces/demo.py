@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdhub.backends.base import Backend, backends
 from sdhub.core.errors import UnsupportedError, UsageError
 from sdhub.publishing.markdown import code, text
 from sdhub.publishing.names import repository_id, repository_name
@@ -14,7 +15,6 @@ from sdhub.spaces.sources import space_files
 
 GRADIO = "6.31.0"
 CPU = "cpu-"  # how the names of hardware without a GPU begin
-SDNQ = "sdnq==0.2.8"  # what SDNQ variants need besides
 TITLE = 60
 
 
@@ -29,22 +29,27 @@ class Shown:
     license: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def backend(self) -> str:
-        """The backend's name."""
-        return self.variant.partition("-")[0]
+    def backend(self) -> Backend | None:
+        """The backend that made it; None where it is not installed here."""
+        return backends().get(self.variant.partition("-")[0])
 
 
 def fit(variants: Sequence[Shown], hardware: str) -> list[Shown]:
-    """Those that run on the hardware: OpenVINO on any, SDNQ on a GPU. Raises UnsupportedError where none does."""
-    runs = {"openvino"} if hardware.startswith(CPU) else {"openvino", "sdnq"}
-    found = [each for each in variants if each.backend in runs]
+    """Those whose backend draws on the hardware. Raises UnsupportedError where none does."""
+    runs = {"any"} if hardware.startswith(CPU) else {"any", "gpu"}
+    found = [each for each in variants if each.backend is not None and each.backend.spaces in runs]
     if not found:
         names = ", ".join(each.variant for each in variants)
         raise UnsupportedError(
             f"a Space on {hardware} runs no {names}",
-            hint="OpenVINO variants run anywhere; SDNQ variants with --hardware t4-small or larger",
+            hint=_elsewhere(),
         )
     return found
+
+
+def _elsewhere() -> str:
+    names = {kind: [name for name, each in backends().items() if each.spaces == kind] for kind in ("any", "gpu")}
+    return f"anywhere: {', '.join(names['any'])}; with --hardware t4-small or larger: {', '.join(names['gpu'])}"
 
 
 def space_name(variants: Sequence[Shown]) -> str:
@@ -60,8 +65,8 @@ def demo_files(variants: Sequence[Shown]) -> dict[str, bytes]:
     if not variants:
         raise UsageError("there is no variant to show", hint="name a published variant's repository")
     files = space_files("demo")
-    if any(each.backend == "sdnq" for each in variants):
-        files["requirements.txt"] += f"{SDNQ}\n".encode()
+    packages = {name for each in variants if each.backend for name in each.backend.space_packages}
+    files["requirements.txt"] += "".join(f"{name}\n" for name in sorted(packages)).encode()
     document = {"variants": [each.repo_id for each in variants]}
     files["variants.json"] = (json.dumps(document, indent=2) + "\n").encode()
     files["README.md"] = readme(variants).encode()
@@ -83,7 +88,7 @@ def readme(variants: Sequence[Shown]) -> str:
         "app_file": "app.py",
         "python_version": "3.12",
         "models": [each.repo_id for each in variants],
-        "tags": ["sdhub", "text-to-image", *sorted({each.backend for each in variants})],
+        "tags": ["sdhub", "text-to-image", *sorted({each.backend.name for each in variants if each.backend})],
         **first.license,
     }
     listed = "\n".join(f"- {code(each.repo_id)}" for each in variants)

@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from sdhub.core.access import client
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import CheckError, HubError, PrivacyError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.retry import status_of
-from sdhub.publishing.target import ask
 
 if TYPE_CHECKING:
     from huggingface_hub import SpaceInfo
@@ -53,7 +51,7 @@ def deploy(
     repo_id: str,
     files: Mapping[str, bytes],
     *,
-    hub: Endpoint,
+    hub: Hub,
     hardware: str = HARDWARE,
     private: bool = False,
     secrets: Mapping[str, str] | None = None,
@@ -88,29 +86,28 @@ def deploy(
 class _Space:
     """A Space that is being deployed."""
 
-    def __init__(self, repo_id: str, hub: Endpoint, progress: Progress) -> None:
+    def __init__(self, repo_id: str, hub: Hub, progress: Progress) -> None:
         self.repo_id = repo_id
         self.hub = hub
         self.progress = progress
-        self.api = client(hub.url, hub.token)
+        self.api = hub.api
         self.url = f"{hub.url}/spaces/{repo_id}"
 
     def ask(self, doing: str, act: Callable[[], T]) -> T:
         """`act`, with patience. Raises HubError."""
-        what = f"{doing} {self.repo_id}"
-        return ask(what, act, endpoint=self.hub.url, token=self.hub.token, progress=self.progress)
+        return self.hub.ask(f"{doing} {self.repo_id}", act, self.progress)
 
     def info(self) -> SpaceInfo | None:
         """What the Hub says of it; None where it is not there."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
-        def look() -> SpaceInfo | None:
+        def fetch() -> SpaceInfo | None:
             try:
                 return self.api.space_info(self.repo_id, files_metadata=True)
             except RepositoryNotFoundError:
                 return None
 
-        return self.ask("look at", look)
+        return self.ask("look at", fetch)
 
     def create(self, *, hardware: str, private: bool) -> bool:
         """Whether it had to be made; one that is there gets the hardware asked for."""

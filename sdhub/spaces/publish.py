@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from sdhub.core import nextsteps
 from sdhub.core.access import check_token
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.publishing.names import repository_id
 from sdhub.spaces.demo import demo_files, fit, space_name
@@ -20,7 +20,7 @@ TOKEN = "HF_TOKEN"  # noqa: S105 — a name
 def deploy_demo(
     repos: Sequence[str],
     *,
-    hub: Endpoint,
+    hub: Hub,
     to: str | None = None,
     hardware: str = HARDWARE,
     private: bool = False,
@@ -35,7 +35,7 @@ def deploy_demo(
     """
     shown = fit([read_shown(repo, hub) for repo in repos], hardware)
     name = space_name(shown) if to is None else repository_id(*_split(to))
-    check_token(hub.url, hub.token, name.partition("/")[0])
+    check_token(hub, name.partition("/")[0])
     closed = [each.repo_id for each in shown if each.private]
     if closed and TOKEN not in (secrets or {}):
         raise UsageError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import SourceError
+from sdhub.core.hub import Hub
 from sdhub.publishing.manifest import remote_manifest
 from sdhub.publishing.repository import MANIFEST
 from sdhub.publishing.target import Target
@@ -14,9 +14,9 @@ from sdhub.spaces.demo import Shown
 LICENSE = ("license", "license_name", "license_link")
 
 
-def read_shown(repo_id: str, hub: Endpoint) -> Shown:
+def read_shown(repo_id: str, hub: Hub) -> Shown:
     """A variant from its `sdhub.json` and card. Raises HubError, SourceError where it is none of sdhub's."""
-    target = Target(repo_id, endpoint=hub.url, token=hub.token)
+    target = Target(repo_id, hub)
     info = target.info()
     if info is None:
         raise SourceError(f"the Hub shows no model {repo_id}", hint="name a published variant's repository")

@@ -12,11 +12,9 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from sdhub.backends.base import backends
-from sdhub.core.access import client
-from sdhub.core.endpoint import PUBLIC, Endpoint
 from sdhub.core.errors import UsageError
+from sdhub.core.hub import PUBLIC, Hub
 from sdhub.core.progress import SILENT, Progress
-from sdhub.publishing.target import ask
 from sdhub.watching.command import publish_arguments
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.orders import Order, Outcome
@@ -38,7 +36,7 @@ class Jobs:
     """
 
     options: Options
-    hub: Endpoint
+    hub: Hub
     namespace: str
     flavor: str = FLAVOR
     timeout: str = TIMEOUT
@@ -54,14 +52,7 @@ class Jobs:
         return one_by_one(orders, self._send)
 
     def _send(self, order: Order) -> list[Outcome]:
-        hub = self.hub
-        job = ask(
-            f"run a job in {self.namespace}",
-            lambda: self._job(order),
-            endpoint=hub.url,
-            token=hub.token,
-            progress=self.progress,
-        )
+        job = self.hub.ask(f"run a job in {self.namespace}", lambda: self._job(order), self.progress)
         self.progress.note(f"{order}: {job.url}")
         return [Outcome("dispatched", job.url)] * len(order.tasks)
 
@@ -73,14 +64,13 @@ class Jobs:
 
     def _jobs(self, labels: dict[str, str]) -> list[JobInfo]:
         """All jobs with these labels; filtered once more, since older servers ignore the filter."""
-        api = client(self.hub.url, self.hub.token)
-        found = api.list_jobs(labels=labels, namespace=self.namespace)
+        found = self.hub.api.list_jobs(labels=labels, namespace=self.namespace)
         return [job for job in found if (job.labels or {}).get(LABEL) == labels[LABEL]]
 
     def _run(self, order: Order, labels: dict[str, str]) -> JobInfo:
         extra = backends()[order.backend].extra
         env = {} if self.hub.url == PUBLIC else {"HF_ENDPOINT": self.hub.url}
-        job: JobInfo = client(self.hub.url, self.hub.token).run_uv_job(
+        job: JobInfo = self.hub.api.run_uv_job(
             "sdhub",
             script_args=publish_arguments(order, self.options),
             dependencies=[self.requirement or f"sdhub[{extra}]=={metadata.version('sdhub')}"],

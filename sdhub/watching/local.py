@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sdhub.checkpoint.resolve import resolve
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.watching.dispatch import failure, one_by_one
 from sdhub.watching.orders import Order, Outcome
@@ -18,9 +19,10 @@ MISSING = Outcome("failed", "publish said nothing of it")
 
 @dataclass(frozen=True)
 class Local:
-    """Publishes to `hub` ("local", or an address) with `options`; the variants are the order's."""
+    """Publishes from `source` to `hub` ("local", or an address) with `options`; the variants are the order's."""
 
     options: Options
+    source: Hub
     hub: str
     progress: Progress = SILENT
 
@@ -30,10 +32,10 @@ class Local:
 
     def _publish(self, order: Order) -> list[Outcome]:
         self.progress.note(str(order))
-        checkpoint = resolve(order.source)
+        checkpoint = resolve(order.source, hub=self.source)
         variants = () if self.options.recipe else order.variants
         options = replace(self.options, variants=variants)
-        report = publish(checkpoint, options=options, hub=self.hub, progress=self.progress)
+        report = publish(checkpoint, options=options, hub=self.hub, source_hub=self.source, progress=self.progress)
         results = {each.name: _outcome(each) for each in report.variants}
         return [results.get(name, MISSING) for name in order.variants]
 

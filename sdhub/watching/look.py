@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from sdhub.checkpoint.resolve import resolve
-from sdhub.core.access import is_public_hub
 from sdhub.core.errors import HubError, RefusedError, UnsupportedError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.work import digest
 from sdhub.recipes.recipe import load_recipe
@@ -26,11 +26,11 @@ PATIENCE = 3  # failures in a row, after which the rest waits for the next round
 
 @dataclass
 class Looker:
-    """Looks at sources for what `options` want (their `namespace` is set), and notes the tasks in `state`."""
+    """Looks on `hub` for what `options` want (their `namespace` is set), and notes the tasks in `state`."""
 
     options: Options
     state: State
-    endpoint: str
+    hub: Hub
     progress: Progress = SILENT
     max_bytes: int | None = None  # of a source's weights; larger ones are refused
     _last: float = field(default=0.0, init=False)
@@ -79,7 +79,7 @@ class Looker:
 
     @contextmanager
     def _paced(self) -> Iterator[None]:
-        if is_public_hub(self.endpoint):
+        if self.hub.public:
             time.sleep(max(0.0, self._last + PACE_SECONDS - time.monotonic()))
         self._last = time.monotonic()
         yield
@@ -87,7 +87,7 @@ class Looker:
     def _look_at(self, found: Found, wanted: str) -> None:
         tasks, reason = [], None
         try:
-            tasks = tasks_of(found.repository, found.sha, self.options, self.max_bytes)
+            tasks = tasks_of(found.repository, found.sha, self.hub, self.options, self.max_bytes)
         except (UsageError, RefusedError) as error:  # the same at every look at this commit
             reason = error.message
             self.progress.note(f"{found.repository}: {reason}")
@@ -95,12 +95,12 @@ class Looker:
             self.progress.note(f"{found.repository} at {found.sha[:12]}: {task.variant} → {task.target}")
 
 
-def tasks_of(repository: str, sha: str, options: Options, max_bytes: int | None = None) -> list[Task]:
-    """The tasks that a source gives: of the variants asked for, those that it can have.
+def tasks_of(repository: str, sha: str, hub: Hub, options: Options, max_bytes: int | None = None) -> list[Task]:
+    """The tasks that a source on `hub` gives: of the variants asked for, those that it can have.
 
     Raises UnsupportedError where it can have none, and what `resolve` and `make_plan` raise.
     """
-    checkpoint = resolve(f"{repository}@{sha}")
+    checkpoint = resolve(f"{repository}@{sha}", hub=hub)
     if max_bytes is not None and checkpoint.bytes > max_bytes:
         raise UnsupportedError(
             f"{repository} has {checkpoint.bytes / 1e9:.1f} GB of weights; here it may have {max_bytes / 1e9:.1f}"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import SourceError
+from sdhub.core.hub import Hub
 from sdhub.publishing.manifest import remote_manifest
 from sdhub.publishing.target import Target
 from sdhub.watching.orders import Task
 
 
-def is_published(task: Task, hub: Endpoint) -> bool:
+def is_published(task: Task, hub: Hub) -> bool:
     """Whether the target holds this recipe of this commit. Raises HubError where the Hub does not say."""
-    target = Target(task.target, endpoint=hub.url, token=hub.token)
+    target = Target(task.target, hub)
     if target.info() is None:
         return False
     try:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from itertools import islice
 
-from sdhub.core.access import client
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.work import digest
-from sdhub.publishing.target import ask
 
 MOST = 10_000  # listed at a time
 OVERLAP = timedelta(hours=1)  # the Hub's lists may lag behind
@@ -67,7 +65,7 @@ def parse_since(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
-def listed(query: Query, hub: Endpoint, after: datetime | None, progress: Progress = SILENT) -> list[Found]:
+def listed(query: Query, hub: Hub, after: datetime | None, progress: Progress = SILENT) -> list[Found]:
     """What the query finds on a Hub that changed after `after`, oldest change first; variants of ours left out.
 
     Raises HubError.
@@ -84,10 +82,8 @@ def _moment(changed: datetime | None) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
-def _of(
-    query: Query, hub: Endpoint, author: str | None, after: datetime | None, progress: Progress
-) -> list[Found]:
-    api = client(hub.url, hub.token)
+def _of(query: Query, hub: Hub, author: str | None, after: datetime | None, progress: Progress) -> list[Found]:
+    api = hub.api
     limits = [each for each in (query.since, after - OVERLAP if after else None) if each]
     oldest = max(limits, default=datetime.min.replace(tzinfo=timezone.utc))
 
@@ -114,4 +110,4 @@ def _of(
             if wanted:
                 yield each
 
-    return ask("list models", lambda: list(pages()), endpoint=hub.url, token=hub.token, progress=progress)
+    return hub.ask("list models", lambda: list(pages()), progress)

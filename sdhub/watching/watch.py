@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import Literal
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import HubError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.watching import jobs
 from sdhub.watching.dispatch import Dispatch, reason_of
@@ -32,15 +32,19 @@ Where = Literal["local", "jobs", "github"]
 def dispatcher(
     where: Where,
     options: Options,
-    target: Endpoint,
     *,
+    source: Hub,
+    target: Hub,
     github: str | None = None,
     flavor: str = jobs.FLAVOR,
     progress: Progress = SILENT,
 ) -> Dispatch:
-    """Who does the work: this machine, HF Jobs of the namespace, or GitHub Actions. Raises UsageError."""
+    """Who makes variants on `target` of what is on `source`: this machine, HF Jobs or GitHub Actions.
+
+    Raises UsageError.
+    """
     if where == "local":
-        return Local(options, target.name, progress)
+        return Local(options, source, target.name, progress)
     if where == "github":
         return to_github(options, github, progress)
     return jobs.Jobs(options, target, str(options.namespace), flavor=flavor, progress=progress)
@@ -59,8 +63,8 @@ class Watcher:
         state: State,
         dispatch: Dispatch,
         *,
-        source: Endpoint,
-        target: Endpoint,
+        source: Hub,
+        target: Hub,
         progress: Progress = SILENT,
     ) -> None:
         self.query = query
@@ -69,7 +73,7 @@ class Watcher:
         self.source = source
         self.target = target
         self.progress = progress
-        self.looker = Looker(options, state, source.url, progress)
+        self.looker = Looker(options, state, source, progress)
 
     def watch(self, stop: threading.Event, interval: float = INTERVAL_SECONDS) -> None:
         """Round after round, `interval` seconds apart, until `stop` is set; trouble is waited for."""
@@ -105,7 +109,7 @@ class Watcher:
             self.state.set_mark(key, found[-1].changed)
 
 
-def carry_out(state: State, dispatch: Dispatch, target: Endpoint, progress: Progress = SILENT) -> None:
+def carry_out(state: State, dispatch: Dispatch, target: Hub, progress: Progress = SILENT) -> None:
     """Have all pending tasks done or sent, and note what became of each; what fails of one stops no other."""
     for order, outcomes in dispatch(_orders(state, target, progress)):
         for task, outcome in zip(order.tasks, outcomes, strict=True):
@@ -117,7 +121,7 @@ def carry_out(state: State, dispatch: Dispatch, target: Endpoint, progress: Prog
                 progress.note(f"{task.repository}: {task.variant} {outcome.status}: {outcome.detail}")
 
 
-def _orders(state: State, target: Endpoint, progress: Progress) -> Iterator[Order]:
+def _orders(state: State, target: Hub, progress: Progress) -> Iterator[Order]:
     """Claimed orders, without the tasks whose variant is on the Hub already: a state may have been lost."""
     while order := state.claim():
         left = tuple(task for task in order.tasks if not _published(task, state, target, progress))
@@ -125,7 +129,7 @@ def _orders(state: State, target: Endpoint, progress: Progress) -> Iterator[Orde
             yield Order(left)
 
 
-def _published(task: Task, state: State, target: Endpoint, progress: Progress) -> bool:
+def _published(task: Task, state: State, target: Hub, progress: Progress) -> bool:
     """Whether there is nothing to do. What was begun here before is finished here, check and all."""
     try:
         if state.attempts(task) > 1:

@@ -9,8 +9,8 @@ from typing import Any
 
 from sdhub.analysis.allocation import Choice, total
 from sdhub.analysis.analysis import Analysis, parse_budget
-from sdhub.analysis.apple import AppleFile, exported
-from sdhub.analysis.laboratory import Laboratory, trajectories_for
+from sdhub.analysis.analyzer import SensitivityAnalyzer, trajectories_for
+from sdhub.analysis.apple import AppleFile, exported, load_apple
 from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
@@ -18,42 +18,59 @@ from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.core import nextsteps
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import EvidenceError, MissingExtraError, RecipeError, UnsupportedError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.nearly import meant
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.work import Work, home
 from sdhub.evidence.curve import Series, draw_curve
 from sdhub.recipes.presets import mixed_bits
-from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment
+from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment, load_recipe
 from sdhub.workflow import measure
 
 CURVE_CHECKS = ("2.5bits", "4bits", "6bits")
 CURVE_POINTS = 64
 MOST_CHECKS = 5
+USUAL_BUDGET = "4.5bits"
+MOST_DB = 200  # float32 latents agree no better
 EVERYWHERE = (1, 2, 4, 6, 8)  # widths of palettes that every system reads
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of an analysis: recipes for `budgets` ("4.5bits", "1.4GB"), one for at least `min_psnr` dB,
-    one repaired from `start`; with `curve` the whole range is checked. `widths`: the bits that palettes may have,
-    where not all (Core ML has 3 bits from iOS 18 and macOS 15 on). `rounding`: of palettes. `template`: what other
-    components get; None: a preset of the backend's."""
+    """What is asked of an analysis; a recipe of `USUAL_BUDGET` where nothing is. Raises UsageError."""
 
-    backend: str = "coreml"
+    backend: str | None = None
+    """Whose treatments are chosen among; None: those of the backend that is `analyzed_first`."""
     budgets: tuple[str, ...] = ()
+    """A recipe for each: "4.5bits" for each weight, or "1.4GB" for the denoiser."""
     min_psnr: float | None = None
+    """The smallest recipe of at least this PSNR, in dB."""
     start: Recipe | None = None
+    """A recipe to repair."""
     curve: bool = False
+    """Whether the whole range of sizes is checked."""
     device: str = "cpu"
+    """Where the denoiser runs, as torch names it."""
     widths: tuple[int, ...] = ()
-    rounding: Rounding = "compensated"
+    """The bits that palettes may have, where not all (Core ML has 3 bits from iOS 18 and macOS 15 on)."""
+    rounding: Rounding = "gptq"
+    """Of palettes."""
     template: Recipe | None = None
+    """What other components get; None: a preset of the backend's."""
+
+    def __post_init__(self) -> None:
+        for budget in self.budgets:
+            parse_budget(budget)
+        if self.min_psnr is not None and not 0 < self.min_psnr <= MOST_DB:
+            raise UsageError(f"a PSNR of {self.min_psnr:g} dB means nothing", hint=f"above 0, up to {MOST_DB}")
+        if not (self.budgets or self.min_psnr is not None or self.start):
+            object.__setattr__(self, "budgets", (USUAL_BUDGET,))
 
     @classmethod
     def of(cls, recipe: Recipe) -> Wanted:
         """What a recipe of mixed bits asks for that says no layers yet, with a curve."""
-        calibrated: Rounding = "compensated" if recipe.calibration else "nearest"
+        calibrated: Rounding = "gptq" if recipe.calibration else "round_to_nearest"
         budget = f"{mixed_bits(recipe.name):g}bits"
         return cls(recipe.backend, (budget,), curve=True, widths=EVERYWHERE, rounding=calibrated, template=recipe)
 
@@ -82,7 +99,7 @@ class Analyzed:
         found = []
         for recipe in self.recipes:
             layers = {name: recipe.components[component].layers[name] for name in self.analysis.weights}
-            measured = recipe.evidence.measured_db if recipe.evidence else None
+            measured = recipe.analysis.measured_db if recipe.analysis else None
             found.append(exported(layers, self.analysis.weights, measured))
         return AppleFile(self.checkpoint.id, tuple(found))
 
@@ -91,21 +108,28 @@ class Analyzed:
         draw(self.analysis, path, self.checkpoint.name)
 
 
-def analyze(source: str | Path | Checkpoint, wanted: Wanted, progress: Progress = SILENT) -> Analyzed:
+def analyze(
+    source: str | Path | Checkpoint,
+    wanted: Wanted,
+    progress: Progress = SILENT,
+    *,
+    source_hub: Hub | None = None,
+) -> Analyzed:
     """Recipes of mixed treatments for a checkpoint's denoiser; its other components are treated as in the
     backend's preset.
 
+    What of the source is not here yet comes from `source_hub` (None: `HF_ENDPOINT` or huggingface.co).
     Raises UsageError for a budget that cannot be kept, UnsupportedError for a checkpoint that the backend does not
     take, EvidenceError where no recipe is as good as asked for.
     """
-    checkpoint = checkpoint_of(source)
-    template = wanted.template or _template(checkpoint, wanted.backend)
-    for budget in wanted.budgets:
-        parse_budget(budget)
-    on_offer = _offers(wanted)
     require_device(wanted.device)
-    lab = laboratory(checkpoint, device=wanted.device, handful=wanted.start is not None, progress=progress)
-    analysis = lab.analysis(on_offer)
+    backend = analyzable(wanted.backend)
+    on_offer = _offers(backend, wanted)
+    checkpoint = checkpoint_of(source)
+    template = wanted.template or _template(checkpoint, backend)
+    hub, handful = source_hub or endpoint(None), wanted.start is not None
+    analyzer = sensitivity_analyzer(checkpoint, hub, device=wanted.device, handful=handful, progress=progress)
+    analysis = analyzer.analysis(on_offer)
     choices: list[tuple[Choice, str | None]] = [
         (analysis.within(analysis.size(budget)), _label(budget)) for budget in wanted.budgets
     ]
@@ -114,12 +138,12 @@ def analyze(source: str | Path | Checkpoint, wanted: Wanted, progress: Progress 
         choice, repaired = repair(analysis, wanted.start)
         choices.insert(0, (choice, None))
     for choice, _ in choices:
-        analysis = lab.check(analysis, choice)
+        analysis = analyzer.check(analysis, choice)
     if wanted.curve:
         for budget in CURVE_CHECKS:
-            analysis = _checked_within(lab, analysis, analysis.size(budget))
+            analysis = _checked_within(analyzer, analysis, analysis.size(budget))
     if wanted.min_psnr is not None:
-        choice, analysis = least(lab, analysis, wanted.min_psnr)
+        choice, analysis = least(analyzer, analysis, wanted.min_psnr)
         choices.append((choice, None))
     recipes = []
     for number, (choice, label) in enumerate(choices):
@@ -127,12 +151,39 @@ def analyze(source: str | Path | Checkpoint, wanted: Wanted, progress: Progress 
         name = (
             wanted.template.name
             if wanted.template
-            else f"{wanted.backend}-mixed-{label or f'{analysis.bits(choice):.2f}'.rstrip('0').rstrip('.')}bit"
+            else f"{backend.name}-mixed-{label or f'{analysis.bits(choice):.2f}'.rstrip('0').rstrip('.')}bit"
         )
         recipes.append(
             analysis.recipe(choice, template, name, wanted.start if first else None, repaired if first else ())
         )
     return Analyzed(checkpoint, analysis, tuple(recipes))
+
+
+def starting_recipe(file: Path | None, key: str | None = None, backend: str | None = None) -> Recipe | None:
+    """What a recipe's file starts an analysis with: ours, or, called `key` in it, one of Apple's as
+    ours for `backend` (None: the one that is `analyzed_first`).
+
+    Raises RecipeError for a file that is neither, UsageError for a `key` of no file.
+    """
+    if file is None:
+        if key is not None:
+            raise UsageError("--key names a recipe of an Apple file: none is given", hint="add --start-from FILE")
+        return None
+    try:
+        return load_recipe(file)
+    except RecipeError as ours:
+        try:
+            return load_apple(file).recipe(key).as_recipe(analyzable(backend).name)
+        except RecipeError as theirs:
+            raise (theirs if key else ours) from None
+
+
+def parse_widths(text: str | None) -> tuple[int, ...]:
+    """Bits in ascending order, of "1,2,4,6,8". Raises UsageError."""
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")})) if text else ()
+    except ValueError:
+        raise UsageError(f"{text!r} are no widths", hint="such as 1,2,4,6,8") from None
 
 
 def require_device(name: str) -> None:
@@ -150,11 +201,10 @@ def require_device(name: str) -> None:
         raise UsageError(f"this machine has no device {name[:40]!r}", hint=f"there are: {', '.join(there)}")
 
 
-def laboratory(
-    checkpoint: Checkpoint, *, device: str = "cpu", handful: bool = False, progress: Progress = SILENT
-) -> Laboratory:
+def sensitivity_analyzer(
+    checkpoint: Checkpoint, hub: Hub, *, device: str = "cpu", handful: bool = False, progress: Progress = SILENT
+) -> SensitivityAnalyzer:
     """Where a checkpoint's denoiser is measured; with `handful`, on one trajectory."""
-    hub = endpoint(None)
     setting = trajectories_for(checkpoint)
     if handful:
         setting = setting.model_copy(update={"prompts": setting.prompts[:1]})
@@ -163,8 +213,8 @@ def laboratory(
         return measure.load_base(checkpoint, hub, progress)
 
     with quiet():
-        identity = fingerprint(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
-    return Laboratory(
+        identity = fingerprint(checkpoint, hub, progress=progress)
+    return SensitivityAnalyzer(
         load=load,
         source=checkpoint.id,
         fingerprint=identity,
@@ -189,14 +239,14 @@ def repair(analysis: Analysis, start: Recipe) -> tuple[Choice, tuple[str, ...]]:
     return choice, changed
 
 
-def least(lab: Laboratory, analysis: Analysis, goal: float) -> tuple[Choice, Analysis]:
+def least(analyzer: SensitivityAnalyzer, analysis: Analysis, goal: float) -> tuple[Choice, Analysis]:
     """The smallest choice that is measured to have at least `goal` dB. Raises EvidenceError."""
     for _ in range(MOST_CHECKS):
         found = next((each for each in analysis.path if analysis.predicted_db(each) >= goal), None)
         if found is None:
             break
         if analysis.measured_db(found) is None:
-            analysis = lab.check(analysis, found)
+            analysis = analyzer.check(analysis, found)
         measured = analysis.measured_db(found)
         if measured is not None and measured >= goal:
             return found, analysis
@@ -238,56 +288,58 @@ def curve_document(analysis: Analysis) -> dict[str, Any]:
     thinned = [shown[round(n * (len(shown) - 1) / (CURVE_POINTS - 1))] for n in range(CURVE_POINTS)]
     rows = analysis.rows(_distinct(thinned))
     uniform = [treatment for treatment in analysis.treatments if not isinstance(treatment, Float)]
-    told = [
-        {"treatment": _told(treatment), **row}
+    uniform_rows = [
+        {"treatment": _treatment_label(treatment), **row}
         for treatment, row in zip(
             uniform, analysis.rows(analysis.uniform(treatment) for treatment in uniform), strict=True
         )
     ]
     checks = [{"bits": round(each.bits, 4), "measured_db": round(each.measured_db, 2)} for each in analysis.checks]
-    return {"mixed": rows, "uniform": told, "checks": checks, "layers": len(analysis.weights)}
+    return {"mixed": rows, "uniform": uniform_rows, "checks": checks, "layers": len(analysis.weights)}
 
 
 def _distinct(choices: Sequence[Choice]) -> list[Choice]:
     return list({choice.size: choice for choice in choices}.values())
 
 
-def _checked_within(lab: Laboratory, analysis: Analysis, size: int) -> Analysis:
+def _checked_within(analyzer: SensitivityAnalyzer, analysis: Analysis, size: int) -> Analysis:
     """With a check within `size`, where anything is that small."""
-    return lab.check(analysis, analysis.within(size)) if analysis.path[0].size <= size else analysis
+    return analyzer.check(analysis, analysis.within(size)) if analysis.path[0].size <= size else analysis
 
 
-def _offers(wanted: Wanted) -> tuple[Treatment, ...]:
-    known = _analyzable(wanted.backend).choices(wanted.rounding)
+def _offers(backend: Backend, wanted: Wanted) -> tuple[Treatment, ...]:
+    known = backend.choices(wanted.rounding)
     if not wanted.widths:
         return known
     found = tuple(each for each in known if isinstance(each, Float) or getattr(each, "bits", 0) in wanted.widths)
     if len(found) < len(set(wanted.widths)) + 1:
-        raise UsageError(f"{wanted.backend} has no such widths", hint=", ".join(map(_told, known[:-1])))
+        raise UsageError(f"{backend.name} has no such widths", hint=", ".join(map(_treatment_label, known[:-1])))
     return found
 
 
-def _analyzable(backend: str) -> Backend:
-    """The backend, one that analyses are made for. Raises UnsupportedError."""
-    known = {name: each for name, each in backends().items() if each.analyzed_as}
-    if backend not in known:
-        raise UnsupportedError(f"no analysis is made for {backend}", hint=meant(backend, known))
-    return known[backend]
+def analyzable(name: str | None = None) -> Backend:
+    """The backend of this name, by default the one that is `analyzed_first`. Raises UnsupportedError where no
+    analysis is made for it."""
+    known = {each.name: each for each in backends().values() if each.analyzed_as}
+    if name is None:
+        return next(each for each in known.values() if each.analyzed_first)
+    if name not in known:
+        raise UnsupportedError(f"no analysis is made for {name}", hint=meant(name, known))
+    return known[name]
 
 
-def _template(checkpoint: Checkpoint, backend: str) -> Recipe:
-    known = _analyzable(backend)
-    variant = known.analyzed_as
-    reason = known.why_not(checkpoint, variant)
+def _template(checkpoint: Checkpoint, backend: Backend) -> Recipe:
+    variant = backend.analyzed_as
+    reason = backend.why_not(checkpoint, variant)
     if reason is not None:
         raise UnsupportedError(
             f"{checkpoint.id} cannot become {variant}: {reason}",
             hint=f"see: {nextsteps.inspect(checkpoint.source.text)}",
         )
-    return known.recipe(checkpoint, variant)
+    return backend.recipe(checkpoint, variant)
 
 
-def _told(treatment: Treatment) -> str:
+def _treatment_label(treatment: Treatment) -> str:
     if isinstance(treatment, (Palette, Affine)):
         return f"{treatment.bits} bit"
     return "float" if isinstance(treatment, Float) else f"rank {treatment.rank}"

@@ -18,8 +18,8 @@ from sdhub.evidence.compare import folder_bytes
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
 from sdhub.recipes.recipe import load_recipe
 from sdhub.workflow import mixed
-from sdhub.workflow.floor import reached
 from sdhub.workflow.plan import choose, fitting, sampling_for
+from sdhub.workflow.quality_target import meet_target
 from sdhub.workflow.stages import Base, VariantStages
 
 RECIPE = "recipe.json"
@@ -49,13 +49,13 @@ def build(
     ((backend, document),) = chosen
     backend.accept(checkpoint, document)
     hub = endpoint(None)
-    identity = fingerprint(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+    identity = fingerprint(checkpoint, hub, progress=progress)
     sampling = fitting(sampling_for(checkpoint), [document])
     base = Base(checkpoint, identity, sampling, hub, Work(home() / "work"), progress)
     if mixed.is_open(document):
         document = load_recipe(mixed.analyzed(base, backend, document) / mixed.RECIPE)
     if adjustment.min_psnr is not None:
-        document = reached(base, backend, document, adjustment.min_psnr)
+        document = meet_target(base, backend, document, adjustment.min_psnr)
     built = VariantStages(base, backend, document).build()
 
     def fill(folder: Path) -> None:

@@ -40,7 +40,7 @@ def card_of(folder: Path, checkpoint: Checkpoint, repo_id: str, *, license: str 
         identity=checkpoint.sha or "unknown",
         license=settle_all(checkpoint, license),
         variant=recipe.name,
-        description=backend.summary(recipe.name) or "made by a recipe of its own (recipe.json)",
+        description=backend.describe(recipe.name) or "made by a recipe of its own (recipe.json)",
         folder=folder,
         library=backend.library,
         tags=backend.tags,

@@ -17,6 +17,7 @@ from typing import Any
 
 from sdhub.backends.coreml.specs import bundle_of
 from sdhub.core.errors import BuildError, CheckError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
 from sdhub.publishing.download import download
@@ -41,8 +42,7 @@ _NOT_YET = re.compile(r"^- [^\n]*mlmodelc[^\n]*not in this repository yet[^\n]*\
 def add_compiled(
     repo_id: str,
     *,
-    endpoint: str,
-    token: str | None,
+    hub: Hub,
     create_pr: bool = False,
     compiler: Sequence[str] = COMPILER,
     progress: Progress = SILENT,
@@ -56,7 +56,7 @@ def add_compiled(
         raise UnsupportedError(f"{compiler[0]} is not here", hint="compile on macOS, with Xcode's tools")
     with temporary("compile") as work:
         folder = work / "repository"
-        download(repo_id, folder, endpoint=endpoint, token=token, progress=progress)
+        download(repo_id, folder, hub=hub, progress=progress)
         for finding in verify_folder(folder, gate=vet_folder):
             if finding.name in ("files", "code") and finding.status == "failed":
                 raise CheckError(f"{repo_id} is not what it says it is: {finding.detail}", hint="publish it again")
@@ -65,8 +65,7 @@ def add_compiled(
         return push(
             folder,
             repo_id,
-            endpoint=endpoint,
-            token=token,
+            hub=hub,
             create_pr=create_pr,
             message="Compiled bundles for Apple's Swift apps",
             progress=progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sdhub.checkpoint.checkpoint import License
-from sdhub.core.endpoint import Endpoint
+from sdhub.core.hub import Hub
 from sdhub.publishing.privacy import target_private
 from sdhub.workflow.options import Options
 from sdhub.workflow.plan import Plan
@@ -13,12 +13,13 @@ from sdhub.workflow.plan import Plan
 
 @dataclass(frozen=True)
 class Job:
-    """A plan that passed all gates, with the Hub it goes to; nothing is done yet."""
+    """A plan that passed all gates, with the Hubs it comes from and goes to; nothing is done yet."""
 
     plan: Plan
     options: Options
     license: License
-    hub: Endpoint
+    source: Hub
+    hub: Hub
     namespace: str
     dry_run: bool = False
 

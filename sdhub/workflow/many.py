@@ -10,16 +10,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.resolve import resolve
-from sdhub.core.errors import SdhubError
-from sdhub.core.isolated import apart
+from sdhub.core.errors import SdhubError, UsageError
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
+from sdhub.core.units import GIB
 from sdhub.workflow.options import Options
 from sdhub.workflow.plan import make_plan, sampling_for
 from sdhub.workflow.publish import prepare, run
@@ -29,20 +31,29 @@ SHARE = 0.8  # of the machine's free memory, where no bound is given
 
 
 @dataclass(frozen=True)
-class Order:
-    """One source to publish, as the user named it; `options.sampling` is found out from the rest."""
+class PublishRequest:
+    """One source to publish, as the user named it."""
 
     source: str
     options: Options
-    loras: tuple[str, ...] = ()
-    controlnets: tuple[str, ...] = ()
+    """Their `sampling` is found out from the rest."""
+    _: KW_ONLY
+    loras: Sequence[str] = ()
+    """To fuse first, each `ID_OR_FILE[:scale]`."""
+    controlnets: Sequence[str] = ()
+    """Ids or folders of what goes along."""
     safety_checker: bool = False
+    """Whether the checkpoint's goes along."""
     config: str | None = None
+    """Id or folder of a single file's configs."""
     prompts: Path | None = None
+    """A JSON file of evidence prompts."""
     steps: int | None = None
     guidance: float | None = None
     hub: str | None = None
+    """ "local", an address, or None for the default."""
     dry_run: bool = False
+    """Whether nothing is written to any Hub."""
 
     def resolved(self) -> tuple[Checkpoint, Options]:
         """The checkpoint, and how to publish it. Raises SdhubError."""
@@ -58,7 +69,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SourceResult:
     """What came of one source: its report as JSON, or the error that kept it from beginning.
 
     `exit_code` is that of its first failure.
@@ -76,20 +87,23 @@ class Outcome:
 
 
 def publish_many(
-    orders: Sequence[Order], *, jobs: int = 1, memory: int | None = None, progress: Progress = SILENT
-) -> list[Outcome]:
+    orders: Sequence[PublishRequest], *, jobs: int = 1, memory: float | None = None, progress: Progress = SILENT
+) -> list[SourceResult]:
     """Publish each order, `jobs` at a time as far as `memory` bytes allow (default: 80 % of what is free).
 
-    Outcomes come in the order of the orders. An order whose forecast alone exceeds `memory` runs by itself.
+    Outcomes come in the order of the orders. An order whose forecast alone exceeds `memory` runs by itself. Raises
+    UsageError for a `memory` that is no number above zero.
     """
+    if memory is not None and not 0 < memory < inf:
+        raise UsageError(f"{memory:g} bytes of memory mean nothing", hint="a number above zero")
     bound = _Bound(memory if memory is not None else _free() * SHARE)
 
-    def one(order: Order) -> Outcome:
+    def one(order: PublishRequest) -> SourceResult:
         try:
             with bound.taken(order.peak_bytes()):
-                return _apart(order, progress if jobs == 1 else _Named(order.source, progress))
+                return _run_isolated(order, progress if jobs == 1 else _Named(order.source, progress))
         except SdhubError as error:
-            return Outcome(order.source, error=error, exit_code=error.exit_code)
+            return SourceResult(order.source, error=error, exit_code=error.exit_code)
 
     if jobs == 1:
         return [one(order) for order in orders]
@@ -97,16 +111,16 @@ def publish_many(
         return list(pool.map(one, orders))
 
 
-def _apart(order: Order, progress: Progress) -> Outcome:
+def _run_isolated(order: PublishRequest, progress: Progress) -> SourceResult:
     progress.note(f"{order.source}:")
     with temporary() as folder:
         out = folder / "report.json"
-        apart(fulfil, order, out, progress=progress)
-        told = json.loads(out.read_text(encoding="utf-8"))
-    return Outcome(order.source, told["report"], exit_code=told["exit_code"])
+        run_isolated(fulfil, order, out, progress=progress)
+        written = json.loads(out.read_text(encoding="utf-8"))
+    return SourceResult(order.source, written["report"], exit_code=written["exit_code"])
 
 
-def fulfil(order: Order, out: Path, progress: Progress) -> None:
+def fulfil(order: PublishRequest, out: Path, progress: Progress) -> None:
     """Publish one order and write its report: the work of a process of its own."""
     checkpoint, options = order.resolved()
     with prepare(checkpoint, options, hub=order.hub, dry_run=order.dry_run) as job:
@@ -163,4 +177,4 @@ def _free() -> float:
                 return float(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):  # another system
         pass
-    return 8.0 * 2**30
+    return 8.0 * GIB

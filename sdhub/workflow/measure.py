@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,20 @@ from sdhub.backends.base import backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fetch
 from sdhub.checkpoint.load import load
-from sdhub.core.endpoint import Endpoint
+from sdhub.core.hub import Hub
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
+from sdhub.evidence import noise
 from sdhub.evidence.sampling import Sample, Sampling, draw
 
 PEAK_STEPS = 2
 
 
-def load_base(checkpoint: Checkpoint, hub: Endpoint, progress: Progress, *, narrow: bool = False) -> Any:
-    """The checkpoint as a float32 pipeline, downloaded where it is not yet there; `narrow` as in `load`."""
-    path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+def load_base(checkpoint: Checkpoint, hub: Hub, progress: Progress, *, half_precision: bool = False) -> Any:
+    """The checkpoint as a float32 pipeline, downloaded if need be; `half_precision` as in `load`."""
+    path = fetch(checkpoint, hub, progress=progress)
     with progress.task(f"loading {checkpoint.name}"), quiet():
-        return load(checkpoint, path, narrow=narrow, endpoint=hub.url, token=hub.token)
+        return load(checkpoint, path, half_precision=half_precision, hub=hub)
 
 
 def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:
@@ -35,7 +37,17 @@ def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:
     return samples
 
 
-def peak_of_base(checkpoint: Checkpoint, hub: Endpoint, sampling: Sampling, out: Path, progress: Progress) -> None:
+def noise_snr(
+    pipe: Any, trajectories: Sequence[noise.Trajectory], sampling: Sampling, progress: Progress
+) -> noise.NoiseSnr:
+    """The noise SNR of a variant on the trajectories of the first prompts, with a bar that counts predictions."""
+    prompts = sampling.prompts[: len(trajectories)]
+    total = sum(len(noise.points_of(pipe, len(each), noise.POINTS)) for each in trajectories)
+    with progress.task("predicting", total=total, unit="predictions") as task, quiet():
+        return noise.noise_snr(pipe, trajectories, prompts, sampling, on_call=task.advance)
+
+
+def peak_of_base(checkpoint: Checkpoint, hub: Hub, sampling: Sampling, out: Path, progress: Progress) -> None:
     """Write the peak memory of this process, in MiB, of loading the base and drawing one picture."""
     _write_peak(load_base(checkpoint, hub, progress), sampling, out, progress)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sdhub.backends.base import Backend
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.core.isolated import apart
+from sdhub.core.hub import Hub
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import Progress
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Recipe
@@ -21,7 +22,7 @@ RECIPE, CURVE = "recipe.json", "curve.png"
 
 def is_open(recipe: Recipe) -> bool:
     """Whether the treatments of layers are still to be found."""
-    return mixed_bits(recipe.name) is not None and recipe.evidence is None
+    return mixed_bits(recipe.name) is not None and recipe.analysis is None
 
 
 def analyzed(base: Base, backend: Backend, recipe: Recipe) -> Path:
@@ -38,15 +39,15 @@ def analyzed(base: Base, backend: Backend, recipe: Recipe) -> Path:
 
     def make(out: Path) -> None:
         base.release()  # memory is short
-        apart(look, base.checkpoint, recipe, out, progress=base.progress)
+        run_isolated(run_analysis, base.checkpoint, base.hub, recipe, out, progress=base.progress)
 
     return base.work.stage("mixed", key, make, progress=base.progress, label=f"analyze for {recipe.name}")
 
 
-def look(checkpoint: Checkpoint, recipe: Recipe, out: Path, progress: Progress) -> None:
+def run_analysis(checkpoint: Checkpoint, hub: Hub, recipe: Recipe, out: Path, progress: Progress) -> None:
     """Fill `out` as `analyzed` says."""
     from sdhub.workflow.analyze import Wanted, analyze
 
-    found = analyze(checkpoint, Wanted.of(recipe), progress)
+    found = analyze(checkpoint, Wanted.of(recipe), progress, source_hub=hub)
     (out / RECIPE).write_text(json.dumps(found.recipes[0].document()), encoding="utf-8")
     found.draw(out / CURVE)

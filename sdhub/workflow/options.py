@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdhub.core.errors import UsageError
 from sdhub.evidence.sampling import Sampling
+from sdhub.evidence.subject import vet_encoder
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
 
 NAMESPACE = "NAMESPACE"  # where none is named
@@ -15,27 +16,38 @@ NAMESPACE = "NAMESPACE"  # where none is named
 
 @dataclass(frozen=True)
 class Options:
-    """How to publish.
-
-    `namespace` None is the token's own; `sampling` None is what suits the checkpoint; `template` names
-    repositories; `branches` gives each backend one repository with a branch per variant; `collection` ties the
-    variants of the source together on the Hub; `judge` names the encoder that tells whether subjects were kept,
-    None is plain pixels for small pictures.
-    """
+    """How to publish. Raises UsageError for a judge that is none."""
 
     namespace: str | None = None
+    """User or organization to publish under; None is the token's own."""
     variants: tuple[str, ...] = ()
+    """Names of variants; none: each backend's usual one."""
     recipe: Path | None = None
+    """A recipe's file, followed to the letter instead of presets."""
     adjustment: Adjustment = AS_IT_IS
+    """What is changed of presets."""
     license: str | None = None
+    """The source's licence, where it does not state one."""
     private: bool = False
+    """Whether to publish into private repositories."""
     allow_public: bool = False
+    """Whether a private or gated source may become public."""
     create_pr: bool = False
+    """Whether to open pull requests instead of committing."""
     template: str | None = None
+    """Names of repositories, such as "{model}-for-intel-{treatment}"."""
     branches: bool = False
+    """Whether each backend has one repository with a branch for each variant."""
     collection: bool = True
+    """Whether the variants of the source are tied together in a collection on the Hub."""
     sampling: Sampling | None = None
+    """How the evidence is drawn; None is what suits the checkpoint."""
     judge: str | None = None
+    """The encoder that tells whether subjects were kept; None is plain pixels, for small pictures."""
+
+    def __post_init__(self) -> None:
+        if self.judge is not None:
+            vet_encoder(self.judge)
 
 
 def options_for(variants: str | Sequence[str], options: Options | None) -> Options:

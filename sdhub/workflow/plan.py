@@ -10,12 +10,13 @@ from typing import Any
 from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.resolve import checkpoint_of
-from sdhub.checkpoint.sampling import sampling_defaults
+from sdhub.checkpoint.sampling import most_steps, sampling_defaults
 from sdhub.core import nextsteps
 from sdhub.core.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
-from sdhub.evidence.sampling import Prompt, Sampling, general_prompts, load_prompts
+from sdhub.evidence.sampling import MAX_GUIDANCE, MAX_STEPS, Prompt, Sampling, general_prompts, load_prompts
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
+from sdhub.recipes.calibration import is_large
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Recipe, load_recipe
 from sdhub.workflow.options import NAMESPACE, Options, options_for
@@ -23,7 +24,7 @@ from sdhub.workflow.options import NAMESPACE, Options, options_for
 SD15_PARAMETERS = 860e6
 SD15_SECONDS = 4.0  # of one denoiser call at 512 x 512 pixels in torch float32 on two cores
 OVERHEAD_SECONDS = 0.02  # of one denoiser call, however small
-LARGE_PARAMETERS, LARGE_PROMPTS, SMALL_PROMPTS = 200e6, 4, 8
+LARGE_PROMPTS, SMALL_PROMPTS = 4, 8
 RUNS = 3  # base, variant, and timing, in calls like the base's
 
 
@@ -223,14 +224,17 @@ def sampling_for(
     """How the evidence of a checkpoint is drawn: what the user says, else what the checkpoint's card shows
     (widget prompts, inference parameters), else the general prompts and `sampling_defaults`.
 
-    Fewer pictures where each takes long.
+    Fewer pictures where each takes long. Raises UsageError for steps or guidance that no picture is drawn with.
     """
-    part = checkpoint.component(checkpoint.family.denoiser)
-    large = part is not None and part.parameters > LARGE_PARAMETERS
+    trained = min(most_steps(checkpoint), MAX_STEPS)
+    for name, value, least, most in (("steps", steps, 1, trained), ("guidance", guidance, 0, MAX_GUIDANCE)):
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"{name} of {value:g} draw nothing", hint=f"from {least} to {most}")
+    most = LARGE_PROMPTS if is_large(checkpoint) else SMALL_PROMPTS
     defaults = sampling_defaults(checkpoint)
     drawn = load_prompts(prompts) if prompts else _card_prompts(checkpoint) or general_prompts()
     return Sampling(
-        prompts=drawn if prompts else drawn[: LARGE_PROMPTS if large else SMALL_PROMPTS],
+        prompts=drawn if prompts else drawn[:most],
         steps=steps or defaults.steps,
         guidance=defaults.guidance if guidance is None else guidance,
         width=defaults.side,

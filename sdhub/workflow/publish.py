@@ -19,6 +19,7 @@ from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.core.access import check_token
 from sdhub.core.endpoint import connect, endpoint
 from sdhub.core.errors import UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.work import Work, home
 from sdhub.evidence.subject import PIXELS, encoder
@@ -39,23 +40,30 @@ def publish(
     options: Options | None = None,
     *,
     hub: str | None = None,
+    source_hub: Hub | None = None,
     dry_run: bool = False,
     progress: Progress = SILENT,
 ) -> Report:
     """Publish variants of a checkpoint to `hub` ("local", an address, or None for the default).
 
+    What of the source is not here yet comes from `source_hub` (None: `HF_ENDPOINT` or huggingface.co).
     `variants` are one name or several; none: each backend's usual one. A dry run makes and measures everything and
     writes to no Hub. Raises SdhubError before any work where the call is wrong or refused; a variant that fails
     later is reported, and the others go on.
     """
     checkpoint, options = checkpoint_of(source), options_for(variants, options)
-    with prepare(checkpoint, options, hub=hub, dry_run=dry_run) as job:
+    with prepare(checkpoint, options, hub=hub, source_hub=source_hub, dry_run=dry_run) as job:
         return run(job, progress)
 
 
 @contextmanager
 def prepare(
-    checkpoint: Checkpoint, options: Options, *, hub: str | None = None, dry_run: bool = False
+    checkpoint: Checkpoint,
+    options: Options,
+    *,
+    hub: str | None = None,
+    source_hub: Hub | None = None,
+    dry_run: bool = False,
 ) -> Iterator[Job]:
     """Plan, and pass the gates: licence, token, privacy. A dry run needs no token."""
     if options.branches and options.create_pr:
@@ -66,18 +74,18 @@ def prepare(
     with connect(hub) as target:
         namespace = options.namespace
         if not dry_run or (namespace is None and target.token):
-            namespace = check_token(target.url, target.token, namespace, propose=options.create_pr)
+            namespace = check_token(target, namespace, propose=options.create_pr)
         plan = make_plan(checkpoint, options, namespace=namespace)
-        yield Job(plan, options, settled, target, namespace or NAMESPACE, dry_run)
+        source = source_hub or endpoint(None)
+        yield Job(plan, options, settled, source, target, namespace or NAMESPACE, dry_run)
 
 
 def run(job: Job, progress: Progress = SILENT) -> Report:
     """Do what was prepared."""
     checkpoint = job.plan.checkpoint
-    source = endpoint(None)
-    identity = fingerprint(checkpoint, endpoint=source.url, token=source.token, progress=progress)
+    identity = fingerprint(checkpoint, job.source, progress=progress)
     sampling, judge = job.plan.sampling, job.options.judge
     if judge is None and max(sampling.width, sampling.height) <= SMALL:
         judge = PIXELS
-    base = Base(checkpoint, identity, sampling, source, Work(home() / "work"), progress, judge)
+    base = Base(checkpoint, identity, sampling, job.source, Work(home() / "work"), progress, judge)
     return Run(job, base).report()

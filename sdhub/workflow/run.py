@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import EvidenceError, SdhubError
 from sdhub.core.work import copy_tree
 from sdhub.publishing.card import card_revision, index_card
@@ -21,10 +20,10 @@ from sdhub.publishing.repository import assemble, figures_of, read_manifest
 from sdhub.publishing.target import MAIN
 from sdhub.recipes.recipe import load_recipe
 from sdhub.workflow import mixed
-from sdhub.workflow.floor import reached
 from sdhub.workflow.job import Job
 from sdhub.workflow.options import NAMESPACE
 from sdhub.workflow.plan import PlannedVariant
+from sdhub.workflow.quality_target import meet_target
 from sdhub.workflow.report import Published, Report
 from sdhub.workflow.stages import Base, VariantStages, source_files
 from sdhub.workflow.usage import usage
@@ -53,13 +52,7 @@ class Run:
     def __init__(self, job: Job, base: Base) -> None:
         self.job = job
         self.base = base
-        self.collection = Collection(
-            job.namespace,
-            base.checkpoint.id,
-            endpoint=job.hub.url,
-            token=job.hub.token,
-            progress=base.progress,
-        )
+        self.collection = Collection(job.namespace, base.checkpoint.id, job.hub, base.progress)
         self.made: dict[str, _Made] = {}
         self.siblings: tuple[Sibling, ...] = ()
 
@@ -91,14 +84,14 @@ class Run:
     def _measure(self, planned: PlannedVariant) -> Published:
         """Build and measure, once the target is known to be fit."""
         job = self.job
-        vet_target(planned.repo_id, endpoint=job.hub.url, token=job.hub.token, private=job.private)
+        vet_target(planned.repo_id, hub=job.hub, private=job.private)
         curve = None
         if mixed.is_open(planned.recipe):
             folder = mixed.analyzed(self.base, planned.backend, planned.recipe)
             planned, curve = replace(planned, recipe=load_recipe(folder / mixed.RECIPE)), folder / mixed.CURVE
-        floor = job.options.adjustment.min_psnr
-        if floor is not None:
-            planned = replace(planned, recipe=reached(self.base, planned.backend, planned.recipe, floor))
+        target = job.options.adjustment.min_psnr
+        if target is not None:
+            planned = replace(planned, recipe=meet_target(self.base, planned.backend, planned.recipe, target))
         stages = VariantStages(self.base, planned.backend, planned.recipe)
         self.made[planned.name] = _Made(planned, stages, stages.build(), stages.evidence(), curve)
         stages.release()
@@ -132,8 +125,7 @@ class Run:
         seen = preview(
             folder,
             planned.repo_id,
-            endpoint=job.hub.url,
-            token=job.hub.token,
+            hub=job.hub,
             branch=planned.branch,
             known=_hashes(folder),
         )
@@ -143,25 +135,9 @@ class Run:
 
     def _repository(self, planned: PlannedVariant) -> Path:
         """The folder to publish: variant, card, evidence, packages, provenance."""
-        made, base = self.made[planned.name], self.base
-        publication = self._publication(planned, made)
-        key = {
-            "card": card_revision(),
-            "variant": made.stages.key,
-            "evidence": made.evidence.name,
-            "curve": made.curve is not None,
-            "repository": [planned.repo_id, planned.branch],
-            "license": vars(self.job.license),
-            "source": [base.checkpoint.id, publication.base_model, publication.source_url],
-            "loras": [[lora.name, lora.sha] for lora in base.checkpoint.loras],
-            "usage": publication.usage,
-            "summary": publication.description,
-            "notes": publication.notes,
-            "bundles": sorted(publication.bundles),
-            "checks": publication.checks,
-            "access": [publication.private, dict(base.checkpoint.gate), base.checkpoint.gated],
-            "siblings": [[each.variant, each.repo_id, each.branch, each.figures] for each in self.siblings],
-        }
+        base = self.base
+        publication = self._publication(planned, self.made[planned.name])
+        key = {"card": card_revision(), "publication": publication.key(base.work.root)}
 
         def make(out: Path) -> None:
             assemble(publication, out, progress=base.progress)
@@ -172,7 +148,7 @@ class Run:
 
     def _publication(self, planned: PlannedVariant, made: _Made) -> Publication:
         backend, base, job = planned.backend, self.base, self.job
-        terms = source_files(base.checkpoint, job.license.texts, endpoint(None))
+        terms = source_files(base.checkpoint, job.license.texts, job.source)
         pictures = {
             f"{side}-{path.name}": path
             for side in ("base", "variant")
@@ -186,7 +162,7 @@ class Run:
             identity=base.checkpoint.sha or base.identity,
             license=job.license,
             variant=planned.name,
-            description=backend.summary(planned.name) or "made by a recipe of its own (recipe.json)",
+            description=backend.describe(planned.name) or "made by a recipe of its own (recipe.json)",
             folder=made.variant,
             library=backend.library,
             tags=backend.tags,
@@ -199,7 +175,7 @@ class Run:
             notices=terms[1:] if job.license.file else terms,
             contact_sheet=made.evidence / "contact_sheet.png",
             pictures=pictures,
-            source_endpoint=endpoint(None).url,
+            source_endpoint=job.source.url,
             notes=(*base.checkpoint.notes, *backend.notes(base.checkpoint, planned.recipe)),
             checks=backend.checks,
             branch=_branch(planned),
@@ -220,8 +196,7 @@ class Run:
         pushed = push(
             folder,
             planned.repo_id,
-            endpoint=job.hub.url,
-            token=job.hub.token,
+            hub=job.hub,
             branch=planned.branch,
             private=job.private,
             gated=job.gated,
@@ -247,8 +222,7 @@ class Run:
             check(
                 planned.repo_id,
                 commit,
-                endpoint=job.hub.url,
-                token=job.hub.token,
+                hub=job.hub,
                 branch=planned.branch,
                 folder_for_picture=out,
                 expect=folder / "evidence" / "variant-00.png",
@@ -298,8 +272,7 @@ class Run:
             push(
                 folder,
                 repo_id,
-                endpoint=job.hub.url,
-                token=job.hub.token,
+                hub=job.hub,
                 private=job.private,
                 gated=job.gated,
                 message=f"Branches of {checkpoint.id}",

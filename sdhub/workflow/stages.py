@@ -13,47 +13,49 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.companions import load_all
 from sdhub.checkpoint.fetch import fetch, require_unchanged
 from sdhub.checkpoint.load import vetted
-from sdhub.checkpoint.remote import Hub
+from sdhub.checkpoint.remote import download
 from sdhub.checkpoint.shapes import check_shapes
-from sdhub.core.endpoint import Endpoint
-from sdhub.core.isolated import apart
+from sdhub.core.hub import Hub
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.work import Work
-from sdhub.evidence import compare, figures, latency, samples
+from sdhub.evidence import compare, figures, latency, noise, samples
 from sdhub.evidence.sampling import Sampling
 from sdhub.evidence.subject import encoder, subject_kept
 from sdhub.recipes.recipe import Recipe
 from sdhub.workflow import measure
 
+NOISE_PROMPTS = 4  # whose trajectories are kept: four points of four are 16 predictions
 DRAWING = ("torch", "diffusers", "transformers")
 
 
-def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Endpoint) -> tuple[Path, ...]:
+def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Hub) -> tuple[Path, ...]:
     """Small files of the source, such as its licence, on this machine."""
     if checkpoint.source.kind == "folder":
         return tuple(Path(checkpoint.source.ref) / name for name in names)
-    source = Hub(hub.url, hub.token)
-    return tuple(source.download(checkpoint.id, str(checkpoint.sha), name) for name in names)
+    return tuple(download(hub, checkpoint.id, str(checkpoint.sha), name) for name in names)
 
 
-def build(
-    checkpoint: Checkpoint, hub: Endpoint, backend: str, recipe: Recipe, out: Path, progress: Progress
+def build_variant(
+    checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, out: Path, progress: Progress
 ) -> None:
     """Build a variant into the empty folder `out`."""
     maker = backends()[backend]
     if maker.streams(checkpoint, recipe):
-        path = fetch(checkpoint, endpoint=hub.url, token=hub.token, progress=progress)
+        path = fetch(checkpoint, hub, progress=progress)
         with vetted(checkpoint, path) as folder:
             for line in check_shapes(checkpoint, folder):
                 progress.note(line)
             maker.build_streamed(checkpoint, folder, recipe, out, progress)
         require_unchanged(checkpoint)
         return
-    pipeline = measure.load_base(checkpoint, hub, progress, narrow=maker.narrow)
+    pipeline = measure.load_base(checkpoint, hub, progress, half_precision=maker.half_precision)
     if checkpoint.companions:
-        pipeline.sdhub_companions = load_all(checkpoint, pipeline, Hub(hub.url, hub.token), progress)
-    maker.build(checkpoint, pipeline, recipe, out, progress)
+        companions = load_all(checkpoint, pipeline, hub, progress)
+        maker.build_with_companions(checkpoint, pipeline, companions, recipe, out, progress)
+    else:
+        maker.build(checkpoint, pipeline, recipe, out, progress)
 
 
 class Base:
@@ -68,7 +70,7 @@ class Base:
         checkpoint: Checkpoint,
         identity: str,
         sampling: Sampling,
-        hub: Endpoint,
+        hub: Hub,
         work: Work,
         progress: Progress,
         judge: str | None = None,
@@ -98,17 +100,21 @@ class Base:
         self._pipeline = None
 
     def samples(self, versions: Mapping[str, str]) -> Path:
-        """What the base draws."""
+        """What the base draws, and the points of its trajectories."""
         key = {
             "source": self.identity,
             "sampling": self.sampling.document(),
+            "trajectories": NOISE_PROMPTS,
             "versions": {name: version for name, version in versions.items() if name in DRAWING},
         }
         label = f"draw with {self.checkpoint.name}"
 
         def make(out: Path) -> None:
-            drawn = measure.draw_all(self.pipeline, self.sampling, self.progress)
+            with noise.recorded(self.pipeline) as points:
+                drawn = measure.draw_all(self.pipeline, self.sampling, self.progress)
             samples.save(out, drawn)
+            length = len(points) // len(drawn)
+            noise.save(out, [points[n * length : (n + 1) * length] for n in range(min(len(drawn), NOISE_PROMPTS))])
 
         return self.work.stage("base", key, make, progress=self.progress, label=label)
 
@@ -136,7 +142,15 @@ class VariantStages:
 
         def make(out: Path) -> None:
             base.release()  # memory is short
-            apart(build, base.checkpoint, base.hub, self.backend.name, self.recipe, out, progress=base.progress)
+            run_isolated(
+                build_variant,
+                base.checkpoint,
+                base.hub,
+                self.backend.name,
+                self.recipe,
+                out,
+                progress=base.progress,
+            )
 
         return base.work.stage(
             "variant", self.key, make, progress=base.progress, label=f"build {self.recipe.name}"
@@ -163,6 +177,18 @@ class VariantStages:
 
         label = f"draw with {self.recipe.name}"
         return base.work.stage("samples", self._drawn, make, progress=base.progress, label=label)
+
+    def noise(self) -> Path:
+        """`noise.json`: the noise SNR of the first prompts."""
+        base = self.base
+        reference = base.samples(self.versions)
+
+        def make(out: Path) -> None:
+            found = measure.noise_snr(self.pipeline, noise.load(reference), base.sampling, base.progress)
+            (out / "noise.json").write_text(json.dumps(found.document()))
+
+        label = f"compare the predictions of {self.recipe.name}"
+        return base.work.stage("noise", self._drawn, make, progress=base.progress, label=label)
 
     def measured(self) -> Path:
         """`measured.json`: what differs from run to run and from machine to machine, speed and memory."""
@@ -205,9 +231,9 @@ class VariantStages:
         """Peak memory of both, in MiB, each in a process of its own."""
         base, file = self.base, out / "peak"
         peaks = {}
-        apart(measure.peak_of_base, base.checkpoint, base.hub, base.sampling, file, progress=base.progress)
+        run_isolated(measure.peak_of_base, base.checkpoint, base.hub, base.sampling, file, progress=base.progress)
         peaks["base_peak_mib"] = json.loads(file.read_text())
-        apart(
+        run_isolated(
             measure.peak_of_variant, self.backend.name, self.build(), base.sampling, file, progress=base.progress
         )
         peaks["peak_mib"] = json.loads(file.read_text())
@@ -219,16 +245,18 @@ class VariantStages:
         folder = self.build()
         reference = self.base.samples(self.versions)
         drawn = self.samples()
+        snr = json.loads((self.noise() / "noise.json").read_text())
         measured = json.loads((self.measured() / "measured.json").read_text())
         twin = self._twin()
         nearest = twin.samples() if twin else None
 
         def make(out: Path) -> None:
-            self._write_evidence(out, folder, drawn, reference, measured, nearest)
+            self._write_evidence(out, folder, drawn, reference, measured, snr, nearest)
 
         key = {
             **self._drawn,
             "measured": measured,
+            "noise_snr": snr,
             "nearest": twin.key if twin else None,
             "judge": self.base.judge,
         }
@@ -236,8 +264,8 @@ class VariantStages:
 
     def _twin(self) -> VariantStages | None:
         """The same formats without calibration, where the backend's cards show both."""
-        nearest = self.recipe.nearest()
-        if not self.backend.shows_nearest or nearest == self.recipe:
+        nearest = self.recipe.uncalibrated()
+        if not self.backend.shows_uncalibrated or nearest == self.recipe:
             return None
         self.release()
         return VariantStages(self.base, self.backend, nearest)
@@ -249,6 +277,7 @@ class VariantStages:
         drawn: Path,
         reference: Path,
         measured: Mapping[str, Any],
+        snr: Mapping[str, Any],
         nearest: Path | None,
     ) -> None:
         base, variant = samples.load(reference), samples.load(drawn)
@@ -270,6 +299,7 @@ class VariantStages:
             versions=self.versions,
             nearest=compare.compare(base, samples.load(nearest), self.base.sampling) if nearest else None,
             subject=kept,
+            noise_snr=snr,
         )
         document = json.dumps(evidence.document(), indent=2, ensure_ascii=False, allow_nan=False)
         (out / "evidence.json").write_text(document + "\n", encoding="utf-8")

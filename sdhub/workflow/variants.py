@@ -10,7 +10,6 @@ from typing import Any
 from sdhub.backends.base import Backend, backends
 from sdhub.backends.variant.gate import Vetted, vet
 from sdhub.checkpoint.tree import Folder
-from sdhub.core.access import speaking
 from sdhub.core.documents import shown
 from sdhub.core.endpoint import connect
 from sdhub.core.errors import BuildError, SourceError
@@ -42,11 +41,8 @@ def locate(variant: str | Path, *, hub: str | None = None) -> Path:
         raise SourceError(
             f"{text}: no such folder", hint="name a variant's folder, or its repository as NAMESPACE/NAME"
         )
-    from huggingface_hub import snapshot_download
-
-    with connect(hub) as at, speaking(f"download {text}", endpoint=at.url, token=at.token):
-        found = snapshot_download(text, endpoint=at.url, token=at.token or False, ignore_patterns=["*.zip"])
-    return Path(found)
+    with connect(hub) as at:
+        return Path(at.read(text, lambda: at.api.snapshot_download(text, ignore_patterns=["*.zip"])))
 
 
 def vet_folder(folder: Path) -> Vetted:

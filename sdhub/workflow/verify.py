@@ -9,7 +9,7 @@ from typing import Any
 
 from sdhub.core.endpoint import connect
 from sdhub.core.errors import CheckError, MissingExtraError, SdhubError, SourceError
-from sdhub.core.isolated import apart
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
 from sdhub.evidence.sampling import evidence_sampling
@@ -60,7 +60,7 @@ def verify(
         raise SourceError(f"{repo}: no such folder", hint="name a variant's repository as NAMESPACE/NAME")
     with connect(hub) as at, temporary("verify") as place:
         folder = place / "repository"
-        commit = download(repo, folder, revision=revision, endpoint=at.url, token=at.token, progress=progress)
+        commit = download(repo, folder, hub=at, revision=revision, progress=progress)
         return Verified(repo, commit, _findings(folder, pictures, progress))
 
 
@@ -79,7 +79,7 @@ def _findings(folder: Path, pictures: int, progress: Progress) -> tuple[Finding,
 def _drawing(folder: Path, pictures: int, progress: Progress) -> Finding:
     with temporary("verify") as place:
         try:
-            apart(draw_again, folder, pictures, place, progress=progress)
+            run_isolated(draw_again, folder, pictures, place, progress=progress)
         except MissingExtraError as error:
             return Finding("drawing", "skipped", f"{error.message}: {error.hint}")
         except SdhubError as error:

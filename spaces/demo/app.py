@@ -16,10 +16,10 @@ import gradio as gr
 import markup
 from bounds import Bounded
 from catalog import Variant, read_catalog
-from drawing import MAX_GUIDANCE, MAX_PROMPT, MAX_SEED, MAX_STEPS, Event, Refusal, Studio, Wish, wish
+from drawing import MAX_GUIDANCE, MAX_PROMPT, MAX_SEED, MAX_STEPS, QUEUE, Event, Refusal, Studio, Wish, wish
 
 HERE = Path(__file__).parent
-QUEUE, HISTORY = 16, 12
+HISTORY = 12
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 MONO = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
 
@@ -120,6 +120,8 @@ class Page:
 
 def shown(event: Event, preview: Any, chosen: Variant, wanted: Wish) -> tuple[Any, Any]:
     """Picture and status of an event."""
+    if event.kind == "waiting":
+        return markup.picture(None, "Waiting …", busy=True), markup.status(event.message)
     if event.kind == "loading":
         return (
             markup.picture(None, f"Loading {chosen.name} …", busy=True),
@@ -139,7 +141,7 @@ def shown(event: Event, preview: Any, chosen: Variant, wanted: Wish) -> tuple[An
 
 def ends(event: Event) -> tuple[Any, Any]:
     """The buttons after an event."""
-    return buttons(busy=event.kind in {"loading", "step"})
+    return buttons(busy=event.kind in {"waiting", "loading", "step"})
 
 
 def buttons(*, busy: bool) -> tuple[Any, Any]:
@@ -179,6 +181,7 @@ def build(variants: list[Variant]) -> gr.Blocks:
             with gr.Column(elem_id="result"):
                 picture = gr.HTML(markup.picture(None, markup.NOTHING_YET), elem_id="picture", padding=False)
                 status = gr.HTML(markup.status("Ready."), elem_id="status", padding=False)
+                waiting = gr.HTML(str(page.studio.line), elem_id="queue", padding=False)
                 gallery = gr.HTML("", elem_id="gallery", padding=False)
             with gr.Column(elem_id="how"):
                 picker = gr.Radio(
@@ -217,11 +220,12 @@ def build(variants: list[Variant]) -> gr.Blocks:
             [picker, prompt, negative, random_seed, seed, steps, guidance, chosen_size, history],
             [picture, status, seed, gallery, history, go, halt],
             show_progress="hidden",
-            concurrency_limit=1,
+            concurrency_limit=QUEUE + 2,  # they wait in the studio's own queue, which tells of their place
             trigger_mode="once",
             api_visibility="private",
         )
         halt.click(page.cancel, None, [status], queue=False, show_progress="hidden", api_visibility="private")
+        blocks.load(lambda: str(page.studio.line), None, [waiting], api_visibility="private")
         blocks.unload(page.forget)
     return blocks
 
@@ -264,7 +268,7 @@ def main() -> None:
     from fastapi import FastAPI
 
     blocks = build(read_catalog(HERE / "variants.json"))
-    blocks.queue(max_size=QUEUE, default_concurrency_limit=4, api_open=False)
+    blocks.queue(max_size=2 * QUEUE, default_concurrency_limit=4, api_open=False)
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         blocks,

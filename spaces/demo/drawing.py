@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -12,13 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog import SIDES, Variant
+from downloads import clear_downloads
+from line import Line
 
 from sdhub.core.errors import SdhubError
+from sdhub.core.work import home
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+QUEUE = 16
+SECONDS = 300.0  # of a drawing, unless the Space's variable DRAW_SECONDS says more or less
+KEPT_GB = 20.0  # of downloaded variants, unless its CACHE_GB does
 MAX_PROMPT, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 300, 50, 20.0, 2**32 - 1
+LOOK_SECONDS = 0.5
 PREVIEW_SHARE = 0.25  # of the time that a step takes
 
 logger = logging.getLogger(__name__)
@@ -26,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 class Refusal(ValueError):
     """What is wrong with a wish, in one sentence for its author."""
+
+
+class TooLong(Exception):
+    """A drawing took more than its time."""
 
 
 class Cancelled(Exception):
@@ -77,7 +89,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """What happens: `kind` is loading, step, done, cancelled or failed."""
+    """What happens: `kind` is waiting, loading, step, done, cancelled or failed."""
 
     kind: str
     step: int = 0
@@ -87,9 +99,11 @@ class Event:
 
 
 class Studio:
-    """Holds one variant in memory, and draws for one visitor at a time."""
+    """Holds one variant in memory, and draws for one visitor at a time, for at most `seconds`; others wait."""
 
     def __init__(self) -> None:
+        self.line = Line("picture")
+        self.seconds = above_zero("DRAW_SECONDS", SECONDS)
         self._busy = threading.Lock()
         self._loaded: tuple[str, Any] | None = None
 
@@ -98,7 +112,27 @@ class Studio:
         return self._loaded is not None and self._loaded[0] == variant.repo
 
     def draw(self, variant: Variant, wanted: Wish, stop: threading.Event) -> Iterator[Event]:
-        """Events of a drawing. Setting `stop`, or leaving the iteration, ends it at the next step."""
+        """Events of a drawing, in its turn. Setting `stop`, or leaving the iteration, ends it at the next step."""
+        ticket = self.line.join(QUEUE)
+        if ticket is None:
+            yield Event("failed", message=f"{QUEUE} pictures wait already: come back later.")
+            return
+        try:
+            place = 0
+            while ahead := self.line.ahead(ticket):
+                if stop.is_set():
+                    yield Event("cancelled")
+                    return
+                if ahead != place:
+                    place = ahead
+                    waiting = f"Place {ahead} of {len(self.line) - 1} in the queue."
+                    yield Event("waiting", message=waiting)
+                self.line.wait(LOOK_SECONDS)
+            yield from self._alone(variant, wanted, stop)
+        finally:
+            self.line.leave(ticket)
+
+    def _alone(self, variant: Variant, wanted: Wish, stop: threading.Event) -> Iterator[Event]:
         events: queue.Queue[Event] = queue.Queue()
         thread = threading.Thread(target=self._work, args=(variant, wanted, stop, events), daemon=True)
         thread.start()
@@ -118,10 +152,13 @@ class Studio:
                     events.put(Event("loading"))
                 pipe = self._open(variant)
                 started = time.perf_counter()
-                image = _run(pipe, wanted, stop, events, started)
+                image = _run(pipe, wanted, stop, events, started, self.seconds)
             events.put(Event("done", wanted.steps, image, time.perf_counter() - started))
         except Cancelled:
             events.put(Event("cancelled"))
+        except TooLong:
+            words = f"It took longer than {self.seconds:g} s, and was ended: fewer steps or a smaller size may do."
+            events.put(Event("failed", message=words))
         except SdhubError as error:
             logger.error("%s is not drawn with: %s", variant.repo, error.message)
             events.put(Event("failed", message="This variant is not sound. The log of this Space says why."))
@@ -139,14 +176,30 @@ class Studio:
 
 def load(variant: Variant) -> Any:
     """The pipeline of a variant at its commit, vetted. Raises SdhubError."""
+    return open_vetted(downloaded(variant))
+
+
+def downloaded(variant: Variant) -> Path:
+    """The variant's folder in a cache of weights alone, of which the least recently used go."""
     from huggingface_hub import snapshot_download
 
-    folder = Path(
-        snapshot_download(
-            variant.repo, revision=variant.commit, ignore_patterns=["*.zip", "evidence/*", "compiled/*"]
-        )
-    )
-    return open_vetted(folder)
+    cache = home() / "variants"
+    unneeded = ["*.zip", "evidence/*", "compiled/*"]
+    found = snapshot_download(variant.repo, revision=variant.commit, ignore_patterns=unneeded, cache_dir=cache)
+    clear_downloads(int(above_zero("CACHE_GB", KEPT_GB) * 1e9), cache, keep=[variant.commit])
+    return Path(found)
+
+
+def above_zero(name: str, usual: float) -> float:
+    """A variable of the Space; `usual` where it is none, or no number above zero."""
+    try:
+        value = float(os.environ.get(name) or usual)
+    except ValueError:
+        value = 0.0
+    if 0 < value < 1e9:
+        return value
+    logger.warning("%s is no number above zero: %g is taken", name, usual)
+    return usual
 
 
 def open_vetted(folder: Path) -> Any:
@@ -158,22 +211,12 @@ def open_vetted(folder: Path) -> Any:
     from sdhub.workflow.variants import backend_of_folder
 
     backend = backend_of_folder(folder)
-    load = backend.load if any(folder.glob("*/openvino_model.xml")) else _native
-    return opened(folder, backend.layout(), load)
+    return opened(folder, backend.layout(), backend.load_native)
 
 
-def _native(view: Path) -> Any:
-    """A variant of SDNQ, computed by SDNQ's own kernels."""
-    import sdnq  # noqa: F401 — teaches diffusers the format
-    import torch
-    from diffusers import DiffusionPipeline
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    return DiffusionPipeline.from_pretrained(view, torch_dtype=dtype, use_safetensors=True).to(device)
-
-
-def _run(pipe: Any, wanted: Wish, stop: threading.Event, events: queue.Queue[Event], started: float) -> Image:
+def _run(
+    pipe: Any, wanted: Wish, stop: threading.Event, events: queue.Queue[Event], started: float, most: float
+) -> Image:
     import torch
 
     previews = Previews(pipe)
@@ -182,6 +225,8 @@ def _run(pipe: Any, wanted: Wish, stop: threading.Event, events: queue.Queue[Eve
         if stop.is_set():
             raise Cancelled
         last = step + 1 >= wanted.steps
+        if not last and time.perf_counter() - started > most:
+            raise TooLong
         image = None if last else previews.of(tensors["latents"])
         events.put(Event("step", step + 1, image, time.perf_counter() - started))
         return tensors

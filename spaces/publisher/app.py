@@ -24,8 +24,9 @@ from bounds import Bounded
 from limits import Limits
 from looking import Look
 
-from sdhub.core.endpoint import LOCAL_TOKEN, Endpoint, endpoint
+from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import SdhubError
+from sdhub.core.hub import LOCAL_TOKEN, Hub
 from sdhub.publishing.names import repository_id
 
 HERE = Path(__file__).parent
@@ -51,13 +52,13 @@ class Page:
         self.oauth = oauth
         self.limits = limits or Limits()
 
-    def visitor(self, token: gr.OAuthToken | None) -> Endpoint:
+    def visitor(self, token: gr.OAuthToken | None) -> Hub:
         """The Hub as the visitor may use it: with their own token, never the Space's."""
         if token is not None:
-            return Endpoint(self.hub, token.token)
-        return Endpoint(self.hub, LOCAL_TOKEN if is_here(self.hub) and not self.oauth else None)
+            return Hub(self.hub, token.token)
+        return Hub(self.hub, LOCAL_TOKEN if is_here(self.hub) and not self.oauth else None)
 
-    def look(self, source: str, visitor: Endpoint) -> tuple[Any, ...]:
+    def look(self, source: str, visitor: Hub) -> tuple[Any, ...]:
         """What is found: status, HTML, choices, button, the look itself."""
         try:
             found = looking.look(source or "", visitor, self.limits)
@@ -75,7 +76,7 @@ class Page:
         return markup.status(words, "good" if names else "bad"), markup.found(found), chosen, ready, found
 
     def publish(
-        self, found: Look | None, chosen: list[str], namespace: str, way: str, private: bool, visitor: Endpoint
+        self, found: Look | None, chosen: list[str], namespace: str, way: str, private: bool, visitor: Hub
     ) -> Iterator[tuple[Any, Any, Any]]:
         """Publish, and tell of it: status, log, button."""
         try:
@@ -85,22 +86,22 @@ class Page:
             return
         lines: list[str] = []
         yield markup.status("Publishing; this page may be left open."), markup.log(lines, busy=True), no_button()
-        for told in making.make(words, visitor, self.limits):
-            if not told.ended and not told.line:
+        for event in making.make(words, visitor, self.limits):
+            if not event.ended and not event.line:
                 yield gr.skip(), gr.skip(), gr.skip()
-            elif not told.ended:
-                lines = [*lines, told.line][-making.LINES :]
+            elif not event.ended:
+                lines = [*lines, event.line][-making.LINES :]
                 yield gr.skip(), markup.log(lines, busy=True), no_button()
-            elif told.result is not None:
-                failed = any(each["status"] == "failed" for each in told.result["variants"])
+            elif event.result is not None:
+                failed = any(each["status"] == "failed" for each in event.result["variants"])
                 kind, word = ("bad", "Some variants failed.") if failed else ("good", "Published.")
-                html = markup.results(told.result) + markup.log(lines, busy=False)
+                html = markup.results(event.result) + markup.log(lines, busy=False)
                 yield markup.status(word, kind), html, gr.Button(interactive=True)
             else:
-                yield markup.status(told.error, "bad"), markup.log(lines, busy=False), gr.Button(interactive=True)
+                yield markup.status(event.error, "bad"), markup.log(lines, busy=False), gr.Button(interactive=True)
 
     def _arguments(
-        self, found: Look | None, chosen: list[str], namespace: str, way: str, private: bool, visitor: Endpoint
+        self, found: Look | None, chosen: list[str], namespace: str, way: str, private: bool, visitor: Hub
     ) -> list[str]:
         if found is None:
             raise ValueError("Look at a checkpoint first.")

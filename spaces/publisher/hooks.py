@@ -11,11 +11,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import looking
 import making
 from limits import Limits
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.work import home
 from sdhub.publishing.target import Target
 from sdhub.watching.command import publish_arguments
@@ -34,7 +35,7 @@ MANY = 10**6  # the webhook waits as long as it takes
 logger = logging.getLogger("sdhub.webhook")
 
 
-def from_environment(hub: Endpoint, limits: Limits) -> Webhook | None:
+def from_environment(hub: Hub, limits: Limits) -> Webhook | None:
     """The webhook that the Space's settings ask for; None where there is no `WEBHOOK_SECRET`.
 
     Raises UsageError where a setting is missing.
@@ -48,17 +49,17 @@ def from_environment(hub: Endpoint, limits: Limits) -> Webhook | None:
     folder = home() / "webhook"
     deliveries = Deliveries(folder / "deliveries.sqlite3")
     options = Options(namespace=namespace, variants=variants)
-    worker = Worker(options, hub, folder, deliveries, Apart(options, hub, limits), max_bytes=int(limits.source))
+    worker = Worker(options, hub, folder, deliveries, Isolated(options, hub, limits), max_bytes=int(limits.source))
     worker.start()
     return Webhook(secret, deliveries, worker.head, worker.wake)
 
 
 @dataclass(frozen=True)
-class Apart:
+class Isolated:
     """Publishes each order as a visitor's is: in a process of its own, in its turn, and within the same bounds."""
 
     options: Options
-    hub: Endpoint
+    hub: Hub
     limits: Limits
 
     def __call__(self, orders: Iterable[Order]) -> Iterator[tuple[Order, Sequence[Outcome]]]:
@@ -66,12 +67,21 @@ class Apart:
         return one_by_one(orders, self._publish)
 
     def _publish(self, order: Order) -> list[Outcome]:
+        reason = self._why_not(order)
+        if reason is not None:
+            return [Outcome("refused", reason)] * len(order.tasks)
         words, limits = publish_arguments(order, self.options), replace(self.limits, waiting=MANY)
-        *_, told = making.make(words, self.hub, limits)
-        if told.result is None:
-            return [Outcome("refused" if told.code in REFUSALS else "failed", told.error)] * len(order.tasks)
-        results = {each["name"]: each for each in told.result["variants"]}
-        return [_outcome(results.get(name, {}), told.code) for name in order.variants]
+        *_, event = making.make(words, self.hub, limits)
+        if event.result is None:
+            return [Outcome("refused" if event.code in REFUSALS else "failed", event.error)] * len(order.tasks)
+        results = {each["name"]: each for each in event.result["variants"]}
+        return [_outcome(results.get(name, {}), event.code) for name in order.variants]
+
+    def _why_not(self, order: Order) -> str | None:
+        """Why this Space does not make it, as a visitor would be event. Raises SdhubError."""
+        checkpoint = looking.inspected(order.source, self.hub, self.limits)
+        choices = (looking.choice(checkpoint, name, self.limits) for name in order.variants)
+        return next((f"{each.name}: {each.reason}" for each in choices if each.reason is not None), None)
 
 
 def _outcome(result: Mapping[str, Any], code: int) -> Outcome:
@@ -87,7 +97,7 @@ class Worker:
     def __init__(
         self,
         options: Options,
-        hub: Endpoint,
+        hub: Hub,
         folder: Path,
         deliveries: Deliveries,
         dispatch: Dispatch,
@@ -99,7 +109,7 @@ class Worker:
         for aside in filter(None, (self._state.set_aside, deliveries.set_aside)):
             logger.warning("webhook: a damaged file was set aside as %s, and a new one begun", aside)
         self._dispatch = dispatch
-        self._looker = Looker(options, self._state, hub.url, max_bytes=max_bytes)
+        self._looker = Looker(options, self._state, hub, max_bytes=max_bytes)
         self._news = threading.Event()
 
     def start(self) -> None:
@@ -112,7 +122,7 @@ class Worker:
 
     def head(self, repository: str) -> str | None:
         """The commit that `main` of a model is at. Raises HubError."""
-        info = Target(repository, endpoint=self._hub.url, token=self._hub.token).info()
+        info = Target(repository, self._hub).info()
         return info.sha if info else None
 
     def _work(self) -> None:

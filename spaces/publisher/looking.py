@@ -10,8 +10,8 @@ from sdhub.backends.base import backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint, Source
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_repository
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.workflow.options import Options
 from sdhub.workflow.plan import make_plan, possible
 
@@ -43,17 +43,23 @@ class Look:
         return f"{self.checkpoint.id}@{self.checkpoint.sha}"
 
 
-def look(source: str, hub: Endpoint, limits: Limits) -> Look:
+def look(source: str, hub: Hub, limits: Limits) -> Look:
     """Look at a Hub id with the visitor's own token, or none. Raises SdhubError.
 
     No path is looked for: this machine's files are not the visitor's.
     """
+    checkpoint = inspected(source, hub, limits)
+    return Look(checkpoint, tuple(choice(checkpoint, str(row["name"]), limits) for row in possible(checkpoint)))
+
+
+def inspected(source: str, hub: Hub, limits: Limits) -> Checkpoint:
+    """A checkpoint of the Hub, not larger than this Space takes. Raises SdhubError."""
     text = source.strip()
     if not text or len(text) > MAX_SOURCE:
         raise SourceError("a checkpoint is named as org/name", hint="paste its id, or its address on the Hub")
-    checkpoint = inspect(Source("hub", *parse_repository(text)), endpoint=hub.url, token=hub.token)
+    checkpoint = inspect(Source("hub", *parse_repository(text)), hub)
     require_size(checkpoint, limits)
-    return Look(checkpoint, tuple(_choice(checkpoint, str(row["name"]), limits) for row in possible(checkpoint)))
+    return checkpoint
 
 
 def require_size(checkpoint: Checkpoint, limits: Limits) -> None:
@@ -71,7 +77,8 @@ def usual() -> set[str]:
     return {backend.usual for backend in backends().values()}
 
 
-def _choice(checkpoint: Checkpoint, name: str, limits: Limits) -> Choice:
+def choice(checkpoint: Checkpoint, name: str, limits: Limits) -> Choice:
+    """A variant of a checkpoint, with the reason where this Space cannot make it."""
     try:
         backend_of(name).versions()
     except MissingExtraError:

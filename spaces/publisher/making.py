@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from downloads import clear_downloads
 from limits import Limits
+from line import Line
 
-from sdhub.core.endpoint import Endpoint
+from sdhub.core.hub import Hub
 from sdhub.core.scratch import temporary
 from sdhub.workflow import cache
 
@@ -49,47 +51,7 @@ class Told:
     code: int = 1
 
 
-class Line:
-    """Those who wait, and the one whose turn it is: first come, first served."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Condition()
-        self._tickets: list[object] = []
-
-    def join(self, most: int) -> object | None:
-        """A ticket; None where `most` wait already."""
-        with self._guard:
-            if len(self._tickets) > most:
-                return None
-            ticket = object()
-            self._tickets.append(ticket)
-            return ticket
-
-    def ahead(self, ticket: object) -> int:
-        """How many come before a ticket; 0 is its turn."""
-        with self._guard:
-            return self._tickets.index(ticket)
-
-    def wait(self, seconds: float) -> None:
-        """Until something moves, at most for so long."""
-        with self._guard:
-            self._guard.wait(seconds)
-
-    def leave(self, ticket: object) -> None:
-        """Make room for the next."""
-        with self._guard:
-            self._tickets.remove(ticket)
-            self._guard.notify_all()
-
-    def __len__(self) -> int:
-        return len(self._tickets)
-
-    def __str__(self) -> str:
-        waiting = max(0, len(self) - 1)
-        return f"One publication is being made, {waiting} wait." if len(self) else "Nobody waits."
-
-
-LINE = Line()  # memory is short: visitors and the webhook share it
+LINE = Line("publication")  # memory is short: visitors and the webhook share it
 
 
 def arguments(
@@ -102,7 +64,7 @@ def arguments(
     return [*words, "--", source]
 
 
-def make(words: Sequence[str], hub: Endpoint, limits: Limits, line: Line = LINE) -> Iterator[Told]:
+def make(words: Sequence[str], hub: Hub, limits: Limits, line: Line = LINE) -> Iterator[Told]:
     """Wait for the turn, telling of the place, and run `sdhub`, line by line. Leaving the iteration ends it."""
     ticket = line.join(limits.waiting)
     if ticket is None:
@@ -125,13 +87,15 @@ def make(words: Sequence[str], hub: Endpoint, limits: Limits, line: Line = LINE)
 
 
 def tidy(limits: Limits) -> None:
-    """Clear what dead processes left, and of the work folder what was not used for longest, down to its bound."""
+    """Clear what dead processes left, and what was not used for longest, down to the bound: of the work folder,
+    and of what was read of checkpoints that visitors looked at."""
+    clear_downloads(int(limits.kept))
     gone = cache.clear(max_bytes=int(limits.kept))
     if gone:
         logger.info("cleared %d entries, %d bytes", len(gone), sum(each.bytes for each in gone))
 
 
-def _alone(words: Sequence[str], hub: Endpoint, limits: Limits) -> Iterator[Told]:
+def _alone(words: Sequence[str], hub: Hub, limits: Limits) -> Iterator[Told]:
     try:
         with temporary("publisher") as home:  # of huggingface_hub: no token of anyone else is in it
             environment = {name: os.environ[name] for name in KEPT if name in os.environ}

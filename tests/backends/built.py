@@ -10,7 +10,7 @@ from sdhub.backends.base import Backend
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.endpoint import endpoint
 from sdhub.core.progress import SILENT
-from sdhub.recipes.recipe import Calibration, Component, Float, Recipe, Treatment
+from sdhub.recipes.recipe import Calibration, ComponentRecipe, Float, Recipe, Treatment
 from sdhub.workflow import measure
 
 CALIBRATION = Calibration(
@@ -29,8 +29,8 @@ CALIBRATION = Calibration(
 def recipe_for(backend: Backend, layers: dict[str, Treatment], *, calibrated: bool = True) -> Recipe:
     """Everything in float16 but these layers of the UNet."""
     preset = backend.recipe(resolve("demo"), backend.usual)
-    components = {name: Component(default=Float()) for name in preset.components}
-    components["unet"] = Component(default=Float(), layers=layers)
+    components = {name: ComponentRecipe(default=Float()) for name in preset.components}
+    components["unet"] = ComponentRecipe(default=Float(), layers=layers)
     return Recipe(
         name=f"{backend.usual}-few",
         backend=backend.name,

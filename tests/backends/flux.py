@@ -8,8 +8,8 @@ from typing import Any
 WIDTH, TEXT = 128, 64
 
 
-def flux_folder(root: Path) -> Path:
-    """Write it as diffusers does; `root` has to be new."""
+def flux_folder(root: Path, levels: int = 2) -> Path:
+    """Write it as diffusers does; `root` has to be new. `levels`: of the VAE, each of half the side before it."""
     import torch
     from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
     from transformers import T5Config, T5EncoderModel, T5Tokenizer
@@ -49,9 +49,9 @@ def flux_folder(root: Path) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=AutoencoderKL(
             latent_channels=4,
-            block_out_channels=(32, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(32,) * levels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
             shift_factor=0.1,
             scaling_factor=0.4,
         ),

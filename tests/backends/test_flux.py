@@ -17,7 +17,7 @@ from sdhub.checkpoint.source import Source
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import RecipeError
 from sdhub.core.progress import SILENT
-from sdhub.recipes.recipe import Component, LowRank
+from sdhub.recipes.recipe import ComponentRecipe, LowRank
 from sdhub.workflow import stages
 from sdhub.workflow.variants import backend_of_folder
 from tests.backends.flux import draw, flux_folder
@@ -37,9 +37,9 @@ def drawn(checkpoint):
 
 def blind(checkpoint, variant):
     """The variant without calibration, with a small T5 treated as a large one is."""
-    recipe = backend_of(variant).recipe(checkpoint, variant).nearest()
+    recipe = backend_of(variant).recipe(checkpoint, variant).uncalibrated()
     if variant.startswith("sdnq"):
-        parts = {**recipe.components, "text_encoder_2": Component(default=UINT4)}
+        parts = {**recipe.components, "text_encoder_2": ComponentRecipe(default=UINT4)}
         recipe = recipe.model_copy(update={"components": parts})
     return recipe
 
@@ -56,7 +56,7 @@ def test_it_is_made_from_files_alone(checkpoint, drawn, variant, most, tmp_path,
     monkeypatch.setattr(stages.measure, "load_base", None)
     out = tmp_path / "variant"
     out.mkdir()
-    stages.build(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
+    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
     assert backend_of_folder(out) is backend
     again = draw(backend.open(out))
     off = float((again - drawn).norm() / drawn.norm())
@@ -80,7 +80,7 @@ def test_nothing_runs_flux_to_calibrate_it(checkpoint):
         assert recipe.name == variant
         assert recipe.calibration is None
         treatment = recipe.components["transformer"].default
-        assert (treatment.rounding, treatment.smoothing) == ("nearest", False)
+        assert (treatment.rounding, treatment.smoothing) == ("round_to_nearest", False)
         backend.accept(large, recipe)
         assert backend.forecast(large, recipe).bytes < backend.forecast(large, recipe).peak_bytes
 
@@ -99,9 +99,9 @@ def test_a_large_t5_is_treated_as_its_code_allows(checkpoint):
     module, _ = stream(Path(checkpoint.source.ref), "text_encoder_2")
     chosen = layers_of(module, component)
     assert chosen[output].dtype == "int8"
-    assert output not in layers_of(module, Component(default=UINT4))
+    assert output not in layers_of(module, ComponentRecipe(default=UINT4))
     with pytest.raises(RecipeError, match="symmetric"):
-        layers_of(module, Component(default=UINT4, layers={output: UINT4}))
+        layers_of(module, ComponentRecipe(default=UINT4, layers={output: UINT4}))
 
 
 @pytest.mark.parametrize(("variant", "most"), [("nunchaku-int4", 0.3), ("sdnq-uint4", 0.15)])
@@ -116,7 +116,7 @@ def test_a_calibrated_one_is_made_of_the_loaded_pipeline(checkpoint, drawn, vari
     assert not backend.streams(checkpoint, recipe)
     out = tmp_path / "variant"
     out.mkdir()
-    stages.build(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
+    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
     off = float((draw(backend.open(out)) - drawn).norm() / drawn.norm())
     assert 0.001 < off < most
     assert torch.isfinite(drawn).all()

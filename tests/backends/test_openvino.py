@@ -10,17 +10,17 @@ from types import SimpleNamespace
 import pytest
 
 from sdhub.backends.base import backend_of, backends
-from sdhub.backends.openvino import floor, graph, shapes
+from sdhub.backends.openvino import graph, quality_target, shapes
 from sdhub.backends.openvino.export import vet_layers
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import RecipeError, UnsupportedError
-from sdhub.core.isolated import apart
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import SILENT
 from sdhub.evidence.compare import compare
 from sdhub.evidence.sampling import Prompt, Sampling
-from sdhub.recipes.recipe import Affine, Component, Float, Palette, Recipe
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Palette, Recipe
 from sdhub.workflow import measure, stages
 from tests.backends.flux import flux_folder
 from tests.backends.openvino_graphs import integer_products
@@ -43,7 +43,7 @@ def backend():
 
 def build(backend, checkpoint, recipe, out):
     out.mkdir()
-    apart(stages.build, checkpoint, endpoint(None), backend.name, recipe, out, progress=SILENT)
+    run_isolated(stages.build_variant, checkpoint, endpoint(None), backend.name, recipe, out, progress=SILENT)
     return out
 
 
@@ -57,7 +57,7 @@ def recipe(backend, checkpoint):
     """The preset, but for two layers that stay in float16."""
     preset = backend.recipe(checkpoint, "openvino-int8")
     layers = {"conv_out": Float(), "mid_block.resnets.0.conv1": Float()}
-    unet = Component(default=preset.components["unet"].default, layers=layers)
+    unet = ComponentRecipe(default=preset.components["unet"].default, layers=layers)
     return preset.model_copy(update={"components": {**preset.components, "unet": unet}})
 
 
@@ -139,12 +139,12 @@ def full(backend, checkpoint, full_recipe, tmp_path_factory):
 def test_all_but_the_spared_layers_compute_in_integers(full):
     unet = graph.read(full / "unet")
     integers = integer_products(unet)
-    spared = set(graph.layers(unet)) - integers
-    assert graph.weight_types(unet) == {"i8": len(integers), "u8": len(spared)}
-    assert len(integers) + len(spared) == LAYERS
+    higher_precision = set(graph.layers(unet)) - integers
+    assert graph.weight_types(unet) == {"i8": len(integers), "u8": len(higher_precision)}
+    assert len(integers) + len(higher_precision) == LAYERS
     assert len(integers) == 106
     # The latents themselves, and the way past the last blocks, go straight into the output.
-    assert {"conv_in", "conv_out", "up_blocks.1.resnets.1.conv_shortcut"} <= spared
+    assert {"conv_in", "conv_out", "up_blocks.1.resnets.1.conv_shortcut"} <= higher_precision
     assert graph.weight_types(graph.read(full / "text_encoder")) == {"u8": 18}
     assert graph.weight_types(graph.read(full / "vae_decoder")) == {"f16": 26}
     assert graph.weight_types(graph.read(full / "vae_encoder")) == {"f16": 20}
@@ -268,16 +268,16 @@ def judged(monkeypatch):
     shares = []
 
     def compress(_, recipe, folder, *rest):
-        shares.append(recipe.components["unet"].default.spared)
+        shares.append(recipe.components["unet"].default.higher_precision)
         folder.mkdir(exist_ok=True)
 
     def convert(_, __, ___, out, ____):
         (out / "unet").mkdir()
         return ["unet"]
 
-    monkeypatch.setattr(floor, "prepare", lambda *_: None)
-    monkeypatch.setattr(floor, "convert", convert)
-    monkeypatch.setattr(floor, "compress_part", compress)
+    monkeypatch.setattr(quality_target, "prepare", lambda *_: None)
+    monkeypatch.setattr(quality_target, "convert", convert)
+    monkeypatch.setattr(quality_target, "compress_part", compress)
     return shares
 
 
@@ -288,18 +288,20 @@ def test_a_floor_takes_the_least_share_that_reaches_it(backend, checkpoint, judg
     def judge(_):
         return 30 + 10 * judged[-1]
 
-    found = backend.reach(checkpoint, None, recipe, wanted, judge, SILENT)
-    assert found.components["unet"].default.spared == share
+    found = backend.meet_target(checkpoint, None, recipe, wanted, judge, SILENT)
+    assert found.components["unet"].default.higher_precision == share
     assert found.name == recipe.name and found.calibration == recipe.calibration
-    assert share in judged and len(judged) <= floor.TRIES
+    assert share in judged and len(judged) <= quality_target.TRIES
 
 
 def test_a_floor_out_of_reach_says_what_is(backend, checkpoint, judged):
     recipe = backend.recipe(checkpoint, "openvino-int8-full")
     with pytest.raises(UnsupportedError, match=r"reaches 35\.0 dB and not 36"):
-        backend.reach(checkpoint, None, recipe, 36.0, lambda _: 35.0, SILENT)
+        backend.meet_target(checkpoint, None, recipe, 36.0, lambda _: 35.0, SILENT)
     with pytest.raises(UnsupportedError, match="calibrated"):
-        backend.reach(checkpoint, None, backend.recipe(checkpoint, "openvino-int8"), 36.0, lambda _: 35.0, SILENT)
+        backend.meet_target(
+            checkpoint, None, backend.recipe(checkpoint, "openvino-int8"), 36.0, lambda _: 35.0, SILENT
+        )
 
 
 def test_variants_have_names_with_ratios(backend, checkpoint):
@@ -307,7 +309,7 @@ def test_variants_have_names_with_ratios(backend, checkpoint):
     recipe = backend.recipe(checkpoint, "openvino-int8-tome0.25")
     assert (recipe.name, recipe.sizes) == ("openvino-int8-tome0.25", ((64, 64),))
     assert recipe.components["unet"].token_merging == 0.25
-    assert "25% of the tokens" in backend.summary("openvino-int8-tome0.25")
+    assert "25% of the tokens" in backend.describe("openvino-int8-tome0.25")
     for wrong in (
         "openvino-int8-tome0.8",
         "openvino-int8-tome0",
@@ -361,7 +363,9 @@ def test_a_layer_that_is_not_there_is_named(recipe):
 )
 def test_treatments_that_it_does_not_follow_are_refused_before_work(backend, checkpoint, treatment, said):
     recipe = backend.recipe(checkpoint, "openvino-int8")
-    wrong = recipe.model_copy(update={"components": {**recipe.components, "unet": Component(default=treatment)}})
+    wrong = recipe.model_copy(
+        update={"components": {**recipe.components, "unet": ComponentRecipe(default=treatment)}}
+    )
     with pytest.raises(UnsupportedError, match=said):
         backend.accept(checkpoint, wrong)
 
@@ -370,14 +374,18 @@ def test_treatments_that_it_does_not_follow_are_refused_before_work(backend, che
     ("part", "changes", "said"),
     [
         ("unet", {"default": Affine(bits=8, activations="int8")}, "needs a calibration"),
-        ("text_encoder", {"default": Affine(bits=8, spared=0.1)}, "only the denoiser"),
+        ("text_encoder", {"default": Affine(bits=8, higher_precision=0.1)}, "only the denoiser"),
         ("unet", {"default": Affine(bits=8), "token_merging": 0.4}, "one fixed size"),
-        ("unet", {"default": Affine(bits=8), "layers": {"conv_in": Affine(bits=8, spared=0.1)}}, "single layer"),
+        (
+            "unet",
+            {"default": Affine(bits=8), "layers": {"conv_in": Affine(bits=8, higher_precision=0.1)}},
+            "single layer",
+        ),
     ],
 )
 def test_what_needs_something_else_says_so(backend, checkpoint, part, changes, said):
     recipe = backend.recipe(checkpoint, "openvino-int8")
-    wrong = recipe.model_copy(update={"components": {**recipe.components, part: Component(**changes)}})
+    wrong = recipe.model_copy(update={"components": {**recipe.components, part: ComponentRecipe(**changes)}})
     with pytest.raises((UnsupportedError, RecipeError), match=said):
         backend.accept(checkpoint, wrong)
 

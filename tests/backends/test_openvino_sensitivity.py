@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdhub.backends.openvino.calls import Calls, run
-from sdhub.backends.openvino.sensitivity import Cost, sensitivities, spare
+from sdhub.backends.openvino.sensitivity import Cost, most_sensitive, sensitivities
 from sdhub.compression.affine import quantize
 from sdhub.compression.calibration import collect
 from sdhub.recipes.recipe import Affine
@@ -74,7 +74,8 @@ def test_spared_are_those_that_cost_most_for_what_they_are():
         "dull": Cost(error=0.01, multiplications=10, weights=1),
     }
     by_work = {
-        share: spare(costs, share, by=lambda cost: cost.multiplications) for share in (0, 0.1, 0.25, 0.9, 1)
+        share: most_sensitive(costs, share, by=lambda cost: cost.multiplications)
+        for share in (0, 0.1, 0.25, 0.9, 1)
     }
     assert by_work == {
         0: frozenset(),

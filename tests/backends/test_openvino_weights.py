@@ -14,7 +14,7 @@ from sdhub.compression import affine
 from sdhub.compression.calibration import collect
 from sdhub.compression.observers import LayerStatistics
 from sdhub.core.errors import BuildError
-from sdhub.recipes.recipe import Affine, Component, Float
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float
 from tests.backends.openvino_graphs import integer_products
 from tests.exact import EXACT
 
@@ -107,7 +107,7 @@ def test_four_bit_codes_are_packed_low_half_first(folder):
 
 def test_each_layer_gets_what_the_recipe_says(folder):
     layers = {"conv": Float(), "down": Affine(bits=8, symmetric=True)}
-    compress(folder, Component(default=Affine(bits=4, group_size=32), layers=layers))
+    compress(folder, ComponentRecipe(default=Affine(bits=4, group_size=32), layers=layers))
     model = graph.read(folder)
     kinds = {
         layer: graph.constant_of(each).get_output_element_type(0).get_type_name()
@@ -117,12 +117,12 @@ def test_each_layer_gets_what_the_recipe_says(folder):
     assert integer_products(model) == set()
 
 
-FULL = Component(default=Affine(bits=8, activations="int8", smoothing=0.5))
-HYBRID = Component(default=Affine(bits=8, activations="hybrid"))
+FULL = ComponentRecipe(default=Affine(bits=8, activations="int8", smoothing=0.5))
+HYBRID = ComponentRecipe(default=Affine(bits=8, activations="hybrid"))
 
 
 def test_spared_layers_keep_eight_bits_and_float_inputs(net, folder):
-    compress(folder, FULL, spared={"conv"}, statistics=seen(net, samples()))
+    compress(folder, FULL, higher_precision={"conv"}, statistics=seen(net, samples()))
     model = graph.read(folder)
     assert integer_products(model) == {"down", "up"}
     assert graph.weight_types(model) == Counter({"i8": 2, "u8": 1})
@@ -179,7 +179,7 @@ def test_smoothing_evens_out_channels(net, folder):
         openvino.save_model(model, folder / graph.MODEL)
         calls = samples()
         full = Affine(bits=8, activations="int8", smoothing=smoothing)
-        compress(folder, Component(default=Float(), layers={"down": full}), statistics=seen(loud, calls))
+        compress(folder, ComponentRecipe(default=Float(), layers={"down": full}), statistics=seen(loud, calls))
         with torch.no_grad():
             expected = loud(calls[0]).numpy()
         errors.append(float(np.square(drawn(folder, calls[0]) - expected).mean()))
@@ -259,21 +259,21 @@ def test_fractions_of_timesteps_come_through(tmp_path):
 
 def test_activations_are_not_rounded_without_calibration(folder):
     with pytest.raises(BuildError, match="calibration"):
-        compress(folder, Component(default=Affine(bits=8, activations="int8")))
+        compress(folder, ComponentRecipe(default=Affine(bits=8, activations="int8")))
 
 
-def test_compensated_rounding_lowers_the_error_of_the_output(net, folder):
+def test_gptq_lowers_the_error_of_the_output(net, folder):
     rows = torch.randn(512, 128, generator=torch.Generator().manual_seed(3)) @ torch.randn(128, 128)
     zero = torch.zeros(128)
     known = LayerStatistics(zero, zero, zero, 512, torch.empty(0, 128), (rows.T @ rows,), 512)
     errors = []
-    for rounding, statistics in (("nearest", {}), ("compensated", {"down": known})):
+    for rounding, statistics in (("round_to_nearest", {}), ("gptq", {"down": known})):
         copy = folder.parent / rounding
         copy.mkdir()
         for path in folder.iterdir():
             (copy / path.name).write_bytes(path.read_bytes())
         layers = {"down": Affine(bits=4, group_size=32, rounding=rounding)}
-        compress(copy, Component(default=Float(), layers=layers), statistics=statistics)
+        compress(copy, ComponentRecipe(default=Float(), layers=layers), statistics=statistics)
         operation = graph.layers(graph.read(copy))["down"]
         weight = _constant_folded(operation.input_value(graph.WEIGHT))
         off = rows @ (torch.from_numpy(weight) - net.down.weight.detach().half().float()).T

@@ -7,7 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from sdhub.backends import parts as parts_module
 from sdhub.backends.parts import Parts
+from sdhub.core.errors import BuildError
 
 TENSORS = {
     "a.weight": torch.arange(12, dtype=torch.uint8).view(3, 4),
@@ -79,3 +81,21 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path, shard):
         paths = parts.join(tmp_path / name, "model", metadata={"format": "pt"}, shard=shard)
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
+
+
+def test_what_does_not_arrive_is_told(tmp_path, monkeypatch):
+    """A byte of the middle of the file turned while it is written."""
+    copy = parts_module._copy
+
+    def broken(source, target, size):
+        copy(source, target, size)
+        if size == TENSORS["b.weight"].numel() * 4:
+            target.seek(-1, 1)
+            target.write(b"\x7f")
+
+    parts = Parts(tmp_path / "parts")
+    fill(parts)
+    monkeypatch.setattr(parts_module, "_copy", broken)
+    with pytest.raises(BuildError, match=r"b\.weight was not written"):
+        parts.join(tmp_path, "model", metadata={})
+    assert (tmp_path / "parts").exists()

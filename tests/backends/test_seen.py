@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdhub.backends.seen import shared_inputs
+from sdhub.backends.input_statistics import shared_inputs
 
 
 def inputs_of(unet, layers):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sdhub.backends import components
 from sdhub.backends.sdnq.build import layers_of as sdnq_layers
@@ -12,9 +12,9 @@ from sdhub.backends.sdnq.build import write as write_sdnq
 from sdhub.backends.streaming import stream
 from sdhub.backends.svdquant.build import write as write_lite
 from sdhub.backends.svdquant.targets import layers_of as lite_layers
-from sdhub.core.errors import SourceError
+from sdhub.core.errors import SourceError, UnsupportedError
 from sdhub.core.progress import SILENT
-from sdhub.recipes.recipe import Affine, Component, LowRank
+from sdhub.recipes.recipe import Affine, ComponentRecipe, LowRank
 
 INT4 = LowRank(rank=16, residual="int4", group_size=64, activations="int4")
 UINT4 = LowRank(rank=16, residual="uint4", group_size=64)
@@ -54,7 +54,7 @@ def component(module):
         and "blocks" in name
     ]
     assert len(names) == 3
-    return Component(default=INT4, layers=dict.fromkeys(names, Affine(bits=4, group_size=64)))
+    return ComponentRecipe(default=INT4, layers=dict.fromkeys(names, Affine(bits=4, group_size=64)))
 
 
 def test_streamed_and_loaded_give_the_same_bytes(flux, tmp_path):
@@ -83,7 +83,7 @@ def test_streamed_and_loaded_give_the_same_bytes(flux, tmp_path):
 def test_a_run_that_was_cut_off_goes_on(flux, tmp_path, monkeypatch):
     root, _ = flux
     module, read = stream(root, "transformer")
-    layers = sdnq_layers(module, Component(default=UINT4))
+    layers = sdnq_layers(module, ComponentRecipe(default=UINT4))
     begun = []
 
     def failing(name):
@@ -127,3 +127,48 @@ def test_missing_weights_are_named(flux, tmp_path):
         stream(copied, "transformer")
     with pytest.raises(SourceError, match="no component vae"):
         stream(root, "vae")
+
+
+def rewritten(root, copied, change):
+    """A copy of the folder, its transformer in one file of tensors that `change` made of the original's."""
+    import shutil
+
+    shutil.copytree(root, copied)
+    part = copied / "transformer"
+    tensors = {}
+    for path in sorted(part.glob("*.safetensors")):
+        tensors |= load_file(path)
+        path.unlink()
+    (part / "diffusion_pytorch_model.safetensors.index.json").unlink(missing_ok=True)
+    save_file(change(tensors), part / "diffusion_pytorch_model.safetensors")
+    return copied
+
+
+def test_a_tensor_that_no_layer_takes_is_named(flux, tmp_path):
+    surplus = "transformer_blocks.7.attn.to_q.weight"
+    copied = rewritten(flux[0], tmp_path / "copy", lambda tensors: {**tensors, surplus: torch.zeros(4, 4)})
+    with pytest.raises(UnsupportedError, match="no use") as caught:
+        stream(copied, "transformer")
+    assert surplus in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_plain_8_bit_floats_are_widened(flux, tmp_path, kind):
+    """The variant is that of the same numbers in 32 bits, byte for byte."""
+    narrow = rewritten(
+        flux[0], tmp_path / "narrow", lambda tensors: {name: each.to(kind) for name, each in tensors.items()}
+    )
+    wide = rewritten(
+        narrow, tmp_path / "wide", lambda tensors: {name: each.float() for name, each in tensors.items()}
+    )
+    for write, layers_of, chosen in (
+        (write_lite, lite_layers, component),
+        (write_sdnq, sdnq_layers, lambda module: ComponentRecipe(default=UINT4)),
+    ):
+        made = []
+        for root in (narrow, wide):
+            module, read = stream(root, "transformer")
+            out = tmp_path / f"{write.__module__}-{root.name}"
+            write(module, layers_of(module, chosen(module)), {}, out, torch.bfloat16, SILENT, read=read)
+            made.append((out / "diffusion_pytorch_model.safetensors").read_bytes())
+        assert made[0] == made[1]

@@ -14,7 +14,7 @@ from sdhub.backends.variant.layout import Variant
 from sdhub.backends.variant.view import lay, opened
 from sdhub.checkpoint.tree import Folder
 from sdhub.core.errors import BuildError, SourceError, UnsafeError, UnsupportedError
-from sdhub.core.foreign import told
+from sdhub.core.foreign import translate_errors
 from sdhub.workflow.variants import vet_folder
 from tests.checkpoint.tiny import write
 from tests.hostile.variants import edit, skeletons
@@ -104,9 +104,9 @@ def test_a_fault_of_a_part_names_the_variant_too(folders):
 
 
 def test_what_ends_the_program_is_no_library_error():
-    with pytest.raises(KeyboardInterrupt), told("x", BuildError):
+    with pytest.raises(KeyboardInterrupt), translate_errors("x", BuildError):
         raise KeyboardInterrupt
-    with pytest.raises(UnsupportedError, match=r"^as it is$"), told("x", BuildError):
+    with pytest.raises(UnsupportedError, match=r"^as it is$"), translate_errors("x", BuildError):
         raise UnsupportedError("as it is")
 
 

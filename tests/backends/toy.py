@@ -1,4 +1,4 @@
-"""A backend of another distribution: the checkpoint in 16 bits, as diffusers saves it."""
+"""A backend of another distribution: the checkpoint in 16 bits, its weights rounded as the recipe says."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.layout import File, Layout
 from sdhub.recipes.presets import Preset, preset
 from sdhub.recipes.recipe import Affine, Float, Treatment
+from sdhub.recipes.weights import compress
 
 PRESETS = {"toy-half": Preset("16-bit weights", weights=Float())}
 PIPELINES = frozenset({"StableDiffusionPipeline"})
 
 
 class Toy(Backend):
-    """Half precision, in a folder of diffusers."""
+    """Half precision, in a folder of diffusers; what a recipe rounds is stored as it is dequantized."""
 
     name = "toy"
     extra = "torch"
     packages = ("diffusers", "torch")
-    variants: Mapping[str, str] = {name: each.summary for name, each in PRESETS.items()}
+    variants: Mapping[str, str] = {name: each.description for name, each in PRESETS.items()}
     usual = ""
     tags = ("toy",)
     library = "diffusers"
@@ -32,7 +33,7 @@ class Toy(Backend):
     analyzed_as = "toy-half"
 
     def choices(self, rounding: str) -> tuple[Treatment, ...]:
-        return (Affine(bits=4, group_size=64), Affine(bits=8), Float())
+        return (Affine(bits=4), Affine(bits=8), Float())
 
     def why_not(self, checkpoint: Any, variant: str) -> str | None:
         return None if checkpoint.pipeline in PIPELINES else "toys are Stable Diffusion"
@@ -52,6 +53,11 @@ class Toy(Backend):
     def build(self, checkpoint: Any, pipeline: Any, recipe: Any, out: Path, progress: Any) -> None:
         import torch
 
+        for name, component in recipe.components.items():
+            layers = dict(getattr(pipeline, name).named_modules())
+            weights = {each: layers[each].weight for each in layers if hasattr(layers[each], "weight")}
+            for each, grid in compress(weights, component):
+                layers[each].weight.data.copy_(grid.dequantize())
         pipeline.to(torch.float16).save_pretrained(out)
         (out / "toy.txt").write_text("a toy")
 

@@ -44,6 +44,6 @@ def test_anything_else_is_refused_in_one_line(raw: bytes) -> None:
 
 
 def test_words_of_strangers_are_shown_on_one_line() -> None:
-    assert shown("a\nb\x1b[31m\u202ec\x00") == "a?b?[31m?c?"
+    assert shown("a\nb\x1b[31m\u202ec\x00") == "a b?[31m?c?"
     assert shown("x" * 100, 10) == "x" * 9 + "…"
     assert shown("x" * 10, 10) == "x" * 10

@@ -11,6 +11,7 @@ from sdhub.checkpoint.families import FAMILIES, PIPELINES, TRAITS
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.known import CLASSES, SCHEDULERS
 from sdhub.checkpoint.source import parse_source
+from sdhub.core.errors import UsageError
 from sdhub.workflow.plan import sampling_for
 from tests.checkpoint.tiny import UNET, skeleton, write
 
@@ -246,6 +247,18 @@ def test_turbo_is_who_is_called_so(
     assert ("turbo" in found.traits) == turbo
     sampling = sampling_for(found)
     assert (sampling.steps, sampling.guidance) == ((4, 0.0) if turbo else (25, 7.5))
+
+
+def test_no_more_steps_are_drawn_than_the_scheduler_was_trained_on(tmp_path: Path) -> None:
+    configs = {"scheduler": {"num_train_timesteps": 120}}
+    index = {"scheduler": ["diffusers", "DDIMScheduler"]}
+    root = skeleton(tmp_path / "few", "StableDiffusionPipeline", index, configs)
+    write(root / "README.md", "---\ninference:\n  parameters:\n    num_inference_steps: 150\n---\n")
+    found = inspect(Source("folder", str(root)))
+    assert sampling_for(found).steps == 120
+    assert sampling_for(found, steps=120).steps == 120
+    with pytest.raises(UsageError, match="steps of 121 draw nothing"):
+        sampling_for(found, steps=121)
 
 
 def test_every_family_and_trait_has_an_example() -> None:

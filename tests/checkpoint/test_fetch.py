@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from sdhub.checkpoint import fetch as module
 from sdhub.checkpoint.checkpoint import Source
-from sdhub.checkpoint.fetch import fetch, fingerprint
+from sdhub.checkpoint.fetch import fetch, fingerprint, require_unchanged
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_source
 from sdhub.core.errors import SdhubError, SourceError
@@ -78,6 +79,25 @@ def test_what_changed_since_inspection_is_told(tmp_path: Path) -> None:
         fetch(checkpoint)
     with pytest.raises(SourceError, match="is gone"):
         fingerprint(checkpoint)
+
+
+def test_files_that_were_written_or_replaced_since_are_told_whatever_their_size(tmp_path: Path) -> None:
+    checkpoint = inspect(Source("folder", str(skeleton(tmp_path))))
+    require_unchanged(checkpoint)
+    path = tmp_path / "vae" / "config.json"
+    content, times = path.read_bytes(), path.stat()
+    path.rename(tmp_path / "former")
+    path.write_bytes(content)  # the same bytes, of the same age, in another file
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(SourceError, match=r"vae/config\.json changed since it was inspected"):
+        require_unchanged(checkpoint)
+    checkpoint = inspect(Source("folder", str(tmp_path)))
+    path.write_bytes(bytes(reversed(content)))
+    with pytest.raises(SourceError, match="changed since"):
+        require_unchanged(checkpoint)
+    path.unlink()
+    with pytest.raises(SourceError, match="is gone"):
+        require_unchanged(checkpoint)
 
 
 def test_disk_space(monkeypatch: pytest.MonkeyPatch) -> None:

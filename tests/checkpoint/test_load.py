@@ -280,12 +280,14 @@ def test_families_that_are_inspected_only(tmp_path: Path) -> None:
 def test_a_denoiser_stays_narrow_and_computes_in_float32(tmp_path: Path) -> None:
     sd2().to(torch.float16).save_pretrained(tmp_path)
     _, wide = opened(tmp_path)
-    _, narrow = opened(tmp_path, narrow=True)
-    assert narrow.unet.dtype == torch.float32
-    kinds = {name: each.dtype for name, each in narrow.unet.named_parameters()}
+    _, half_precision = opened(tmp_path, half_precision=True)
+    assert half_precision.unet.dtype == torch.float32
+    kinds = {name: each.dtype for name, each in half_precision.unet.named_parameters()}
     assert kinds["conv_in.weight"] == torch.float16 and kinds["conv_norm_out.weight"] == torch.float32
-    assert narrow.vae.dtype == torch.float32
+    assert half_precision.vae.dtype == torch.float32
     asked = {"num_inference_steps": 1, "height": 16, "width": 16, "output_type": "np"}
-    drawn = [each("x", generator=torch.Generator().manual_seed(0), **asked).images for each in (narrow, wide)]
+    drawn = [
+        each("x", generator=torch.Generator().manual_seed(0), **asked).images for each in (half_precision, wide)
+    ]
     assert (drawn[0] == drawn[1]).all()
-    assert narrow.unet.conv_in.weight.dtype == torch.float16
+    assert half_precision.unet.conv_in.weight.dtype == torch.float16

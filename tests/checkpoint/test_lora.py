@@ -13,9 +13,9 @@ from sdhub.checkpoint import lora
 from sdhub.checkpoint.fetch import fetch, fingerprint
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.load import load
-from sdhub.checkpoint.remote import Hub
 from sdhub.checkpoint.source import parse_lora, parse_source
 from sdhub.core.errors import SourceError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT
 
 torch = pytest.importorskip("torch")
@@ -351,3 +351,173 @@ def test_a_lora_that_changed_since_is_told(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes() + b"\0")
     with pytest.raises(SourceError, match="changed since"):
         fetch(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_lora_of_the_same_size_that_changed_is_told(name: str, tmp_path: Path) -> None:
+    """In its file or in its settings, before it is fused or while that goes on."""
+    peft(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 4}))
+    checkpoint = inspect(parse_source("demo", [str(tmp_path / "adapter_model.safetensors")]))
+    assert set(checkpoint.loras[0].stamps) == {"adapter_model.safetensors", "adapter_config.json"}
+    path = fetch(checkpoint)
+    load(checkpoint, path)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    for use in (fetch, fingerprint, lambda each: load(each, path)):
+        with pytest.raises(SourceError, match=f"{name} changed since it was inspected"):
+            use(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("scale", "name"),
+    [
+        ("", "emoji-sd-style"),
+        (":1.0", "emoji-sd-style"),
+        (":0.5", "emoji-sd-style-x0.5"),
+        (":2", "emoji-sd-style-x2"),
+        (":-0.25", "emoji-sd-style-x-0.25"),
+        (":1e-05", "emoji-sd-style-x1e-05"),
+        (":1.0000001", "emoji-sd-style-x1.0000001"),
+    ],
+)
+def test_each_scale_has_a_name_of_its_own(scale: str, name: str, tmp_path: Path) -> None:
+    from huggingface_hub.utils import validate_repo_id
+
+    file = peft(tmp_path / "style.safetensors")
+    made = inspect(parse_source("demo", [f"{file}{scale}"])).name
+    assert made == name
+    validate_repo_id(f"acme/{made}-openvino-int8")
+
+
+# Of the true Stable Diffusion XL: generative-models' names, and diffusers' (two layers a stage, three stages).
+BLOCK = "transformer_blocks"
+SGM = {
+    "time_embed.0": "time_embedding.linear_1",
+    "label_emb.0.2": "add_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "input_blocks.1.0.in_layers.2": "down_blocks.0.resnets.0.conv1",
+    "input_blocks.3.0.op": "down_blocks.0.downsamplers.0.conv",
+    "input_blocks.4.0.skip_connection": "down_blocks.1.resnets.0.conv_shortcut",
+    "input_blocks.4.1.proj_in": "down_blocks.1.attentions.0.proj_in",
+    f"input_blocks.4.1.{BLOCK}.0.attn1.to_q": f"down_blocks.1.attentions.0.{BLOCK}.0.attn1.to_q",
+    f"input_blocks.5.1.{BLOCK}.1.ff.net.0.proj": f"down_blocks.1.attentions.1.{BLOCK}.1.ff.net.0.proj",
+    f"input_blocks.8.1.{BLOCK}.2.attn2.to_k": f"down_blocks.2.attentions.1.{BLOCK}.2.attn2.to_k",
+    f"middle_block.1.{BLOCK}.0.attn1.to_out.0": f"mid_block.attentions.0.{BLOCK}.0.attn1.to_out.0",
+    "middle_block.2.emb_layers.1": "mid_block.resnets.1.time_emb_proj",
+    f"output_blocks.0.1.{BLOCK}.0.attn2.to_v": f"up_blocks.0.attentions.0.{BLOCK}.0.attn2.to_v",
+    "output_blocks.2.2.conv": "up_blocks.0.upsamplers.0.conv",
+    "output_blocks.5.1.proj_out": "up_blocks.1.attentions.2.proj_out",
+    "output_blocks.8.0.out_layers.3": "up_blocks.2.resnets.2.conv2",
+    "out.2": "conv_out",
+}
+# Of Stable Diffusion 3: the names of its own code, and diffusers'.
+SD3 = {
+    "joint_blocks.0.x_block.attn.qkv": [f"transformer_blocks.0.attn.to_{each}" for each in "qkv"],
+    "joint_blocks.0.x_block.attn.proj": ["transformer_blocks.0.attn.to_out.0"],
+    "joint_blocks.0.x_block.mlp.fc1": ["transformer_blocks.0.ff.net.0.proj"],
+    "joint_blocks.1.x_block.mlp.fc2": ["transformer_blocks.1.ff.net.2"],
+    "joint_blocks.0.context_block.attn.qkv": [f"transformer_blocks.0.attn.add_{each}_proj" for each in "qkv"],
+    "joint_blocks.0.context_block.attn.proj": ["transformer_blocks.0.attn.to_add_out"],
+    "joint_blocks.0.context_block.mlp.fc1": ["transformer_blocks.0.ff_context.net.0.proj"],
+    "joint_blocks.1.context_block.attn.qkv": [f"transformer_blocks.1.attn.add_{each}_proj" for each in "qkv"],
+}
+
+
+def spelled(spelling: str, name: str, up: Any, down: Any, alpha: float) -> dict[str, Any]:
+    """A layer's tensors as a tool would write them."""
+    flat = f"lora_unet_{name.replace('.', '_')}"
+    if spelling == "kohya":
+        return {
+            f"{flat}.lora_up.weight": up,
+            f"{flat}.lora_down.weight": down,
+            f"{flat}.alpha": torch.tensor(alpha),
+        }
+    return {
+        f"{spelling}.{name}.lora_B.weight": up,
+        f"{spelling}.{name}.lora_A.weight": down,
+        f"{spelling}.{name}.alpha": torch.tensor(alpha),
+    }
+
+
+def fused_as_named(component: str, module: Any, names: dict[str, list[str]], spelling: str, root: Path) -> None:
+    """Write a LoRA of these layers, each of its own rank and alpha, fuse it, and hold every parameter against
+    alpha / rank * up * down computed here."""
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    generator, tensors, wanted = torch.Generator().manual_seed(0), {}, {}
+    for number, (name, paths) in enumerate(names.items()):
+        rank, alpha = number % 3 + 1, 0.5 + number
+        weights = [before[f"{path}.weight"] for path in paths]
+        up = torch.randn(sum(len(each) for each in weights), rank, generator=generator)
+        down = torch.randn(rank, *weights[0].shape[1:], generator=generator)
+        delta = (0.7 * alpha / rank) * (up @ down.flatten(1))
+        for path, part in zip(paths, delta.split([len(each) for each in weights]), strict=True):
+            wanted[f"{path}.weight"] = part.reshape(before[f"{path}.weight"].shape)
+        up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
+        tensors |= spelled(spelling, name, up, down, alpha)
+    pinned = lora.pin(parse_lora(f"{save(root / 'x.safetensors', tensors)}:0.7"), Hub())
+    lora.fuse(SimpleNamespace(**{component: module}), [(pinned, Path(pinned.file))], SILENT)
+    assert sum(len(each) for each in names.values()) == len(wanted)
+    for name, value in module.state_dict().items():
+        off = (value - before[name] - wanted.get(name, 0)).abs().max()
+        assert off < 1e-4, name
+
+
+@pytest.mark.parametrize("spelling", ["kohya", "diffusion_model", "model.diffusion_model"])
+def test_names_of_original_xl_lead_to_its_layers(spelling: str, tmp_path: Path) -> None:
+    from tests.checkpoint.tiny import tiny_unet_xl
+
+    unet = tiny_unet_xl(6, 80, layers_per_block=2)
+    fused_as_named("unet", unet, {name: [path] for name, path in SGM.items()}, spelling, tmp_path)
+
+
+def sd3() -> Any:
+    from diffusers import SD3Transformer2DModel
+
+    return SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=3,
+        joint_attention_dim=20,
+        caption_projection_dim=24,
+        pooled_projection_dim=28,
+        out_channels=4,
+        pos_embed_max_size=8,
+    )
+
+
+@pytest.mark.parametrize("spelling", ["kohya", "diffusion_model", "model.diffusion_model"])
+def test_names_of_original_sd3_lead_to_rows(spelling: str, tmp_path: Path) -> None:
+    fused_as_named("transformer", sd3(), SD3, spelling, tmp_path)
+
+
+@pytest.mark.parametrize("spelling", ["transformer", "base_model.model"])
+def test_pefts_names_of_sd3(spelling: str, tmp_path: Path) -> None:
+    model = sd3()
+    paths = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+    assert len(paths) > 20
+    fused_as_named("transformer", model, {path: [path] for path in paths}, spelling, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "joint_blocks.0.x_block.adaLN_modulation.1",  # of which no table says how its rows lie
+        "joint_blocks.1.context_block.attn.proj",  # which the last block lacks
+        "joint_blocks.2.x_block.attn.qkv",
+        "final_layer.linear_2",
+    ],
+)
+def test_what_sd3_lacks_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    tensors = spelled("kohya", "joint_blocks.0.x_block.attn.qkv", torch.ones(72, 1), torch.ones(1, 24), 1.0)
+    tensors |= spelled("kohya", name, torch.ones(24, 1), torch.ones(1, 24), 1.0)
+    pinned = lora.pin(parse_lora(save(tmp_path / "x.safetensors", tensors)), Hub())
+    model = sd3()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(SourceError, match=name.replace(".", "_")):
+        lora.fuse(SimpleNamespace(transformer=model), [(pinned, Path(pinned.file))], SILENT)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -14,8 +14,10 @@ from sdhub.checkpoint.checkpoint import License, Source
 from sdhub.checkpoint.fetch import fetch, fingerprint
 from sdhub.checkpoint.inspect import inspect
 from sdhub.checkpoint.source import parse_source
+from sdhub.core import retry
 from sdhub.core.endpoint import embedded
 from sdhub.core.errors import HubError, RefusedError, SourceError, UnsafeError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import Progress, Task
 from sdhub.demo import emoji_sd
 from tests.checkpoint.ldm import write_ldm
@@ -60,7 +62,7 @@ def api(upstream: str) -> HfApi:
 
 
 def look(hub: Watch, text: str, **settings: Any) -> Any:
-    return inspect(parse_source(text, **settings), endpoint=hub.url, token=TOKEN)
+    return inspect(parse_source(text, **settings), Hub(hub.url, TOKEN))
 
 
 def test_inspecting_downloads_no_weight(hub: Watch, api: HfApi, tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ class Counted(Progress):
 def test_fetching_brings_exactly_the_files(hub: Watch, upstream: str) -> None:
     found = look(hub, "org/emoji-sd")
     progress = Counted()
-    folder = fetch(found, endpoint=upstream, token=TOKEN, progress=progress)
+    folder = fetch(found, Hub(upstream, TOKEN), progress=progress)
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert there == set(found.files)
     weights = sum(size for path, size in found.sizes.items() if path.endswith(".safetensors"))
@@ -128,7 +130,7 @@ def test_the_revision_is_pinned(hub: Watch, api: HfApi, tmp_path: Path) -> None:
     assert before.sha == first != second == look(hub, "org/pinned").sha
     assert fingerprint(before) != fingerprint(look(hub, "org/pinned"))
     assert fingerprint(before) == fingerprint(look(hub, f"org/pinned@{first}"))
-    folder = fetch(before, endpoint=hub.url, token=TOKEN)
+    folder = fetch(before, Hub(hub.url, TOKEN))
     assert "new" not in (folder / "vae" / "config.json").read_text()
     api.create_tag("org/pinned", tag="v1", revision=first)
     assert look(hub, "org/pinned@v1").sha == first
@@ -145,7 +147,7 @@ def test_variant_and_shards(hub: Watch, api: HfApi, tmp_path: Path) -> None:
     upload(api, "org/sharded", root)
     found = look(hub, "org/sharded")
     assert found.component("unet").files == ("unet/a[1].safetensors",)
-    folder = fetch(found, endpoint=hub.url, token=TOKEN)
+    folder = fetch(found, Hub(hub.url, TOKEN))
     assert (folder / "unet" / "a[1].safetensors").is_file()
 
 
@@ -188,11 +190,11 @@ def test_single_files_on_the_hub(hub: Watch, api: HfApi, tmp_path: Path) -> None
     assert found.license == License("apache-2.0 and mit", file="LICENSE")
     assert found.files == ("model.safetensors", "LICENSE") and found.size == 64
     assert all(call.range for call in hub.of("model.safetensors"))
-    fetched = fetch(found, endpoint=hub.url, token=TOKEN)
+    fetched = fetch(found, Hub(hub.url, TOKEN))
     assert fetched.read_bytes() == path.read_bytes() and (fetched.parent / "LICENSE").is_file()
     named = look(hub, f"{hub.url}/org/one/blob/main/model.safetensors".replace(hub.url, "https://hf.co"))
     assert (named.source.file, named.source.revision, named.sha) == ("model.safetensors", "main", sha)
-    assert fingerprint(found, endpoint=hub.url) != fingerprint(look(hub, "demo"), endpoint=hub.url)
+    assert fingerprint(found, Hub(hub.url)) != fingerprint(look(hub, "demo"), Hub(hub.url))
 
 
 def test_which_of_several_files(hub: Watch, api: HfApi, tmp_path: Path) -> None:
@@ -260,7 +262,7 @@ def test_loras_on_the_hub(hub: Watch, api: HfApi, tmp_path: Path) -> None:
         len(content),
     )
     assert all(call.bytes < len(content) for call in hub.of("any.safetensors"))
-    fetch(found, endpoint=hub.url, token=TOKEN)
+    fetch(found, Hub(hub.url, TOKEN))
     marks = {fingerprint(look(hub, "demo", loras=each)) for each in ([], ["org/one-lora:0.7"], ["org/one-lora"])}
     assert len(marks) == 3
     write(tmp_path / "2" / "a.safetensors", content)
@@ -302,11 +304,11 @@ def test_what_is_not_there(hub: Watch) -> None:
     ("status", "code", "kind", "said", "hint"),
     [
         (401, "RepoNotFound", SourceError, "shows no model", "HF_TOKEN"),
-        (401, "", HubError, "does not let this token", "HF_TOKEN"),
-        (403, "", HubError, "does not let this token", "hf auth login"),
+        (401, "", HubError, "cannot read org/emoji-sd: 401", "HF_TOKEN"),
+        (403, "", HubError, "cannot read org/emoji-sd: 403", "hf auth login"),
         (403, "GatedRepo", RefusedError, "gated", "accept"),
         (404, "RepoNotFound", SourceError, "shows no model", "spelling"),
-        (418, "", HubError, "answered 418", "later"),
+        (418, "", HubError, "cannot read org/emoji-sd: 418", "later"),
     ],
 )
 def test_answers_of_the_hub(
@@ -326,13 +328,60 @@ def test_files_of_a_gated_repository(hub: Watch) -> None:
 
 def test_no_hub_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(HubError, match="could not be reached") as caught:
-        inspect(parse_source("org/name"), endpoint="http://127.0.0.1:9", token=TOKEN)
-    assert TOKEN not in caught.value.message
+    monkeypatch.setattr(retry.time, "sleep", lambda _: None)
+    with pytest.raises(HubError, match=r"cannot read org/name at http://127\.0\.0\.1:9: ") as caught:
+        inspect(parse_source("org/name"), Hub("http://127.0.0.1:9", TOKEN))
+    assert TOKEN not in caught.value.message and "network" in caught.value.hint
+
+
+@pytest.mark.parametrize("fault", ["cut", "dropped", "busy"])
+@pytest.mark.parametrize(
+    "at", ["/api/models/org/emoji-sd", "/model_index.json", "/diffusion_pytorch_model.safetensors"]
+)
+def test_reads_that_break_off_are_read_again(
+    at: str, fault: str, hub: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, waits = look(hub, "org/emoji-sd"), []
+    monkeypatch.setattr(retry.time, "sleep", waits.append)
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    hub.faults = {at: [fault] * 2}
+    assert look(hub, "org/emoji-sd") == whole
+    assert not hub.faults[at] and waits
+    if "safetensors" in at:
+        hub.faults = {at: [fault] * 99}
+        with pytest.raises(
+            HubError, match=r"cannot read unet/diffusion_pytorch_model\.safetensors of org/emoji-sd"
+        ):
+            look(hub, "org/emoji-sd")
+
+
+def test_nobody_waits_minutes_in_silence(hub: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(retry.time, "sleep", waits.append)
+    hub.faults, hub.headers = {"/api/models/org/emoji-sd": ["busy"] * 9}, [("Retry-After", "300")]
+    with pytest.raises(HubError, match="cannot read org/emoji-sd: 503"):
+        look(hub, "org/emoji-sd")
+    assert not waits
+    hub.headers = [("Retry-After", "20")]
+    with pytest.raises(HubError, match="cannot read org/emoji-sd: 503"):
+        look(hub, "org/emoji-sd")
+    assert len(waits) == 4 and all(20 <= each <= 21 for each in waits)
+
+
+def test_what_is_read_while_offline_is_not_waited_for(
+    hub: Watch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def never(seconds: float) -> None:
+        raise AssertionError(f"waited {seconds} s")
+
+    monkeypatch.setattr(retry.time, "sleep", never)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match=r"cannot read org/emoji-sd.*offline"):
+        look(hub, "org/emoji-sd")
 
 
 def test_private_repositories(hub: Watch, api: HfApi, tmp_path: Path) -> None:
     upload(api, "org/private", skeleton(tmp_path), private=True)
     assert look(hub, "org/private").private
     with pytest.raises((SourceError, HubError)):
-        inspect(parse_source("org/private"), endpoint=hub.url, token="")
+        inspect(parse_source("org/private"), Hub(hub.url, ""))

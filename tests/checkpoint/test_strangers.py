@@ -371,33 +371,12 @@ def test_numbers_in_tensors(tmp_path: Path) -> None:
         noise_levels(checkpoint, path)
 
 
-def open_clip(encoder: Any, prefix: str) -> dict[str, Any]:
-    """A CLIP text model by the names of open_clip's `transformer.py`, written by hand."""
-    state = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
-    made = {
-        "positional_embedding": state["embeddings.position_embedding.weight"],
-        "token_embedding.weight": state["embeddings.token_embedding.weight"],
-        "ln_final.weight": state["final_layer_norm.weight"],
-        "ln_final.bias": state["final_layer_norm.bias"],
-        "text_projection": state["text_projection.weight"].T.contiguous(),
-        "logit_scale": torch.tensor(4.6),
-    }
-    names = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
-    for layer in range(2):
-        for end in ("weight", "bias"):
-            ours, theirs = f"encoder.layers.{layer}", f"transformer.resblocks.{layer}"
-            for key, name in {**names, "self_attn.out_proj": "attn.out_proj"}.items():
-                made[f"{theirs}.{name}.{end}"] = state[f"{ours}.{key}.{end}"]
-            parts = [state[f"{ours}.self_attn.{each}_proj.{end}"] for each in "qkv"]
-            made[f"{theirs}.attn.in_proj_{end}"] = torch.cat(parts)
-    return {f"{prefix}{key}": value.clone() for key, value in made.items()}
-
-
 def test_the_second_encoder_of_xl(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     from sdhub.checkpoint.original import _empty, _renaming, _trace
     from sdhub.checkpoint.single_file import CLIP_G_XL
+    from tests.checkpoint.ldm import open_clip
     from tests.checkpoint.tiny import tiny_text_encoder
 
     made = tiny_text_encoder(projection=True, hidden_act="gelu", projection_dim=24)

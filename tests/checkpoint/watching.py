@@ -29,6 +29,8 @@ class Watch:
     calls: list[Call] = field(default_factory=list)
     ignore_ranges: bool = False
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    headers: list[tuple[str, str]] = field(default_factory=list)
 
     def of(self, suffix: str) -> list[Call]:
         return [call for call in self.calls if urlsplit(call.path).path.endswith(suffix)]
@@ -36,7 +38,11 @@ class Watch:
 
 @contextmanager
 def watching(upstream: str) -> Iterator[Watch]:
-    """Forward to `upstream`; `answers` (path suffix to status and X-Error-Code) are given in its stead."""
+    """Forward to `upstream`; `answers` (path suffix to status and X-Error-Code) are given in its stead.
+
+    `faults` (path suffix to what is left of them) befall a GET each: "cut" sends half an answer, "dropped" none,
+    "busy" a 503 with `headers`.
+    """
     watch = Watch("")
     host = urlsplit(upstream).netloc
 
@@ -48,7 +54,11 @@ def watching(upstream: str) -> Iterator[Watch]:
 
         def forward(self) -> None:
             asked = self.headers.get("Range")
-            status, headers, body = self.answer()
+            fault = self.fault()
+            if fault == "dropped":
+                self.close_connection = True
+                return
+            status, headers, body = (503, watch.headers, b"") if fault == "busy" else self.answer()
             watch.calls.append(Call(self.command, self.path, asked, status, len(body)))
             self.send_response(status)
             for name, value in headers:
@@ -58,9 +68,16 @@ def watching(upstream: str) -> Iterator[Watch]:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             try:
-                self.wfile.write(body)
+                self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+                self.close_connection |= fault == "cut"
             except OSError:
                 watch.calls[-1].bytes = -1  # the client had enough
+
+        def fault(self) -> str | None:
+            for suffix, left in watch.faults.items():
+                if self.command == "GET" and urlsplit(self.path).path.endswith(suffix) and left:
+                    return left.pop()
+            return None
 
         def answer(self) -> tuple[int, list[tuple[str, str]], bytes]:
             for suffix, (status, code) in watch.answers.items():

@@ -62,19 +62,19 @@ def test_flux_and_its_t5_load_plainly(tmp_path):
     from sdhub.checkpoint.source import Source
     from sdhub.core.endpoint import endpoint
     from sdhub.core.progress import SILENT
-    from sdhub.recipes.recipe import Affine, Component, LowRank
+    from sdhub.recipes.recipe import Affine, ComponentRecipe, LowRank
     from sdhub.workflow import stages
     from tests.backends.flux import draw, flux_folder
 
     checkpoint = inspect(Source("folder", str(flux_folder(tmp_path / "flux"))))
-    recipe = BACKEND.recipe(checkpoint, "sdnq-uint4").nearest()
+    recipe = BACKEND.recipe(checkpoint, "sdnq-uint4").uncalibrated()
     output = "encoder.block.{}.layer.1.DenseReluDense.wo"
     eight = dict.fromkeys([output.format(0), output.format(1)], Affine(bits=8, symmetric=True))
-    small = Component(default=LowRank(rank=16, residual="uint4", group_size=64), layers=eight)
+    small = ComponentRecipe(default=LowRank(rank=16, residual="uint4", group_size=64), layers=eight)
     recipe = recipe.model_copy(update={"components": {**recipe.components, "text_encoder_2": small}})
     out = tmp_path / "variant"
     out.mkdir()
-    stages.build(checkpoint, endpoint(None), "sdnq", recipe, out, SILENT)
+    stages.build_variant(checkpoint, endpoint(None), "sdnq", recipe, out, SILENT)
     draw_without_sdhub(
         textwrap.dedent(FLUX), [str(out), str(tmp_path / "latents")], "http://127.0.0.1:9", tmp_path
     )

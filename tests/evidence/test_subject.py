@@ -88,5 +88,5 @@ def test_a_clip_model_from_a_folder(tmp_path: Path) -> None:
 
 
 def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no encoder"):
+    with pytest.raises(UsageError, match="is no judge"):
         encoder(str(tmp_path))

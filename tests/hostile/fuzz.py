@@ -1,7 +1,8 @@
 """Configs with one value changed, by seed; what came of a share of the cases is printed as JSON.
 
 `python -m tests.hostile.fuzz FOLDER FIRST END` takes the cases of these seeds: each through inspect, plan and the
-view that libraries read, every `SHARE`th of them also through the libraries themselves.
+view that libraries read, every `SHARE`th of them also through the libraries themselves. Beside the families there
+are whole checkpoints, which load: a folder, a single file with `--config`, and what goes along with one.
 """
 
 from __future__ import annotations
@@ -22,12 +23,17 @@ import sdhub
 from sdhub.checkpoint.checkpoint import Source
 from sdhub.checkpoint.configs import CONFIGS
 from sdhub.core.errors import SdhubError
+from tests.backends.coreml.models import checker
+from tests.checkpoint.ldm import write_ldm
 from tests.checkpoint.test_families import CASES as FAMILIES
 from tests.checkpoint.test_published import COMPONENTS, TOKENS
 from tests.checkpoint.tiny import copy_demo, skeleton, write
 
-SHARE = 60
+SHARE = 20
 FAMILY = ("SD 1.5", "SD 2.1", "SDXL", "SD 3", "FLUX", "PixArt", "Sana", "Qwen-Image")
+FILE = "full.safetensors"
+BESIDE = {"ControlNet": "controlnet", "safety checker": "safety_checker"}
+WHOLE = ("demo", "single file", *BESIDE)
 ARGUMENTS = json.loads((Path(sdhub.__path__[0]) / "checkpoint" / "arguments.json").read_text())
 DEEP: Any = 1
 for _ in range(28):
@@ -100,9 +106,9 @@ def documents(root: Path, family: str) -> dict[str, dict[str, Any]]:
     return {str(path.relative_to(root)): json.loads(path.read_text()) for path in found}
 
 
-def arguments(path: str, index: Mapping[str, Any]) -> list[str]:
+def arguments(path: str, files: Mapping[str, dict[str, Any]]) -> list[str]:
     """The keys that the class of a config takes."""
-    entry = index.get(path.partition("/")[0])
+    entry = files["model_index.json"].get(path.partition("/")[0], ["diffusers", files[path].get("_class_name")])
     if not path.endswith("config.json") or not isinstance(entry, list) or path.endswith("tokenizer_config.json"):
         return []
     if path.endswith("scheduler_config.json"):
@@ -114,7 +120,7 @@ def pick(rng: random.Random, files: Mapping[str, dict[str, Any]]) -> Change:
     """A file, a key of it at any depth or one that its class takes, and another value."""
     path = rng.choice(sorted(files))
     document = files[path]
-    keys = [*sorted({*document, *arguments(path, files["model_index.json"])}), rng.choice(UNKNOWN)]
+    keys = [*sorted({*document, *arguments(path, files)}), rng.choice(UNKNOWN)]
     key: str | int = rng.choice(keys)
     old, trail = document.get(key), [key]
     while isinstance(old, dict | list) and old and rng.random() < 0.5:
@@ -148,27 +154,37 @@ def changed(document: dict[str, Any], change: Change) -> dict[str, Any]:
     return made
 
 
+def source(root: Path) -> Source:
+    """The checkpoint of a subject: it lies in `root`, or its configs do."""
+    if root.name == "single file":
+        return Source("file", str(root.parent / FILE), config=str(root))
+    if root.name == "ControlNet":
+        return Source("folder", str(root), controlnets=(str(root / "controlnet"),))
+    return Source("folder", str(root), safety_checker=root.name == "safety checker")
+
+
 def take(root: Path, *, libraries: bool) -> None:
     """What sdhub does with a checkpoint before it builds."""
+    from sdhub.checkpoint.companions import load_all
     from sdhub.checkpoint.inspect import inspect
     from sdhub.checkpoint.load import load, vetted
-    from sdhub.checkpoint.shapes import check_shapes
+    from sdhub.checkpoint.remote import Hub
     from sdhub.core.errors import UnsupportedError
     from sdhub.workflow.options import Options
     from sdhub.workflow.plan import make_plan, possible, sampling_for
 
-    checkpoint = inspect(Source("folder", str(root)))
+    checkpoint = inspect(source(root))
     possible(checkpoint)
     try:
         make_plan(checkpoint, Options(namespace="someone")).document()
     except UnsupportedError:
         if checkpoint.family.buildable:
             raise
-    with vetted(checkpoint, root) as view:
-        if libraries:
-            check_shapes(checkpoint, view)
+    with vetted(checkpoint, root):
+        pass
     if libraries:
-        pipeline = load(checkpoint, root)
+        pipeline = load(checkpoint, Path(checkpoint.source.ref))
+        load_all(checkpoint, pipeline, Hub())
         pipeline.scheduler.set_timesteps(sampling_for(checkpoint).steps)
         pipeline.tokenizer("a cat", padding="max_length", truncation=True)
 
@@ -186,11 +202,25 @@ def outcome(root: Path, *, libraries: bool) -> dict[str, Any]:
     return {"became": "taken"}
 
 
-def demo_documents(root: Path) -> dict[str, dict[str, Any]]:
-    """The JSON files of the built-in checkpoint, which loads."""
+def whole_documents(root: Path) -> dict[str, dict[str, Any]]:
+    """The JSON files of the built-in checkpoint, which loads, or of what goes along with it."""
     copy_demo(root)
+    if root.name == "single file":
+        write_ldm(root.parent / FILE)
+    elif root.name == "ControlNet":
+        from diffusers import ControlNetModel, UNet2DConditionModel
+
+        unet = UNet2DConditionModel.from_pretrained(root / "unet")
+        ControlNetModel.from_unet(unet).save_pretrained(root / "controlnet")
+    elif root.name == "safety checker":
+        checker().save_pretrained(root / "safety_checker")
+        index = json.loads((root / "model_index.json").read_text())
+        index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+        write(root / "model_index.json", index)
     found = sorted(root.rglob("*.json"))
-    return {str(path.relative_to(root)): json.loads(path.read_text()) for path in found}
+    documents = {str(path.relative_to(root)): json.loads(path.read_text()) for path in found}
+    wanted = ("model_index.json", f"{BESIDE.get(root.name, '')}/config.json")
+    return {path: each for path, each in documents.items() if root.name not in BESIDE or path in wanted}
 
 
 def main() -> None:
@@ -199,18 +229,16 @@ def main() -> None:
         importlib.metadata.entry_points
     )  # what is installed stays the same
     sound = {family: documents(folder / family, family) for family in FAMILY}
-    whole = demo_documents(folder / "demo")
-    for family in FAMILY:
-        assert outcome(folder / family, libraries=False)["became"] == "taken", outcome(
-            folder / family, libraries=False
-        )
-    assert outcome(folder / "demo", libraries=True)["became"] == "taken"
+    sound |= {name: whole_documents(folder / name) for name in WHOLE}
+    for family in sound:
+        found = outcome(folder / family, libraries=family in WHOLE)
+        assert found["became"] == "taken", (family, found)
     results = []
     for seed in range(first, end):
         rng = random.Random(seed)
         libraries = seed % SHARE == 0
-        family = "demo" if libraries else rng.choice(FAMILY)
-        files = whole if libraries else sound[family]
+        family = rng.choice(WHOLE if libraries else (*FAMILY, *WHOLE[1:]))
+        files = sound[family]
         change = pick(rng, files)
         path = folder / family / change.path
         write(path, changed(files[change.path], change))

@@ -1,7 +1,8 @@
 """Takes every case of the corpus in one process under a limit of memory; prints what came of each, as JSON.
 
 `python -m tests.hostile.run FOLDER` with `SDHUB_CANARY` naming a file that has to stay absent. Sources go through
-inspect, plan, and all that comes before a build; an audit hook reports what is done out of the ordinary.
+inspect, plan and build, as long as they are taken; what they do beside what a sound one does is reported. Memory
+is that of this process and of the largest that it started, above what the sound one took.
 """
 
 from __future__ import annotations
@@ -19,28 +20,32 @@ from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.core.errors import SdhubError
-from sdhub.evidence.memory import peak_mib
+from sdhub.core.progress import Progress
 from tests.checkpoint.tiny import copy_demo
 from tests.hostile.corpus import CASES, SOURCES, Case
-from tests.hostile.watch import SECRET, Watch
+from tests.hostile.watch import SECRET, Watch, peak
 
 MORE = 2 * 2**30
 SECONDS = 300
+FRESH = "sitecustomize"  # built in a process of its own, as users do; the others in this one, which is faster
 
 
 def main() -> None:
     root = Path(sys.argv[1])
-    for name in ("tmp", "cases"):
+    for name in ("tmp", "cases", "out"):
         (root / name).mkdir()
     (root / "cases" / SECRET).write_text("nobody reads this")
     tempfile.tempdir = str(root / "tmp")
-    _warm(root)
+    watch = Watch(root)
+    watch.start()
+    watch.on = True
+    _sound(root)
+    watch.on = False
+    watch.learn()
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MORE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    before = peak_mib()
-    watch = Watch(root, allowed=("os.fork",))  # of `sdhub.core.isolated.bounded`
-    watch.start()
+    before = peak()
     results = []
     sources = {case.name for case in SOURCES}
     for number, case in enumerate(CASES):
@@ -49,22 +54,24 @@ def main() -> None:
         call = case.make(folder)
         there = _files(folder)
         watch.on = case.name in sources
-        said = _taken(call, case, folder, watch)
+        said = _taken(call, case, folder, root / "out" / str(number), watch)
         watch.on = False
-        said["events"], watch.events = watch.events, []
+        said["events"] = watch.events()
         said["left"] = sorted(_files(folder) - there)
+        said["more_mib"] = peak() - before
         results.append({"name": case.name, "harmless": case.harmless, **said})
     subprocess.run(["rm", "-rf", str(root / "cases")], check=True)  # deeper than Python removes
-    json.dump({"results": results, "more_mib": peak_mib() - before}, sys.stdout)
+    json.dump(results, sys.stdout)
 
 
-def _warm(root: Path) -> None:
-    """What a sound checkpoint imports is nothing out of the ordinary."""
+def _sound(root: Path) -> None:
+    """What a sound checkpoint does is nothing out of the ordinary."""
     from sdhub.checkpoint.resolve import resolve
 
     found = resolve(str(copy_demo(root / "sound")))
     plan(found)
-    build(found)
+    build(found, root / "out" / "sound", fresh=True)
+    build(found, root / "out" / "again", fresh=False)
 
 
 def plan(checkpoint: Checkpoint) -> None:
@@ -76,11 +83,25 @@ def plan(checkpoint: Checkpoint) -> None:
     make_plan(checkpoint, Options(namespace="someone")).document()
 
 
-def build(checkpoint: Checkpoint) -> None:
-    """All of a build that reads what strangers sent: the pipeline that backends convert."""
-    from sdhub.checkpoint.load import load
+def build(checkpoint: Checkpoint, place: Path, *, fresh: bool) -> None:
+    """`sdhub build`, of the variant that takes least: `place` gets its work folder and what is built."""
+    from sdhub.core.isolated import run_isolated
+    from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe
+    from sdhub.workflow import build as building
+    from sdhub.workflow import stages
 
-    load(checkpoint, Path(checkpoint.source.ref))
+    components = {name: ComponentRecipe(default=Float()) for name in ("text_encoder", "vae")}
+    components["unet"] = ComponentRecipe(default=Float(), layers={"time_embedding.linear_2": Affine(bits=8)})
+    recipe = place / "asked.json"
+    place.mkdir()
+    recipe.write_text(json.dumps(Recipe(name="sdnq-x", backend="sdnq", components=components).document()))
+    os.environ["SDHUB_HOME"] = str(place / "home")
+    stages.run_isolated = run_isolated if fresh else _here
+    building.build(checkpoint, recipe=recipe, output=place / "built")
+
+
+def _here(function: Callable[..., None], *arguments: Any, progress: Progress) -> None:
+    function(*arguments, progress)
 
 
 def _files(folder: Path) -> set[str]:
@@ -93,12 +114,12 @@ def _files(folder: Path) -> set[str]:
     return found
 
 
-def _taken(call: Callable[[], Any], case: Case, folder: Path, watch: Watch) -> dict[str, Any]:
+def _taken(call: Callable[[], Any], case: Case, folder: Path, place: Path, watch: Watch) -> dict[str, Any]:
     """What came of the call, and where it gave a checkpoint, of what follows."""
     given: list[Any] = []
-    started = time.process_time()
+    started = time.monotonic()
     said = _outcome(lambda: given.append(call()))
-    said["seconds"] = time.process_time() - started
+    said["seconds"] = time.monotonic() - started
     checkpoint = given[0] if given else None
     if isinstance(checkpoint, Checkpoint) and checkpoint.source.kind == "folder":
         if case.later is not None:
@@ -106,8 +127,15 @@ def _taken(call: Callable[[], Any], case: Case, folder: Path, watch: Watch) -> d
             case.later(folder / "model")
             watch.on = True
         said["plan"] = _outcome(lambda: plan(checkpoint))
-        said["build"] = _outcome(lambda: build(checkpoint))
+        said["build"] = _outcome(lambda: build(checkpoint, place, fresh=case.name == FRESH))
+        said["build"]["made"] = sorted(_made(place))
     return said
+
+
+def _made(place: Path) -> set[str]:
+    """The files that a build left, but for its recipe and the locks of the work folder."""
+    found = {str(each.relative_to(place)) for each in place.rglob("*") if not each.is_dir()}
+    return {each for each in found if each != "asked.json" and not each.endswith(".lock")}
 
 
 def _outcome(call: Callable[[], Any]) -> dict[str, Any]:

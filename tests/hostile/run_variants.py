@@ -8,19 +8,18 @@ the doors an audit hook reports whatever a hostile variant does that the clean r
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sdhub.core.errors import SdhubError
-from sdhub.evidence.memory import peak_mib
 from tests.hostile.variants import CASES, skeletons
-from tests.hostile.watch import SECRET, Watch
+from tests.hostile.watch import SECRET, Watch, peak
 
 MANIFEST = json.dumps({"variant": "x", "recipe_sha256": "0" * 64, "files": {}})
 LAYER = "time_embedding.linear_2"
@@ -34,7 +33,7 @@ def make_sound(root: Path) -> None:
     from sdhub.checkpoint.resolve import resolve
     from sdhub.core.endpoint import endpoint
     from sdhub.core.progress import SILENT
-    from sdhub.recipes.recipe import Affine, Component, Float, Recipe
+    from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe
     from sdhub.workflow import measure
     from tests.checkpoint.tiny import tiny_text_encoder, tiny_unet, tiny_vae, tokenizer
 
@@ -53,8 +52,8 @@ def make_sound(root: Path) -> None:
     checkpoint = resolve(str(tiny))
     for kind, layers in (("openvino", {}), ("sdnq", {LAYER: Affine(bits=8)})):
         backend = backends()[kind]
-        components = {name: Component(default=Float()) for name in ("text_encoder", "vae")}
-        components["unet"] = Component(default=Float(), layers=layers)
+        components = {name: ComponentRecipe(default=Float()) for name in ("text_encoder", "vae")}
+        components["unet"] = ComponentRecipe(default=Float(), layers=layers)
         recipe = Recipe(name=f"{kind}-x", backend=kind, components=components)
         (root / kind).mkdir()
         pipeline = measure.load_base(checkpoint, endpoint(None), SILENT)
@@ -101,7 +100,7 @@ DOORS: dict[str, Callable[[Path, Path], None]] = {"generate": generate, "verify"
 def outcome(door: Callable[[Path, Path], None], folder: Path, out: Path) -> dict[str, Any]:
     """What came of one variant at one door."""
     out.mkdir(parents=True)
-    started = time.process_time()
+    started = sum(os.times()[:4])
     try:
         door(folder, out)
         said: dict[str, Any] = {"became": "harmless"}
@@ -109,12 +108,12 @@ def outcome(door: Callable[[Path, Path], None], folder: Path, out: Path) -> dict
         said = {"became": "refused", "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
     except BaseException as error:  # noqa: BLE001 — a case must not end the others
         said = {"became": f"{type(error).__name__}: {str(error)[:300]}"}
-    return {**said, "seconds": time.process_time() - started}
+    return {**said, "seconds": sum(os.times()[:4]) - started}
 
 
 def main() -> None:
     root = Path(sys.argv[1])
-    for name in ("tmp", "cases", "sound"):
+    for name in ("tmp", "cases", "sound", "out"):
         (root / name).mkdir()
     tempfile.tempdir = str(root / "tmp")
     (root / SECRET).write_text("nobody reads this")
@@ -135,7 +134,7 @@ def main() -> None:
         }
         for kind in sorted((root / "sound").iterdir())
     }
-    before = peak_mib()
+    before = peak()
     watch.start()
     results = []
     for number, case in enumerate(CASES):
@@ -148,10 +147,10 @@ def main() -> None:
             watch.on = True
             found[name] = outcome(door, folder, root / "out" / f"{number}-{name}")
             watch.on = False
-            found[name]["events"], watch.events = watch.events, []
+            found[name]["events"] = watch.events()
             shutil.rmtree(folder)
         results.append({"name": case.name, "by": case.by, "doors": found})
-    json.dump({"clean": clean, "results": results, "more_mib": peak_mib() - before}, sys.stdout)
+    json.dump({"clean": clean, "results": results, "more_mib": peak() - before}, sys.stdout)
 
 
 if __name__ == "__main__":

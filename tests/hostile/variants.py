@@ -341,6 +341,12 @@ CONFIGS = [
         _edited("scheduler/scheduler_config.json", beta_schedule="evil"),
         by="loader",
     ),
+    Case(
+        "scheduler that draws nothing",
+        "openvino",
+        _edited("scheduler/scheduler_config.json", trained_betas=[1.0] * 1000),
+        by="loader",
+    ),
     Case("scheduler of another class", "openvino", _edited("scheduler/scheduler_config.json", _class_name="Evil")),
     Case(
         "scheduler of infinite numbers", "openvino", _raw("scheduler/scheduler_config.json", '{"beta_end": 1e999}')

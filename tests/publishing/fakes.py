@@ -15,7 +15,7 @@ from PIL import Image
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.variant.layout import Layout
 from sdhub.core.errors import BuildError
-from sdhub.recipes.recipe import Component, Float, Recipe
+from sdhub.recipes.recipe import ComponentRecipe, Float, Recipe
 from sdhub.workflow import plan, run, stages
 from tests.publishing.publications import evidence
 
@@ -39,7 +39,7 @@ class Fake(Backend):
         return None
 
     def recipe(self, checkpoint, variant):
-        return Recipe(name=variant, backend="fake", components={"unet": Component(default=Float())})
+        return Recipe(name=variant, backend="fake", components={"unet": ComponentRecipe(default=Float())})
 
     def accept(self, checkpoint, recipe):
         pass

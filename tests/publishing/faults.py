@@ -26,6 +26,7 @@ import uvicorn
 from huggingface_hub import CommitOperationAdd, HfApi, set_client_factory
 
 from sdhub.core.errors import HubError
+from sdhub.core.hub import Hub
 from sdhub.hub.app import make_app
 from sdhub.hub.hub import open_hub
 from sdhub.hub.server import listen
@@ -197,7 +198,7 @@ def run(seed: int, url: str, faults: Faults, folder: Path) -> Outcome:
     existed = source.random() < 0.6
     if existed:
         old = make_folder(folder / "old", source)
-        push(folder / "old", repo_id, endpoint=url, token=TOKEN, message="earlier")
+        push(folder / "old", repo_id, hub=Hub(url, TOKEN), message="earlier")
         api.create_commit(repo_id, [CommitOperationAdd("theirs.txt", b"theirs")], commit_message="theirs")
         old["theirs.txt"] = b"theirs"
     new = make_folder(folder / "new", source)
@@ -206,7 +207,7 @@ def run(seed: int, url: str, faults: Faults, folder: Path) -> Outcome:
     wanted = {**new, **({"theirs.txt": b"theirs"} if existed else {})}
 
     def publish():
-        return push(folder / "new", repo_id, endpoint=url, token=TOKEN, message=f"run {seed}", create_pr=create_pr)
+        return push(folder / "new", repo_id, hub=Hub(url, TOKEN), message=f"run {seed}", create_pr=create_pr)
 
     outage = source.randrange(2, 60) if source.random() < 0.3 else None
     said, pushed = None, None

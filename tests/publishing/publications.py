@@ -74,6 +74,11 @@ def evidence() -> dict[str, Any]:
         "psnr_db": 32.14,
         "ssim": 0.97512,
         "latent_psnr_db": 28.5,
+        "noise_snr": {
+            "median_db": 24.25,
+            "worst_db": 17.5,
+            "points": [{"prompt": number % 2, "timestep": 951.0, "snr_db": 24.25} for number in range(8)],
+        },
         "prompts": prompts,
         "bytes": 12_300_000,
         "base_bytes": 45_600_000,

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from sdhub.core import access, retry
-from sdhub.core.access import check_token, client, is_public_hub, speaking
+from sdhub.core import retry
+from sdhub.core.access import check_token
 from sdhub.core.errors import HubError
+from sdhub.core.hub import Hub
 from sdhub.publishing.remote import git_blob_id
 
 TOKEN = "hf_very_secret"
@@ -65,7 +67,7 @@ def _fine(*names: str) -> dict[str, object]:
 )
 def test_tokens_that_may_write(user, namespace, target):
     with answering(200, user) as url:
-        assert check_token(url, TOKEN, namespace) == target
+        assert check_token(Hub(url, TOKEN), namespace) == target
 
 
 @pytest.mark.parametrize(
@@ -79,18 +81,18 @@ def test_tokens_that_may_write(user, namespace, target):
 )
 def test_tokens_that_may_not(user, namespace, why):
     with answering(200, user) as url, pytest.raises(HubError, match=why) as refused:
-        check_token(url, TOKEN, namespace)
+        check_token(Hub(url, TOKEN), namespace)
     _decent(refused.value)
 
 
 def test_proposals_go_to_foreign_namespaces():
     with answering(200, _user()) as url:
-        assert check_token(url, TOKEN, "stranger", propose=True) == "stranger"
+        assert check_token(Hub(url, TOKEN), "stranger", propose=True) == "stranger"
 
 
 def test_missing_token_says_how_to_log_in():
     with pytest.raises(HubError) as refused:
-        check_token("https://huggingface.co", None)
+        check_token(Hub("https://huggingface.co"))
     assert "hf auth login" in refused.value.hint
 
 
@@ -98,9 +100,10 @@ def test_missing_token_says_how_to_log_in():
 def test_every_status_is_one_line_without_the_token(status):
     said = {"X-Error-Message": f"no: {TOKEN} is wrong"}
     with answering(status, {"error": f"{TOKEN}\nline two"}, said) as url:
+        hub = Hub(url, TOKEN)
         for _ in range(2):
-            with pytest.raises(HubError) as refused, speaking("look at it", endpoint=url, token=TOKEN):
-                client(url, TOKEN).list_repo_refs("a/b")
+            with pytest.raises(HubError) as refused, hub.telling("look at it"):
+                hub.api.list_repo_refs("a/b")
             assert str(status) in refused.value.message
             assert refused.value.message.startswith("cannot look at it")
             assert refused.value.hint
@@ -109,7 +112,7 @@ def test_every_status_is_one_line_without_the_token(status):
 
 def test_an_invalid_token():
     with answering(401, {"error": "Invalid credentials"}) as url, pytest.raises(HubError) as refused:
-        check_token(url, TOKEN)
+        check_token(Hub(url, TOKEN))
     assert "401" in refused.value.message
     _decent(refused.value)
 
@@ -117,7 +120,7 @@ def test_an_invalid_token():
 def test_nobody_there(monkeypatch):
     monkeypatch.setattr(retry.time, "sleep", lambda _: None)
     with pytest.raises(HubError) as refused:
-        check_token("http://127.0.0.1:9", TOKEN)
+        check_token(Hub("http://127.0.0.1:9", TOKEN))
     assert "http://127.0.0.1:9" in refused.value.message
     assert "network" in refused.value.hint
     _decent(refused.value)
@@ -125,7 +128,7 @@ def test_nobody_there(monkeypatch):
 
 def test_the_stored_token_is_not_sent(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    headers = client("http://127.0.0.1:9", None)._build_hf_headers()
+    headers = Hub("http://127.0.0.1:9").api._build_hf_headers()
     assert "authorization" not in headers
 
 
@@ -140,12 +143,18 @@ def test_the_stored_token_is_not_sent(monkeypatch):
     ],
 )
 def test_which_hub_has_xet(url, public):
-    assert is_public_hub(url) is public
+    assert Hub(url).public is public
 
 
 def test_redact():
-    assert access.redact(f"a {TOKEN} b", TOKEN) == "a *** b"
-    assert access.redact("a", None) == "a"
+    assert Hub(token=TOKEN).redact(f"a {TOKEN} b") == "a *** b"
+    assert Hub().redact("a") == "a"
+
+
+def test_a_hub_is_plain_data_and_shows_no_token():
+    hub = Hub("http://127.0.0.1:9/", TOKEN)
+    assert pickle.loads(pickle.dumps(hub)) == hub == Hub("http://127.0.0.1:9", TOKEN)
+    assert TOKEN not in repr(hub) and TOKEN not in str(hub)
 
 
 def test_git_blob_id(tmp_path):

@@ -227,6 +227,18 @@ def test_identical_pictures_are_called_identical(tmp_path):
     assert "likeness" not in text.partition("**Not measured:**")[2].splitlines()[0]
 
 
+def test_the_noise_snr_is_on_the_card_where_there_is_one(tmp_path):
+    found = card(publication(tmp_path))
+    assert "| Noise SNR of the denoiser's predictions | median 24.2 dB, worst 17.5 dB |" in found
+    assert "at 8 points of the base's own trajectories" in found
+    equal = {**evidence()["noise_snr"], "worst_db": None, "median_db": None}
+    assert "median identical, worst identical" in card(
+        publication(tmp_path, evidence={**evidence(), "noise_snr": equal})
+    )
+    for nothing in (None, {}, {"points": 3}, {"points": []}, []):
+        assert "Noise SNR" not in card(publication(tmp_path, evidence={**evidence(), "noise_snr": nothing}))
+
+
 def test_usage_comes_back_as_it_was(tmp_path):
     lines = 'prompt = "```\\n## Use it"\n\n\nif prompt:\n    print("""\n````\n""")\n'
     assert extract_usage(card(publication(tmp_path, usage=lines))) == lines
@@ -332,9 +344,8 @@ def test_calibrated_variants_stand_beside_the_same_formats_without_calibration(t
         ({"scheme": "float", "dtype": "float16"}, "kept in float16"),
         ({"scheme": "palette", "bits": 6}, "6-bit palette: 64 values found by k-means for each layer"),
         (
-            {"scheme": "palette", "bits": 4, "group_size": 16, "rounding": "compensated"},
-            "4-bit palette: 16 values found by k-means for every 16 output channels, "
-            "rounded so that later weights make up for earlier ones",
+            {"scheme": "palette", "bits": 4, "group_size": 16, "rounding": "gptq"},
+            "4-bit palette: 16 values found by k-means for every 16 output channels, rounded by GPTQ",
         ),
         (
             {"scheme": "affine", "bits": 8, "symmetric": True, "activations": "int8"},

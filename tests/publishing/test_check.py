@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 from sdhub.core.errors import CheckError, HubError
+from sdhub.core.hub import Hub
 from sdhub.publishing.check import check
 from sdhub.publishing.push import push
 from sdhub.publishing.repository import assemble
@@ -36,7 +37,7 @@ def published(hub, tmp_path):
         usage = lines.replace("{repo!r}", repr(repo_id))
         made = replace(publication(root), repo_id=repo_id, usage=usage)
         assemble(made, root / "out")
-        pushed = push(root / "out", repo_id, endpoint=hub, token=TOKEN, message="one", **changes)
+        pushed = push(root / "out", repo_id, hub=Hub(hub, TOKEN), message="one", **changes)
         return repo_id, usage, made.pictures["variant-0.png"], pushed
 
     return publish
@@ -47,8 +48,7 @@ def test_the_cards_lines_draw_the_evidences_picture(hub, published, tmp_path):
     checked = check(
         repo_id,
         pushed.commit,
-        endpoint=hub,
-        token=TOKEN,
+        hub=Hub(hub, TOKEN),
         folder_for_picture=tmp_path / "kept",
         expect=expect,
         usage=usage,
@@ -65,21 +65,21 @@ def test_psnr_against_another_picture(hub, published, tmp_path):
     with Image.open(expect) as image:
         pixels = np.asarray(image).astype(int)
     Image.fromarray(np.where(pixels < 128, pixels + 16, pixels - 16).astype(np.uint8)).save(tmp_path / "off.png")
-    checked = check(repo_id, endpoint=hub, token=None, expect=tmp_path / "off.png")
+    checked = check(repo_id, hub=Hub(hub), expect=tmp_path / "off.png")
     assert checked.psnr_db == pytest.approx(20 * math.log10(255 / 16))
     assert checked.picture is None
     with pytest.raises(CheckError, match="pixels"):
-        check(repo_id, endpoint=hub, token=None, expect=picture(tmp_path / "large.png", side=32))
+        check(repo_id, hub=Hub(hub), expect=picture(tmp_path / "large.png", side=32))
 
 
 def test_private_repositories_and_pull_requests(hub, published, capsys):
     repo_id, usage, expect, _ = published(private=True)
-    assert check(repo_id, endpoint=hub, token=TOKEN, expect=expect, usage=usage).psnr_db == math.inf
+    assert check(repo_id, hub=Hub(hub, TOKEN), expect=expect, usage=usage).psnr_db == math.inf
     repo_id, usage, expect, pushed = published(create_pr=True)
     number = pushed.pull_request_url.rpartition("/")[2]
     assert "README.md" not in HfApi(endpoint=hub, token=TOKEN).list_repo_files(repo_id)
     for revision in (pushed.commit, f"refs/pr/{number}"):
-        checked = check(repo_id, revision, endpoint=hub, token=TOKEN, expect=expect, usage=usage)
+        checked = check(repo_id, revision, hub=Hub(hub, TOKEN), expect=expect, usage=usage)
         assert checked.psnr_db == math.inf
     assert capsys.readouterr() == ("", "")
 
@@ -101,7 +101,7 @@ def test_private_repositories_and_pull_requests(hub, published, capsys):
 def test_what_does_not_work_is_said_in_one_line(hub, published, lines, why):
     repo_id, *_ = published(lines)
     with pytest.raises(CheckError) as failed:
-        check(repo_id, endpoint=hub, token=TOKEN)
+        check(repo_id, hub=Hub(hub, TOKEN))
     assert why in failed.value.message.replace("ValueError: ", "")
     assert "\n" not in failed.value.message
 
@@ -114,7 +114,7 @@ def test_secrets_are_neither_given_nor_told(hub, published, monkeypatch):
     for changes, given in (({}, False), ({"private": True}, True)):
         repo_id, *_ = published(tell, **changes)
         with pytest.raises(CheckError) as failed:
-            check(repo_id, endpoint=hub, token=TOKEN)
+            check(repo_id, hub=Hub(hub, TOKEN))
         assert "hidden-value" not in failed.value.message
         assert TOKEN not in failed.value.message
         assert ("HF_TOKEN=***" in failed.value.message) is given
@@ -124,19 +124,19 @@ def test_lines_other_than_ours_are_not_run(hub, published, tmp_path):
     mark = tmp_path / "ran"
     repo_id, *_ = published(f"open({str(mark)!r}, 'w')\n")
     with pytest.raises(CheckError, match="other lines"):
-        check(repo_id, endpoint=hub, token=TOKEN, usage=DRAW)
+        check(repo_id, hub=Hub(hub, TOKEN), usage=DRAW)
     assert not mark.exists()
 
 
 def test_lines_that_do_not_end_are_ended(hub, published):
     repo_id, *_ = published("import time\ntime.sleep(600)\n")
     with pytest.raises(CheckError, match="did not end within"):
-        check(repo_id, endpoint=hub, token=TOKEN, time_limit=1)
+        check(repo_id, hub=Hub(hub, TOKEN), time_limit=1)
 
 
 def test_what_is_not_there_cannot_be_checked(hub):
     with pytest.raises(HubError, match="cannot download local/nothing"):
-        check("local/nothing", endpoint=hub, token=TOKEN)
+        check("local/nothing", hub=Hub(hub, TOKEN))
 
 
 def test_where_lines_need_another_machine_sdhub_draws_instead(hub, published, tmp_path):
@@ -144,5 +144,5 @@ def test_where_lines_need_another_machine_sdhub_draws_instead(hub, published, tm
     mark = tmp_path / "ran"
     repo_id, usage, expect, pushed = published(f"open({str(mark)!r}, 'w')\n")
     with pytest.raises(CheckError, match=r"sdhub's drawing with .*does not open"):
-        check(repo_id, pushed.commit, endpoint=hub, token=TOKEN, expect=expect, usage=usage, draws="sdhub")
+        check(repo_id, pushed.commit, hub=Hub(hub, TOKEN), expect=expect, usage=usage, draws="sdhub")
     assert not mark.exists()

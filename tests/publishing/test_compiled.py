@@ -9,6 +9,7 @@ import zipfile
 import pytest
 
 from sdhub.core.errors import BuildError, CheckError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.publishing.download import download
 from sdhub.publishing.package import sha256_of
 from sdhub.publishing.verify import verify_folder
@@ -87,10 +88,10 @@ def test_bundles_are_added_once_and_everything_is_as_stated(hub, compiler, tmp_p
     client = HfApi(hub, token="local")
     client.create_repo(REPO)
     client.upload_folder(repo_id=REPO, folder_path=variant(tmp_path / "variant"))
-    added = add_compiled(REPO, endpoint=hub, token="local", compiler=compiler)
+    added = add_compiled(REPO, hub=Hub(hub, "local"), compiler=compiler)
     assert added.status == "published"
     folder = tmp_path / "copy"
-    download(REPO, folder, endpoint=hub, token=None)
+    download(REPO, folder, hub=Hub(hub))
     bundle = folder / f"{NAME}_split_einsum_compiled.zip"
     with zipfile.ZipFile(bundle) as zipped:
         assert {name.partition("/")[2] for name in zipped.namelist()} == {
@@ -106,7 +107,7 @@ def test_bundles_are_added_once_and_everything_is_as_stated(hub, compiler, tmp_p
     assert "iOS 16.2" in card
     found = {each.name: each for each in verify_folder(folder, gate=vet_folder)}
     assert found["files"].status == "passed", found["files"].detail
-    assert add_compiled(REPO, endpoint=hub, token="local", compiler=compiler).status == "unchanged"
+    assert add_compiled(REPO, hub=Hub(hub, "local"), compiler=compiler).status == "unchanged"
 
 
 def test_an_altered_repository_is_refused(hub, compiler, tmp_path):
@@ -118,7 +119,7 @@ def test_an_altered_repository_is_refused(hub, compiler, tmp_path):
     (folder / "split_einsum" / "packages" / "vocab.json").write_text("other")
     client.upload_folder(repo_id="acme/altered", folder_path=folder)
     with pytest.raises(CheckError, match="altered"):
-        add_compiled("acme/altered", endpoint=hub, token="local", compiler=compiler)
+        add_compiled("acme/altered", hub=Hub(hub, "local"), compiler=compiler)
 
 
 def test_what_does_not_compile_is_named(compiler, tmp_path):
@@ -153,6 +154,6 @@ def test_bundles_are_named_as_the_apps_ask_for_them(compiler, tmp_path):
 
 def test_no_compiler_and_no_packages(tmp_path, compiler):
     with pytest.raises(UnsupportedError, match="is not here"):
-        add_compiled(REPO, endpoint="http://127.0.0.1:9", token=None, compiler=("no-such-compiler",))
+        add_compiled(REPO, hub=Hub("http://127.0.0.1:9"), compiler=("no-such-compiler",))
     with pytest.raises(UnsupportedError, match="no Core ML packages"):
         compile_folder(tmp_path, NAME, tmp_path / "work", compiler)

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from sdhub.core import retry
 from sdhub.core.access import check_token
 from sdhub.core.errors import HubError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import Progress
 from sdhub.core.retry import Patience, asked_for, passes, patiently
 from sdhub.publishing.push import push
@@ -55,10 +56,10 @@ def test_what_was_uploaded_before_a_failure_is_not_uploaded_again(tmp_path):
         HfApi(endpoint=url, token=TOKEN).create_repo("a/new")
         faults.app = Counting(faults.app)
         with pytest.raises(HubError, match="503"):
-            push(tmp_path / "folder", "a/new", endpoint=url, token=TOKEN, message="m")
+            push(tmp_path / "folder", "a/new", hub=Hub(url, TOKEN), message="m")
         assert len(puts) == len(set(puts)) == 2
         commits.extend([""] * 40)
-        assert push(tmp_path / "folder", "a/new", endpoint=url, token=TOKEN, message="m").status == "published"
+        assert push(tmp_path / "folder", "a/new", hub=Hub(url, TOKEN), message="m").status == "published"
         assert len(puts) == 2
         assert len(waits) >= 4
 
@@ -99,7 +100,7 @@ def test_waits_double_with_jitter_up_to_a_limit(waits):
     told = Telling()
     assert patiently("try", _flaky([_failure(503)] * 7), patience=patience, progress=told) == "done"
     assert waits == [0.75 * each for each in (1, 2, 4, 8, 10, 10, 10)]
-    assert told.said[0] == "try: 503, trying again in 1 s"
+    assert told.said[0] == "try: 503, retrying in 1 s"
     drawn = {Patience().wait(1, _failure(500)) for _ in range(20)}
     assert len(drawn) > 10
     assert all(0.5 <= each <= 1 for each in drawn)
@@ -137,9 +138,9 @@ def test_lines_that_break_are_tried_again(waits):
 def test_the_token_is_checked_patiently_and_never_told(tmp_path):
     with faulty_hub(tmp_path / "hub") as (url, faults), hasty():
         faults.on(3, 0.7, None)
-        assert check_token(url, TOKEN, "anyone") == "anyone"
+        assert check_token(Hub(url, TOKEN), "anyone") == "anyone"
         faults.on(3, 1.0, 0)
         with pytest.raises(HubError) as failed:
-            check_token(url, TOKEN, "anyone")
+            check_token(Hub(url, TOKEN), "anyone")
         assert TOKEN not in failed.value.message + failed.value.hint
         assert "\n" not in failed.value.message

@@ -10,7 +10,7 @@ import pytest
 from sdhub.core.errors import BuildError, SourceError
 from sdhub.core.progress import Progress
 from sdhub.workflow import many
-from sdhub.workflow.many import Order, Outcome, publish_many
+from sdhub.workflow.many import PublishRequest, SourceResult, publish_many
 from sdhub.workflow.options import Options
 
 GIB = 2**30
@@ -34,7 +34,7 @@ def world(monkeypatch):
             raise SourceError("no such checkpoint", hint="look")
         return int(float(self.source.partition("-")[0]) * GIB)
 
-    def apart(order, progress):
+    def run_isolated(order, progress):
         size = order.peak_bytes()
         with lock:
             running.append(size)
@@ -45,15 +45,15 @@ def world(monkeypatch):
             running.remove(size)
         if order.source.endswith("dies"):
             raise BuildError("it died")
-        return Outcome(order.source, {"variants": []}, exit_code=3 if order.source.endswith("refused") else 0)
+        return SourceResult(order.source, {"variants": []}, exit_code=3 if order.source.endswith("refused") else 0)
 
-    monkeypatch.setattr(Order, "peak_bytes", peak)
-    monkeypatch.setattr(many, "_apart", apart)
+    monkeypatch.setattr(PublishRequest, "peak_bytes", peak)
+    monkeypatch.setattr(many, "_run_isolated", run_isolated)
     return most
 
 
 def orders(*names):
-    return [Order(name, Options()) for name in names]
+    return [PublishRequest(name, Options()) for name in names]
 
 
 def test_one_at_a_time_unless_more_are_asked_for(world):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdhub.core.hub import Hub
 from sdhub.publishing.publication import Sibling
 from sdhub.publishing.push import push
 from sdhub.publishing.repository import assemble
@@ -41,7 +42,7 @@ def published(address, tmp_path, name, **changes):
     out = tmp_path / "out"
     out.mkdir()
     assemble(made, out)
-    push(out, repo_id, endpoint=address, token="any", message="one")
+    push(out, repo_id, hub=Hub(address, "any"), message="one")
     return f"{address}/{repo_id}"
 
 

@@ -11,38 +11,17 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from sdhub.core.errors import HubError, PrivacyError
+from sdhub.core.hub import Hub
 from sdhub.publishing import push as pushing
 from sdhub.publishing.package import regular_files
 from sdhub.publishing.push import push
-from sdhub.publishing.repository import assemble
-from tests.publishing.publications import publication
-
-TOKEN = "local"
-_numbers = count()
-
-
-@pytest.fixture
-def api(hub):
-    return HfApi(endpoint=hub, token=TOKEN)
-
-
-@pytest.fixture
-def repo_id():
-    return f"local/model-{next(_numbers)}"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    assemble(publication(tmp_path), out)
-    return out
+from tests.publishing.conftest import TOKEN
 
 
 @pytest.fixture
 def send(hub, folder, repo_id):
     def send(**changes):
-        return push(folder, **{"repo_id": repo_id, "endpoint": hub, "token": TOKEN, "message": "one", **changes})
+        return push(folder, **{"repo_id": repo_id, "hub": Hub(hub, TOKEN), "message": "one", **changes})
 
     return send
 
@@ -119,10 +98,10 @@ def test_a_commit_in_between_is_noticed(api, send, folder, repo_id, monkeypatch)
 def test_one_who_is_always_overtaken_gives_up(api, send, folder, repo_id, monkeypatch):
     send()
     (folder / "new.txt").write_text("new")
-    original = HfApi.create_commit
+    original, numbers = HfApi.create_commit, count()
 
     def interfering(self, *args, **kwargs):
-        content = str(next(_numbers)).encode()
+        content = str(next(numbers)).encode()
         original(api, repo_id, [CommitOperationAdd("between.txt", content)], commit_message="between")
         return original(self, *args, **kwargs)
 
@@ -210,7 +189,7 @@ def test_nothing_private_goes_to_a_public_repository(api, send, repo_id):
 
 
 def test_large_files_go_to_lfs_and_are_not_sent_again(api, send, folder, repo_id, monkeypatch):
-    monkeypatch.setattr(pushing, "LARGE", 2**20)
+    monkeypatch.setattr(pushing, "ALONE", 2**20)
     (folder / "large.bin").write_bytes(bytes(range(256)) * 2**16)
     send()
     (info,) = api.get_paths_info(repo_id, ["large.bin"])
@@ -229,7 +208,7 @@ def test_nothing_is_printed_about_xet_or_progress(send, caplog, capsys):
 
 def test_without_a_token_nothing_is_written(hub, folder, repo_id):
     with pytest.raises(HubError) as refused:
-        push(folder, repo_id, endpoint=hub, token=None, message="one")
+        push(folder, repo_id, hub=Hub(hub), message="one")
     assert "\n" not in refused.value.message
     with pytest.raises(HfHubHTTPError):
         HfApi(endpoint=hub, token=TOKEN).model_info(repo_id)

@@ -6,43 +6,20 @@ import shutil
 import subprocess
 import sys
 import time
-from itertools import count
 
 import pytest
-from huggingface_hub import HfApi
 
 from sdhub.core.errors import CheckError
+from sdhub.core.hub import Hub
 from sdhub.publishing.push import push
 from sdhub.publishing.remote import compare
-from sdhub.publishing.repository import assemble
-from tests.publishing.publications import publication
-
-TOKEN = "local"
-_numbers = count()
-
-
-@pytest.fixture
-def api(hub):
-    return HfApi(endpoint=hub, token=TOKEN)
-
-
-@pytest.fixture
-def repo_id():
-    return f"local/staged-{next(_numbers)}"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    assemble(publication(tmp_path), out)
-    return out
+from tests.publishing.conftest import TOKEN
 
 
 @pytest.fixture
 def send(hub, repo_id):
     def send(folder, check, **changes):
-        wanted = {"endpoint": hub, "token": TOKEN, "message": "one", "check": check, **changes}
+        wanted = {"hub": Hub(hub, TOKEN), "message": "one", "check": check, **changes}
         return push(folder, repo_id, **wanted)
 
     return send
@@ -117,13 +94,14 @@ def test_an_interrupt_during_the_check_undoes_as_well(api, send, folder, repo_id
 
 KILLED = """
 import os, pathlib, signal, sys
+from sdhub.core.hub import Hub
 from sdhub.publishing.push import push
 
 def check(commit):
     os.kill(os.getpid(), signal.SIGKILL)
 
 folder, repo_id, endpoint = sys.argv[1:]
-push(pathlib.Path(folder), repo_id, endpoint=endpoint, token="local", message="one", check=check)
+push(pathlib.Path(folder), repo_id, hub=Hub(endpoint, "local"), message="one", check=check)
 """
 
 

@@ -34,6 +34,37 @@ def test_terms_that_no_order_has_are_refused() -> None:
     for lora in (License("gpl-3.0"), License("cc-by-nd-4.0"), License("other")):
         with pytest.raises(LicenseError, match="the LoRA a/b"):
             terms("cc-by-nc-4.0", lora)
+    for base, lora in RIVALS:
+        with pytest.raises(LicenseError, match="do not tell which of them holds") as caught:
+            terms(base, License(lora))
+        assert f"--license {base} or --license {lora}" in str(caught.value.hint)
+
+
+RIVALS = [
+    ("creativeml-openrail-m", "cc-by-nc-4.0"),
+    ("cc-by-nc-4.0", "creativeml-openrail-m"),
+    ("openrail++", "creativeml-openrail-m"),
+    ("ms-pl", "cc-by-nc-4.0"),
+    ("gpl-3.0", "openrail"),
+]
+
+
+@pytest.mark.parametrize(("base", "lora"), RIVALS)
+def test_the_user_may_say_which_of_two_holds(base: str, lora: str) -> None:
+    assert terms(base, License(lora), base).id == base
+    assert terms(base, License(lora), base).file == "LICENSE"
+    found = terms(base, License(lora), lora)
+    assert (found.id, found.file, found.texts) == (lora, None, ("LICENSE",))
+    for third in ("apache-2.0", "agpl-3.0"):
+        with pytest.raises(LicenseError):
+            terms(base, License(lora), third)
+
+
+def test_no_word_loosens_terms() -> None:
+    assert terms("apache-2.0", NC, "apache-2.0").id == "cc-by-nc-4.0"
+    assert terms("apache-2.0", NC, "cc-by-nc-4.0").id == "cc-by-nc-4.0"
+    with pytest.raises(LicenseError, match="contradicts"):
+        terms("cc-by-nc-4.0", License("mit"), "apache-2.0")
 
 
 def test_a_lora_of_the_hub_that_states_nothing_needs_a_word() -> None:

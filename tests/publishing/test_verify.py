@@ -9,6 +9,7 @@ import zipfile
 import pytest
 
 from sdhub.core.errors import CheckError, SourceError
+from sdhub.core.hub import Hub
 from sdhub.publishing.download import download
 from sdhub.publishing.push import push
 from sdhub.publishing.repository import assemble
@@ -57,8 +58,8 @@ def test_what_was_published_passes_every_check(folder):
 
 
 def test_it_is_the_same_from_the_hub(hub, folder, tmp_path):
-    pushed = push(folder, "local/verified", endpoint=hub, token="any", message="one")
-    assert download("local/verified", tmp_path / "down", endpoint=hub, token=None) == pushed.commit
+    pushed = push(folder, "local/verified", hub=Hub(hub, "any"), message="one")
+    assert download("local/verified", tmp_path / "down", hub=Hub(hub)) == pushed.commit
     assert not _failed(tmp_path / "down")
     verified = verify("local/verified", hub=hub, pictures=0)
     assert verified.commit == pushed.commit

@@ -25,7 +25,7 @@ def test_fast_rounds_to_the_nearest_and_calibrates_nothing() -> None:
     fast = Adjustment(fast=True).apply(recipe())
     assert fast.name == "coreml-4bit-fast"
     assert fast.calibration is None
-    assert "compensated" not in fast.canonical().decode()
+    assert "gptq" not in fast.canonical().decode()
     assert fast.components["unet"].default.bits == 4
     assert Adjustment(fast=True).apply(fast) == fast
 
@@ -54,7 +54,7 @@ def test_a_floor_of_quality_is_in_the_name_and_needs_layers_to_spare() -> None:
     parts = ["unet", "text_encoder", "vae"]
     made = Adjustment(min_psnr=42.5).apply(preset("openvino-int8-full", parts))
     assert made.name == "openvino-int8-full-min42.5"
-    with pytest.raises(UnsupportedError, match="spares no layers"):
+    with pytest.raises(UnsupportedError, match="keeps no layers in higher precision"):
         Adjustment(min_psnr=42.5).apply(preset("openvino-int8", parts))
 
 

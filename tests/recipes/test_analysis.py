@@ -11,7 +11,7 @@ import pytest
 from sdhub.analysis.allocation import Option, total
 from sdhub.analysis.analysis import MOST_DB, Analysis, Subject
 from sdhub.core.errors import RecipeError, UsageError
-from sdhub.recipes.recipe import Calibration, Component, Float, Palette, Recipe, parse_recipe
+from sdhub.recipes.recipe import Calibration, ComponentRecipe, Float, Palette, Recipe, parse_recipe
 
 TREATMENTS = (Palette(bits=2), Palette(bits=4), Palette(bits=8), Float())
 WEIGHTS = {"b": 1000, "a": 3000, "c": 1000}
@@ -19,7 +19,7 @@ SETTING = Calibration(prompts=("pear",), seed=1, steps=4, recorded=4, guidance=4
 TEMPLATE = Recipe(
     name="coreml-4bit",
     backend="coreml",
-    components={"unet": Component(default=Palette(bits=4)), "vae": Component(default=Float())},
+    components={"unet": ComponentRecipe(default=Palette(bits=4)), "vae": ComponentRecipe(default=Float())},
 )
 
 
@@ -99,17 +99,17 @@ def test_a_recipe_has_its_layers_its_evidence_and_the_template_s_rest() -> None:
     assert recipe.components["vae"] == TEMPLATE.components["vae"]
     assert set(recipe.components["unet"].layers) == set(WEIGHTS)
     assert recipe.components["unet"].default == recipe.components["unet"].layers["a"]
-    assert recipe.evidence is not None
-    assert (recipe.evidence.measured_db, recipe.evidence.calls) == (31.26, 32)
+    assert recipe.analysis is not None
+    assert (recipe.analysis.measured_db, recipe.analysis.calls) == (31.26, 32)
     again = parse_recipe(json.dumps(recipe.document()))
     assert again == recipe
-    assert recipe.sha256 == recipe.model_copy(update={"evidence": None}).sha256
+    assert recipe.sha256 == recipe.model_copy(update={"analysis": None}).sha256
 
 
 def test_a_former_recipe_is_found_among_the_options_whatever_its_rounding() -> None:
     found = analysis()
-    layers = {"a": Palette(bits=4, rounding="compensated"), "b": Palette(bits=6)}
-    parts = {"unet": Component(default=Palette(bits=8), layers=layers)}
+    layers = {"a": Palette(bits=4, rounding="gptq"), "b": Palette(bits=6)}
+    parts = {"unet": ComponentRecipe(default=Palette(bits=8), layers=layers)}
     recipe = Recipe(name="coreml-mine", backend="coreml", components=parts)
     assert found.former(recipe) == {"a": 1, "c": 2}
     with pytest.raises(RecipeError, match="says nothing of the unet"):

@@ -14,10 +14,10 @@ from diffusers import StableDiffusionPipeline
 from typer.testing import CliRunner
 
 from sdhub.analysis import sensitivity
-from sdhub.analysis.laboratory import Laboratory
+from sdhub.analysis.analyzer import SensitivityAnalyzer
 from sdhub.core.work import Work
 from sdhub.demo import emoji_sd
-from sdhub.recipes.recipe import Calibration, Component, Float, Palette, Recipe, load_recipe
+from sdhub.recipes.recipe import Calibration, ComponentRecipe, Float, Palette, Recipe, load_recipe
 from sdhub.workflow.analyze import repair
 
 SETTING = Calibration(
@@ -31,7 +31,7 @@ SETTING = Calibration(
     rows=64,
     block=256,
 )
-TREATMENTS = tuple(Palette(bits=bits, rounding="compensated") for bits in (2, 4, 6))
+TREATMENTS = tuple(Palette(bits=bits, rounding="gptq") for bits in (2, 4, 6))
 LAYERS = (
     "down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj",
     "mid_block.attentions.0.proj_in",
@@ -39,7 +39,7 @@ LAYERS = (
     "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_v",
     "up_blocks.1.resnets.1.conv_shortcut",
 )
-TEMPLATE = Recipe(name="coreml-4bit", backend="coreml", components={"unet": Component(default=Float())})
+TEMPLATE = Recipe(name="coreml-4bit", backend="coreml", components={"unet": ComponentRecipe(default=Float())})
 
 
 def loaded() -> Any:
@@ -51,25 +51,25 @@ def pipeline() -> Any:
     return loaded()
 
 
-def laboratory(pipeline: Any, folder: Path, fingerprint: str = "0" * 64) -> Laboratory:
-    lab = Laboratory(lambda: pipeline, "demo", fingerprint, SETTING, Work(folder))
-    lab.layers = list(LAYERS)
-    return lab
+def sensitivity_analyzer(pipeline: Any, folder: Path, fingerprint: str = "0" * 64) -> SensitivityAnalyzer:
+    analyzer = SensitivityAnalyzer(lambda: pipeline, "demo", fingerprint, SETTING, Work(folder))
+    analyzer.layers = list(LAYERS)
+    return analyzer
 
 
-def made(lab: Laboratory) -> Recipe:
-    analysis = lab.analysis(TREATMENTS)
+def made(analyzer: SensitivityAnalyzer) -> Recipe:
+    analysis = analyzer.analysis(TREATMENTS)
     choice = analysis.within(analysis.size("4bits"))
-    return lab.check(analysis, choice).recipe(choice, TEMPLATE, "coreml-mixed-4bit")
+    return analyzer.check(analysis, choice).recipe(choice, TEMPLATE, "coreml-mixed-4bit")
 
 
 def test_what_is_predicted_is_measured(pipeline: Any, tmp_path: Path) -> None:
-    lab = laboratory(pipeline, tmp_path)
-    analysis = lab.analysis(TREATMENTS)
+    analyzer = sensitivity_analyzer(pipeline, tmp_path)
+    analysis = analyzer.analysis(TREATMENTS)
     before = pipeline.unet.get_submodule(LAYERS[0]).weight.detach().clone()
     for treatment in TREATMENTS[1:]:
         choice = analysis.uniform(treatment)
-        checked = lab.check(analysis, choice)
+        checked = analyzer.check(analysis, choice)
         assert checked.measured_db(choice) == pytest.approx(analysis.predicted_db(choice), abs=4)
     assert torch.equal(pipeline.unet.get_submodule(LAYERS[0]).weight, before)
     assert analysis.calls == 2 * 2 * 3 and checked.calls == analysis.calls + 2 * 2
@@ -78,24 +78,24 @@ def test_what_is_predicted_is_measured(pipeline: Any, tmp_path: Path) -> None:
 def test_two_runs_give_the_same_bytes_and_a_third_measures_nothing(
     pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = made(laboratory(pipeline, tmp_path / "one"))
-    second = made(laboratory(pipeline, tmp_path / "two"))
+    first = made(sensitivity_analyzer(pipeline, tmp_path / "one"))
+    second = made(sensitivity_analyzer(pipeline, tmp_path / "two"))
     assert first.model_dump_json() == second.model_dump_json()
     monkeypatch.setattr(sensitivity, "sample", lambda *_: pytest.fail("sampled again"))
-    assert made(laboratory(pipeline, tmp_path / "one")) == first
+    assert made(sensitivity_analyzer(pipeline, tmp_path / "one")) == first
 
 
 def test_a_recipe_serves_a_fine_tune_and_only_what_changed_is_repaired(pipeline: Any, tmp_path: Path) -> None:
-    recipe = made(laboratory(pipeline, tmp_path))
+    recipe = made(sensitivity_analyzer(pipeline, tmp_path))
     tuned = copy.deepcopy(pipeline)
     fine_tune(tuned, steps=200)
-    lab = laboratory(tuned, tmp_path, "1" * 64)
-    analysis = lab.analysis(TREATMENTS)
+    analyzer = sensitivity_analyzer(tuned, tmp_path, "1" * 64)
+    analysis = analyzer.analysis(TREATMENTS)
     choice, changed = repair(analysis, recipe)
     assert len(changed) <= 1
-    assert analysis.bits(choice) <= recipe.evidence.bits + 0.01  # type: ignore[union-attr]
-    drawn = lab.check(analysis, choice).measured_db(choice)
-    assert drawn == pytest.approx(recipe.evidence.measured_db, abs=5)  # type: ignore[union-attr]
+    assert analysis.bits(choice) <= recipe.analysis.bits + 0.01  # type: ignore[union-attr]
+    drawn = analyzer.check(analysis, choice).measured_db(choice)
+    assert drawn == pytest.approx(recipe.analysis.measured_db, abs=5)  # type: ignore[union-attr]
 
 
 def fine_tune(pipeline: Any, steps: int) -> None:
@@ -124,9 +124,9 @@ def test_the_command_writes_a_recipe_and_a_curve(tmp_path: Path, monkeypatch: py
     from sdhub.cli.app import app
 
     monkeypatch.setenv("SDHUB_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("sdhub.analysis.laboratory.PROMPTS", 1)
-    monkeypatch.setattr("sdhub.analysis.laboratory.STEPS", 1)
-    monkeypatch.setattr("sdhub.analysis.laboratory.LEAST", 200_000)
+    monkeypatch.setattr("sdhub.analysis.analyzer.PROMPTS", 1)
+    monkeypatch.setattr("sdhub.analysis.analyzer.STEPS", 1)
+    monkeypatch.setattr("sdhub.analysis.analyzer.LEAST", 200_000)
     monkeypatch.setattr("sdhub.workflow.analyze.CURVE_CHECKS", ())
     file, apple, curve = (tmp_path / name for name in ("mixed.json", "apple.json", "curve.svg"))
     call = ["analyze", "demo", "--budget", "4bits", "--widths", "2,6", "-o", str(file), "--apple", str(apple)]

@@ -64,8 +64,8 @@ def test_layers_are_matched_by_name_and_the_others_listed() -> None:
     recipe = parse_apple(json.dumps(FILE)).recipe("recipe_4.50_bit_mixedpalette")
     found = applied(recipe, SHAPES)
     assert found.layers == {
-        "down_blocks.1.attentions.0.proj_in": Palette(bits=4, rounding="compensated"),
-        "mid_block.resnets.0.conv1": Palette(bits=6, rounding="compensated"),
+        "down_blocks.1.attentions.0.proj_in": Palette(bits=4, rounding="gptq"),
+        "mid_block.resnets.0.conv1": Palette(bits=6, rounding="gptq"),
         "conv_out": Float(),
     }
     assert found.unmatched == {"down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q": "no such layer"}

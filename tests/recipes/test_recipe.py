@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from sdhub.core.errors import RecipeError
-from sdhub.recipes.recipe import Affine, Component, Float, Recipe, json_schema, load_recipe, parse_recipe
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe, json_schema, load_recipe, parse_recipe
 from tests.recipes.made import PRESETS, preset
 
 PARTS = ["text_encoder", "unet", "vae"]
@@ -25,7 +25,7 @@ def test_presets_fit_the_published_schema_and_come_back(name):
 def test_hash_is_of_sorted_compact_json_and_does_not_depend_on_order():
     recipe = preset("openvino-int8", PARTS)
     turned = preset("openvino-int8", PARTS[::-1])
-    document = {name: value for name, value in recipe.document().items() if name != "evidence"}
+    document = {name: value for name, value in recipe.document().items() if name != "analysis"}
     expected = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
     assert recipe.sha256 == turned.sha256 == hashlib.sha256(expected).hexdigest()
 
@@ -46,7 +46,7 @@ def test_a_missing_default_is_filled_before_hashing():
         (lambda d: d["components"]["unet"]["default"].update(bits=9), "bits"),
         (lambda d: d["components"]["unet"]["default"].update(bits="8"), "bits"),
         (lambda d: d["components"]["unet"]["default"].update(scheme="magic"), "components.unet.default"),
-        (lambda d: d.update(version=2), "version"),
+        (lambda d: d.update(version=3), "version"),
         (lambda d: d.update(components={}), "components"),
         (lambda d: d.update(name="../../etc"), "name"),
         (lambda d: d["components"].update({"../x": d["components"]["unet"]}), "components"),
@@ -75,7 +75,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def test_treatments_per_layer():
-    component = Component(default=Affine(bits=8), layers={"conv_out": Float()})
+    component = ComponentRecipe(default=Affine(bits=8), layers={"conv_out": Float()})
     recipe = Recipe(name="openvino-mine", backend="openvino", components={"unet": component})
     assert parse_recipe(recipe.canonical()).components["unet"].layers["conv_out"] == Float()
 
@@ -84,3 +84,9 @@ def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(RecipeError) as refusal:
         preset("openvino-int3", PARTS)
     assert "openvino-int8" in refusal.value.hint
+
+
+def test_the_schema_tells_what_fields_mean() -> None:
+    schema = json_schema()
+    assert "fixed shapes" in schema["properties"]["sizes"]["description"]
+    assert "SmoothQuant" in schema["$defs"]["Affine"]["properties"]["smoothing"]["description"]

@@ -59,7 +59,7 @@ def test_tracing_leaves_no_trace(pipeline: Any) -> None:
 
 def test_computing_calls_anew_gives_the_same_gradients(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = trace(pipeline, SETTING, 0, "unet", LAYERS[:1])
-    monkeypatch.setattr("sdhub.analysis.sensitivity.LARGE", 0)
+    monkeypatch.setattr("sdhub.analysis.sensitivity.RECOMPUTED_FROM", 0)
     again = trace(pipeline, SETTING, 0, "unet", LAYERS[:1])
     assert torch.allclose(
         kept.gradients[LAYERS[0]].float(), again.gradients[LAYERS[0]].float(), rtol=0.02, atol=1e-7
@@ -97,7 +97,7 @@ def test_compensated_rounding_is_foretold_without_being_done(bits: int) -> None:
     nearest = float(((palettize(weight.half(), bits).dequantize() - weight) @ inputs.T).square().sum())
     peaks = inputs.abs().amax(0)
     known = factors({"layer": LayerStatistics(-peaks, peaks, peaks, 512, inputs, (gram,), 512)})["layer"]
-    treatment = Palette(bits=bits, rounding="compensated")  # type: ignore[arg-type]
+    treatment = Palette(bits=bits, rounding="gptq")  # type: ignore[arg-type]
     found = errors(weight, [treatment], [each / 4 for each in drawn(inputs, 16, 6)], known)
     assert truth < 0.5 * nearest
     assert found[0] == pytest.approx(truth, rel=0.4)
@@ -162,7 +162,7 @@ def test_sizes_count_tables_scales_and_branches() -> None:
 @pytest.mark.parametrize("backend", ["coreml", "openvino", "sdnq", "svdquant"])
 def test_offers_fit_a_layer_and_get_better(backend: str) -> None:
     weight = torch.randn(256, 256, generator=generator(8))
-    treatments = backends()[backend].choices("compensated")
+    treatments = backends()[backend].choices("gptq")
     found = errors(weight, treatments, [torch.randn(256, 256, generator=generator(9))])
     assert list(found) == list(range(len(treatments)))
     assert list(found.values()) == sorted(found.values(), reverse=True)

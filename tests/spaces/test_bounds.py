@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import sys
+import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +19,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from sdhub.core.endpoint import Endpoint
+from sdhub.checkpoint.resolve import resolve
 from sdhub.core.errors import UnsupportedError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.core.work import Work
 from sdhub.spaces.sources import space_files
 from sdhub.watching.orders import Order, Task
@@ -27,7 +31,7 @@ from tests.spaces.sources import space_module
 bounds = space_module("publisher", "bounds")
 limits = space_module("publisher", "limits")
 making = space_module("publisher", "making")
-HUB = Endpoint("http://127.0.0.1:9", "token-of-the-visitor")
+HUB = Hub("http://127.0.0.1:9", "token-of-the-visitor")
 PREFIX = "/gradio_api"
 
 
@@ -144,7 +148,11 @@ def run_as(monkeypatch, code):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
+    """Small bounds, and nothing of this machine's own caches and passing folders within reach."""
     monkeypatch.setenv("SDHUB_HOME", str(tmp_path))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(making, "clear_downloads", partial(making.clear_downloads, folder=tmp_path / "hub"))
     monkeypatch.setattr(making, "LOOK_SECONDS", 0.05)
     return limits.Limits(seconds=20.0, waiting=2)
 
@@ -169,7 +177,7 @@ def test_a_job_is_ended_with_all_it_started(way, small, monkeypatch):
     started = []
     popen = making.subprocess.Popen
     monkeypatch.setattr(making.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
-    line = making.Line()
+    line = making.Line("publication")
     telling = making.make([], HUB, limits.Limits(seconds=1.5) if way == "time" else small, line)
     if way == "time":
         *_, last = telling
@@ -184,16 +192,16 @@ def test_a_job_is_ended_with_all_it_started(way, small, monkeypatch):
 
 def test_a_result_and_an_error(small, monkeypatch):
     run_as(monkeypatch, "import os; print('{\"token\": \"' + os.environ['HF_TOKEN'] + '\"}')")
-    *_, told = making.make([], HUB, small, making.Line())
+    *_, told = making.make([], HUB, small, making.Line("publication"))
     assert told.result == {"token": "token-of-the-visitor"}
     run_as(monkeypatch, "import sys; sys.exit('error: no')")
-    *_, told = making.make([], HUB, small, making.Line())
+    *_, told = making.make([], HUB, small, making.Line("publication"))
     assert (told.error, told.result, told.code) == ("error: no", None, 1)
 
 
 def test_a_queue_says_its_length_and_the_place(small, monkeypatch):
     run_as(monkeypatch, "import time; print('busy', flush=True); time.sleep(0.5)")
-    line = making.Line()
+    line = making.Line("publication")
     first = line.join(small.waiting)
     second, third = (making.make([], HUB, small, line) for _ in range(2))
     assert next(second).line.startswith("Place 1 of 1 in the queue")
@@ -212,8 +220,10 @@ def test_a_queue_says_its_length_and_the_place(small, monkeypatch):
 def test_the_work_folder_is_bounded(small, tmp_path, monkeypatch):
     for number in range(3):
         Work(tmp_path / "work").stage("s", {"k": number}, lambda out: (out / "x").write_bytes(b"x" * 1000))
+    looked = [cached(tmp_path / "hub", name, name * 40, 1500, 1e9 + day) for day, name in enumerate("ab")]
     run_as(monkeypatch, "print('{}')")
-    list(making.make([], HUB, limits.Limits(kept=2000), making.Line()))
+    list(making.make([], HUB, limits.Limits(kept=2000), making.Line("publication")))
+    assert [path.exists() for path in looked] == [False, True]
     kept = [path for path in (tmp_path / "work" / "s").iterdir() if path.is_dir()]
     assert len(kept) == 2
 
@@ -251,7 +261,42 @@ def test_too_large_a_checkpoint_is_told():
 )
 def test_the_webhook_publishes_apart(code, status, small, monkeypatch):
     hooks = space_module("publisher", "hooks")
+    monkeypatch.setattr(hooks.looking, "inspected", lambda *_: resolve("demo"))
     run_as(monkeypatch, code)
     task = Task("org/m", "a" * 40, "r" * 64, "openvino-int8", "openvino", "me/m")
-    ((_, (outcome,)),) = hooks.Apart(Options(namespace="me"), HUB, small)([Order((task,))])
+    ((_, (outcome,)),) = hooks.Isolated(Options(namespace="me"), HUB, small)([Order((task,))])
     assert outcome.status == status
+
+
+def test_the_bound_of_memory_is_the_webhook_s_too(small, monkeypatch):
+    hooks = space_module("publisher", "hooks")
+    monkeypatch.setattr(hooks.looking, "inspected", lambda *_: resolve("demo"))
+    run_as(monkeypatch, "raise SystemExit('was run')")
+    task = Task("org/m", "a" * 40, "r" * 64, "openvino-int8", "openvino", "me/m")
+    little = limits.Limits(memory=1e6)
+    ((_, (outcome,)),) = hooks.Isolated(Options(namespace="me"), HUB, little)([Order((task,))])
+    assert outcome.status == "refused"
+    assert "making it needs" in outcome.detail and "of memory" in outcome.detail
+
+
+def cached(cache, name, commit, size, used):
+    """A repository in a cache as huggingface_hub lays it out, its file last read at `used` (s since 1970)."""
+    repository = cache / f"models--org--{name}"
+    blob = repository / "blobs" / commit
+    snapshot = repository / "snapshots" / commit
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    snapshot.mkdir(parents=True)
+    blob.write_bytes(b"x" * size)
+    (snapshot / "w.safetensors").symlink_to(blob)
+    os.utime(blob, (used, used))
+    return snapshot
+
+
+def test_downloads_are_bounded(tmp_path):
+    downloads = space_module("demo", "downloads")
+    assert downloads.clear_downloads(10, tmp_path / "none") == 0
+    made = [cached(tmp_path, name, name * 40, 1000, 1e9 + day) for day, name in enumerate("abcd")]
+    assert downloads.clear_downloads(4000, tmp_path) == 0
+    assert downloads.clear_downloads(2500, tmp_path, keep=["a" * 40]) == 2000
+    assert [path.exists() for path in made] == [True, False, False, True]
+    assert downloads.clear_downloads(0, tmp_path) == 2000

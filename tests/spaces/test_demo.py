@@ -208,6 +208,46 @@ def test_leaving_ends_the_drawing_too(monkeypatch, variant):
     assert stop.is_set()
 
 
+def test_a_drawing_has_its_time(monkeypatch, variant):
+    pipe = Pipe()
+    monkeypatch.setenv("DRAW_SECONDS", "1e-9")
+    for _ in range(50):
+        pipe.go.release()
+    events = list(studio(monkeypatch, pipe).draw(variant, wish(variant, steps=50), threading.Event()))
+    assert events[-1].kind == "failed"
+    assert "longer than 1e-09 s" in events[-1].message
+    assert pipe.steps < 50
+
+
+@pytest.mark.parametrize("text", ["many", "nan", "-1", "0", ""])
+def test_a_setting_that_is_none_is_as_usual(text, monkeypatch):
+    monkeypatch.setenv("DRAW_SECONDS", text)
+    assert drawing.Studio().seconds == drawing.SECONDS
+
+
+def test_those_who_wait_are_told_their_place(monkeypatch, variant):
+    pipe = Pipe()
+    room = studio(monkeypatch, pipe)
+    first, second = (room.draw(variant, wish(variant, steps=1), threading.Event()) for _ in range(2))
+    assert next(first).kind == "loading"
+    told = next(second)
+    assert (told.kind, told.message) == ("waiting", "Place 1 of 1 in the queue.")
+    leaving = threading.Event()
+    fourth = room.draw(variant, wish(variant, steps=1), leaving)
+    assert next(fourth).message == "Place 2 of 2 in the queue."
+    assert str(room.line) == "One picture is being made, 2 wait."
+    leaving.set()
+    assert [event.kind for event in fourth] == ["cancelled"]
+    pipe.go.release()
+    assert [event.kind for event in first] == ["step", "done"]
+    pipe.go.release()
+    assert [event.kind for event in second] == ["step", "done"]
+    for _ in range(drawing.QUEUE + 1):
+        room.line.join(drawing.QUEUE)
+    (refused,) = room.draw(variant, wish(variant), threading.Event())
+    assert (refused.kind, refused.message) == ("failed", "16 pictures wait already: come back later.")
+
+
 def test_a_failure_is_told_without_its_words(monkeypatch, variant):
     pipe = Pipe(broken=True)
     pipe.go.release()

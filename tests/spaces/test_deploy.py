@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
-from sdhub.core.endpoint import Endpoint
 from sdhub.core.errors import CheckError, PrivacyError, SourceError, UnsupportedError, UsageError
+from sdhub.core.hub import Hub
 from sdhub.spaces.demo import Shown, demo_files, fit, readme, space_name
 from sdhub.spaces.deploy import deploy
 from sdhub.spaces.publish import deploy_demo
@@ -40,7 +40,7 @@ def url(tmp_path_factory):
 
 @pytest.fixture
 def hub(url):
-    return Endpoint(url, "local")
+    return Hub(url, "local")
 
 
 def api(url):
@@ -110,7 +110,7 @@ def test_a_space_of_nothing_published(hub):
 def test_spaces_end_with_their_hub_and_wake_at_a_visit(tmp_path):
     root = tmp_path / "hub"
     server = HubProcess(root, "--spaces", "present")
-    first = deploy("acme/one", FILES, hub=Endpoint(server.url, "local"))
+    first = deploy("acme/one", FILES, hub=Hub(server.url, "local"))
     assert ask(first.app)
     server.kill()
     with running_hub(root) as other:  # runs none
@@ -128,7 +128,7 @@ def test_spaces_end_with_their_hub_and_wake_at_a_visit(tmp_path):
         page = urllib.request.Request(f"{server.url}/spaces/acme/one", headers={"Accept": "text/html"})
         with urllib.request.urlopen(page, timeout=10) as answer:
             assert b"The app is" in answer.read()
-        woken = deploy("acme/one", FILES, hub=Endpoint(server.url, "local"))
+        woken = deploy("acme/one", FILES, hub=Hub(server.url, "local"))
         assert (woken.status, woken.stage) == ("unchanged", "RUNNING")
         assert ask(woken.app)
     finally:
@@ -137,7 +137,7 @@ def test_spaces_end_with_their_hub_and_wake_at_a_visit(tmp_path):
 
 def test_a_hub_that_runs_none_keeps_it_asleep(tmp_path):
     with running_hub(tmp_path / "hub") as plain:
-        done = deploy("acme/one", FILES, hub=Endpoint(plain, "local"))
+        done = deploy("acme/one", FILES, hub=Hub(plain, "local"))
         assert (done.status, done.stage, done.app) == ("created", "SLEEPING", None)
 
 

@@ -20,9 +20,9 @@ from PIL import Image
 
 from sdhub.demo import emoji_sd
 from tests.browser import DESKTOP, PHONE, browser, chromium
+from tests.guides import calls
 from tests.hubs import running_hub
 from tests.runs import environment, sdhub_json
-from tests.spaces.docs import commands
 from tests.test_action import Runner
 
 SOURCE, VARIANT, TWIN = "org/model", "me/model-openvino-int8", "me/model-openvino-fp16"
@@ -124,7 +124,7 @@ def guide(runner, hub, tmp_path_factory):
         home = runner.temp / "sdhub"
         return {
             " ".join(words): sdhub_json(*words, home=home, endpoint=hub)
-            for words in commands("spaces.md")
+            for words in calls("spaces.md")
             if words[0] != "hub"
         }
 
@@ -142,7 +142,7 @@ def test_the_commands_of_the_guide(guide, hub):
 
 
 def test_the_guide_serves_a_hub(tmp_path):
-    (words,) = [words for words in commands("spaces.md") if words[0] == "hub"]
+    (words,) = [words for words in calls("spaces.md") if words[0] == "hub"]
     command = [sys.executable, "-m", "sdhub", *words, "--port", "0"]
     running = subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, text=True)
     assert "The embedded Hub is at" in running.stdout.readline()

@@ -134,8 +134,9 @@ def _what(inputs: dict[str, Any], variants: list[str]) -> list[str]:
 
 def is_published(plan: dict[str, Any], variant: dict[str, Any], inputs: dict[str, Any]) -> bool:
     """Whether the Hub has this recipe of this commit; no where that cannot be told."""
-    from sdhub.core.endpoint import Endpoint, endpoint
+    from sdhub.core.endpoint import endpoint
     from sdhub.core.errors import SdhubError
+    from sdhub.core.hub import Hub
     from sdhub.watching.orders import Task
     from sdhub.watching.published import is_published as asked
 
@@ -146,7 +147,7 @@ def is_published(plan: dict[str, Any], variant: dict[str, Any], inputs: dict[str
     backend = variant["name"].partition("-")[0]
     task = Task(plan["source"], sha, variant["recipe_sha256"], variant["name"], backend, repo)
     try:
-        return asked(task, Endpoint(hub.url, os.environ.get("SDHUB_TOKEN") or None))
+        return asked(task, Hub(hub.url, os.environ.get("SDHUB_TOKEN") or None))
     except SdhubError:
         return False
 

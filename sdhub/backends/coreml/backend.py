@@ -15,19 +15,19 @@ from sdhub.backends.coreml.usual import BLOCKS, USUAL, USUAL_UNET
 from sdhub.backends.reasons import reason, unusual
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
+from sdhub.checkpoint.companions import LoadedCompanion
 from sdhub.checkpoint.schedulers import fractional
 from sdhub.core.documents import shown
 from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
+from sdhub.core.units import GIB
 from sdhub.recipes.calibration import calibration_for
 from sdhub.recipes.presets import mixed_bits, preset
-from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment
-from sdhub.recipes.recipe import Component as Treated
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Palette, Recipe, Rounding, Treatment
 
 WIDTHS: tuple[Literal[1, 2, 4, 6, 8], ...] = (1, 2, 4, 6, 8)  # of palettes that every system reads
 REST = "text encoders in 6 bit, the VAE in 16 bit"
 ATTENTION = ("split_einsum",)  # runs on every compute unit; `original` is for GPUs alone
-GIB = 2**30
 GRAPH_BYTES = 1_500_000  # of a model.mlmodel file, beside its weights
 SECONDS_PER_GIB = 30.0  # tracing, converting and writing, per GiB of 32-bit weights, on two cores
 COMPENSATED_SECONDS_PER_GIB = 400.0
@@ -40,15 +40,16 @@ class CoreML(Backend):
 
     name = "coreml"
     analyzed_as = "coreml-4bit"
+    analyzed_first = True
     extra = "coreml"
     packages = ("coremltools", "diffusers", "transformers", "torch", "numpy")
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
+    variants: Mapping[str, str] = MappingProxyType({name: each.description for name, each in PRESETS.items()})
     usual = "coreml-6bit"
     tags = ("core-ml", "coreml", "stable-diffusion", "text-to-image", "sdhub")
     library = "diffusers"
     repository = "coreml-{model}-{treatment}"
     install = 'pip install "sdhub[coreml]"'
-    shows_nearest = True
+    shows_uncalibrated = True
     companions = True
     revision = 2
 
@@ -68,22 +69,22 @@ class CoreML(Backend):
     def knows(self, variant: str) -> bool:
         return variant in self.variants or _mixed(variant) is not None
 
-    def told(self, variant: str) -> str | None:
+    def describe_preset(self, variant: str) -> str | None:
         bits = _mixed(variant)
         if bits is None:
-            return super().told(variant)
+            return super().describe_preset(variant)
         return f"palettes of {bits:g} bits on average, each layer's width chosen by an analysis; {REST}"
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
         """Of mixed bits a recipe without layers, which an analysis finds."""
-        bits, parts = _mixed(variant), [part.name for part in _parts(checkpoint)]
+        bits, parts = _mixed(variant), [part.name for part in self.parts_of(checkpoint)]
         made = preset("coreml", PRESETS, "coreml-4bit" if bits else variant, parts)
         if bits:
             width = next(each for each in WIDTHS if each >= bits)
-            whole = Treated(default=Palette(bits=width, rounding="compensated"))
+            whole = ComponentRecipe(default=Palette(bits=width, rounding="gptq"))
             components = {**made.components, checkpoint.family.denoiser: whole}
             made = made.model_copy(update={"name": variant, "components": components})
-        calibrated = made.nearest() != made
+        calibrated = made.uncalibrated() != made
         side = checkpoint.size or checkpoint.family.size
         fitting = -(-side // STEP) * STEP
         return made.model_copy(
@@ -94,11 +95,14 @@ class CoreML(Backend):
             }
         )
 
+    def parts_of(self, checkpoint: Checkpoint) -> list[Component]:
+        """All ControlNets are one more."""
+        nets = [each.parameters for each in checkpoint.companions if each.kind == "controlnet"]
+        more = [Component("controlnet", "diffusers", "ControlNetModel", parameters=sum(nets))] if nets else []
+        return [*super().parts_of(checkpoint), *more]
+
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
-        parts = {part.name for part in _parts(checkpoint)}
-        for name in sorted(parts ^ set(recipe.components)):
-            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
-            raise RecipeError(f"{recipe.name}: component {name} {fault}")
+        super().accept(checkpoint, recipe)
         for name, component in recipe.components.items():
             if component.token_merging:
                 raise UnsupportedError(f"{name}: Core ML packages are made without token merging")
@@ -114,7 +118,7 @@ class CoreML(Backend):
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
         size, parameters = 0, 0
-        for part in _parts(checkpoint):
+        for part in self.parts_of(checkpoint):
             size += part.parameters * _bits(recipe.components[part.name].default) // 8 + GRAPH_BYTES
             parameters += part.parameters
             if part.name == checkpoint.family.denoiser:  # once more for ControlNets, and once in halves
@@ -128,9 +132,20 @@ class CoreML(Backend):
         return Forecast(bytes=size * copies, peak_bytes=int((1.7 * full + 1.5) * GIB), seconds=seconds)
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
+        self.build_with_companions(checkpoint, pipeline, (), recipe, out, progress)
+
+    def build_with_companions(
+        self,
+        checkpoint: Checkpoint,
+        pipeline: Any,
+        companions: Sequence[LoadedCompanion],
+        recipe: Recipe,
+        out: Path,
+        progress: Progress,
+    ) -> None:
         from sdhub.backends.coreml.build import build
 
-        build(checkpoint, pipeline, recipe, out, progress)
+        build(checkpoint, pipeline, companions, recipe, out, progress)
 
     def recognizes(self, folder: Path) -> bool:
         return (folder / "model_index.json").is_file() and any(folder.glob("*/packages/*.mlpackage"))
@@ -177,6 +192,12 @@ class CoreML(Backend):
                 "The scheduler's timesteps have fractions: packages in Apple's layout take them in 16 bits, which "
                 "above 512 are halves, and Apple's own Swift schedulers give whole ones."
             )
+        vae = checkpoint.component("vae")
+        if checkpoint.said.edm == "playground" or (vae is not None and vae.config.get("latents_mean")):
+            found.append(
+                "Latents have a mean and a deviation by channel (latents_mean, latents_std of vae/config.json): "
+                "apps that only scale them, Apple's Swift pipeline among them, draw wrong colours with it."
+            )
         if checkpoint.prediction_type == "v_prediction":
             found.append(
                 "The model predicts v: apps whose scheduler assumes epsilon, Apple's Swift pipeline among them, "
@@ -188,16 +209,6 @@ class CoreML(Backend):
         return {
             f"{repo_name}_{place.parent.name}_packages.zip": place for place in sorted(folder.glob("*/packages"))
         }
-
-
-def _parts(checkpoint: Checkpoint) -> list[Component]:
-    """What a recipe says how to treat: components with weights, and all ControlNets as one."""
-    found = [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
-    nets = [each.parameters for each in checkpoint.companions if each.kind == "controlnet"]
-    return [
-        *found,
-        *([Component("controlnet", "diffusers", "ControlNetModel", parameters=sum(nets))] if nets else []),
-    ]
 
 
 def _unet(checkpoint: Checkpoint) -> str | None:

@@ -7,7 +7,7 @@ split_einsum/packages/*.mlpackage, vocab.json, merges.txt       Apple's layout; 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from sdhub.backends.coreml.convert import convert_component
 from sdhub.backends.coreml.specs import (
     ComponentSpec,
-    Options,
     Shape,
+    WrapOptions,
     controlnet,
     halves,
     is_tiny,
@@ -27,6 +27,7 @@ from sdhub.backends.coreml.specs import (
     time_ids,
 )
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.companions import LoadedCompanion
 from sdhub.checkpoint.sampling import sampling_defaults
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.core.errors import BuildError, RecipeError
@@ -34,7 +35,7 @@ from sdhub.core.nearly import meant
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.recipes.calibration import calibrate
-from sdhub.recipes.recipe import Component, Recipe
+from sdhub.recipes.recipe import ComponentRecipe, Recipe
 from sdhub.recipes.weights import compress, treatments
 
 if TYPE_CHECKING:
@@ -45,15 +46,21 @@ if TYPE_CHECKING:
 AUTHOR = "made with sdhub"
 DENOISER = "unet"
 CONTROLNET = "controlnet"
-COMPANIONS = "sdhub_companions"  # where a pipeline has the models that go along
 
 
-def build(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
+def build(
+    checkpoint: Checkpoint,
+    pipeline: Any,
+    companions: Sequence[LoadedCompanion],
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+) -> None:
     """Fill the empty folder `out`. The pipeline's weights are consumed. Raises BuildError, RecipeError."""
     scale = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
     side = checkpoint.size or checkpoint.family.size
     sizes = [Shape(width, height, scale=scale) for width, height in recipe.sizes or ((side, side),)]
-    models = _models(checkpoint, pipeline, recipe, progress)
+    models = _models(checkpoint, pipeline, companions, recipe, progress)
     if is_tiny(pipeline.vae):  # its packages take and give latents as the apps scale them
         pipeline.vae.register_to_config(scaling_factor=scaling(checkpoint.family.name))
     places: list[Path] = []
@@ -73,7 +80,7 @@ def build(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, prog
                     model.module,
                     path,
                     shape=shape,
-                    options=Options(attention, sampling_defaults(checkpoint).guidance),
+                    options=WrapOptions(attention, sampling_defaults(checkpoint).guidance),
                     codes=model.codes,
                     metadata=metadata if spec.attention else _without(metadata, "attention_implementation"),
                     chunked=recipe.chunked and spec.part == DENOISER,
@@ -93,20 +100,26 @@ class _Model:
     codes: Mapping[str, Codes]
 
 
-def _models(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, progress: Progress) -> list[_Model]:
+def _models(
+    checkpoint: Checkpoint,
+    pipeline: Any,
+    companions: Sequence[LoadedCompanion],
+    recipe: Recipe,
+    progress: Progress,
+) -> list[_Model]:
     """The checkpoint's own components, then its companions; a UNet comes once more where there are ControlNets."""
-    beside = getattr(pipeline, COMPANIONS, [])
-    controlnets = [(each.name, module) for each, module in beside if each.kind == CONTROLNET]
+    controlnets = [each for each in companions if each.companion.kind == CONTROLNET]
     modules = {name: part for name, part in pipeline.components.items() if hasattr(part, "parameters")}
-    modules |= {each.kind: module for each, module in beside if each.kind != CONTROLNET}
+    modules |= {each.companion.kind: each.module for each in companions if each.companion.kind != CONTROLNET}
     specs = specs_of(
         checkpoint.family.name, list(modules), controlled=bool(controlnets), half_vae=halves(pipeline.vae)
     )
     codes = _codes(pipeline, recipe, progress)
     found = [_Model(spec, modules[spec.part], checkpoint.id, codes.get(spec.part, {})) for spec in specs]
-    for name, module in controlnets:
+    for each in controlnets:
+        module = each.module
         own = dict(_consumed(module, _weights(module), recipe.components[CONTROLNET], {}, progress))
-        found.append(_Model(controlnet(time_ids(checkpoint.family.name)), module, name, own))
+        found.append(_Model(controlnet(time_ids(checkpoint.family.name)), module, each.companion.name, own))
     return found
 
 
@@ -132,14 +145,14 @@ def _codes(pipeline: Any, recipe: Recipe, progress: Progress) -> dict[str, dict[
     return found
 
 
-def _statistics(pipeline: Any, name: str, component: Component, recipe: Recipe, progress: Progress) -> Any:
+def _statistics(pipeline: Any, name: str, component: ComponentRecipe, recipe: Recipe, progress: Progress) -> Any:
     if recipe.calibration is None or name == "vae":
         return {}
     module = getattr(pipeline, name)
     wanted = [
         layer
         for layer, treatment in treatments(_weights(module), component).items()
-        if getattr(treatment, "rounding", "") == "compensated" and _has_rows(module.get_submodule(layer))
+        if getattr(treatment, "rounding", "") == "gptq" and _has_rows(module.get_submodule(layer))
     ]
     return calibrate(pipeline, recipe.calibration, name, wanted, progress=progress) if wanted else {}
 
@@ -162,7 +175,7 @@ def _has_rows(layer: Any) -> bool:
 def _consumed(
     module: Any,
     weights: dict[str, torch.Tensor],
-    component: Component,
+    component: ComponentRecipe,
     statistics: Mapping[str, Any],
     progress: Progress,
 ) -> Iterator[tuple[str, Codes]]:

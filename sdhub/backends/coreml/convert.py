@@ -15,7 +15,7 @@ from sdhub.backends.coreml.constants import Codes, Target, least_target
 from sdhub.backends.coreml.package import write_package
 from sdhub.backends.coreml.program import operations
 from sdhub.backends.coreml.skeleton import Weights, converting, number_of, trace
-from sdhub.backends.coreml.specs import ComponentSpec, Features, Options, Shape
+from sdhub.backends.coreml.specs import ComponentSpec, Features, Shape, WrapOptions
 from sdhub.core.errors import BuildError, MissingExtraError, RecipeError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
@@ -58,7 +58,7 @@ def convert_component(
     out: Path,
     *,
     shape: Shape | None = None,
-    options: Options | None = None,
+    options: WrapOptions | None = None,
     codes: Mapping[str, Codes] | None = None,
     target: Target | None = None,
     metadata: Mapping[str, str] | None = None,
@@ -78,7 +78,7 @@ def convert_component(
     The same arguments give the same bytes. Raises RecipeError for a layer that is not there, UnsupportedError for
     an architecture or codes that cannot be had, BuildError where conversion fails, MissingExtraError.
     """
-    shape, options, codes = shape or Shape(), options or Options(), codes or {}
+    shape, options, codes = shape or Shape(), options or WrapOptions(), codes or {}
     _vet(spec, module, codes)
     inputs, outputs = spec.inputs(module, shape), spec.outputs(module)
     by_parameter = _Parameters(codes)
@@ -131,7 +131,7 @@ def _vet(spec: ComponentSpec, module: Any, codes: Mapping[str, Codes]) -> None:
             raise RecipeError(f"{spec.part} has no layer {layer}") from None
 
 
-def _embedded(module: Any, options: Options) -> dict[str, str]:
+def _embedded(module: Any, options: WrapOptions) -> dict[str, str]:
     """What a program computes with and does not take: the guidance scale of a latent consistency model."""
     conditioned = getattr(module.config, "time_cond_proj_dim", None) if hasattr(module, "config") else None
     return {"guidance_scale_embedded": str(options.guidance)} if conditioned else {}
@@ -214,7 +214,7 @@ def _describe(
     model: Any, spec: ComponentSpec, inputs: Features, outputs: Mapping[str, str], metadata: Mapping[str, str]
 ) -> None:
     found = model.description.metadata
-    found.shortDescription = metadata.get("description", spec.summary)
+    found.shortDescription = metadata.get("description", spec.description)
     found.author = metadata.get("author", "")
     found.license = metadata.get("license", "")
     found.versionString = metadata.get("version", "")

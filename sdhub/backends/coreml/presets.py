@@ -7,25 +7,25 @@ from typing import Any
 from sdhub.recipes.presets import Preset
 from sdhub.recipes.recipe import Float, Palette, Rounding, Treatment
 
-_COMPENSATED: Any = {"rounding": "compensated"}
+_GPTQ: Any = {"rounding": "gptq"}
 
 PRESETS = {
     "coreml-fp16": Preset("16-bit weights; as good as the original", weights=Float()),
-    "coreml-8bit": Preset("palettes of 256 values", weights=Palette(bits=8, **_COMPENSATED)),
+    "coreml-8bit": Preset("palettes of 256 values", weights=Palette(bits=8, **_GPTQ)),
     "coreml-6bit": Preset(
-        "palettes of 64 values, rounded to compensate; the VAE in 16 bit",
-        weights=Palette(bits=6, **_COMPENSATED),
+        "palettes of 64 values, rounded by GPTQ; the VAE in 16 bit",
+        weights=Palette(bits=6, **_GPTQ),
     ),
     "coreml-4bit": Preset(
-        "palettes of 16 values, rounded to compensate; text encoders in 6 bit, the VAE in 16 bit",
-        weights=Palette(bits=4, **_COMPENSATED),
-        encoders=Palette(bits=6, **_COMPENSATED),
+        "palettes of 16 values, rounded by GPTQ; text encoders in 6 bit, the VAE in 16 bit",
+        weights=Palette(bits=4, **_GPTQ),
+        encoders=Palette(bits=6, **_GPTQ),
     ),
     "coreml-4bit-grouped": Preset(
-        "palettes of 16 values for every 16 output channels, rounded to compensate; text encoders in 6 bit, "
+        "palettes of 16 values for every 16 output channels, rounded by GPTQ; text encoders in 6 bit, "
         "the VAE in 16 bit",
-        weights=Palette(bits=4, group_size=16, **_COMPENSATED),
-        encoders=Palette(bits=6, **_COMPENSATED),
+        weights=Palette(bits=4, group_size=16, **_GPTQ),
+        encoders=Palette(bits=6, **_GPTQ),
     ),
 }
 

@@ -49,7 +49,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Options:
+class WrapOptions:
     """How a module is wrapped: the attention implementation, and the guidance scale that is embedded in a latent
     consistency model.
     """
@@ -91,14 +91,14 @@ class ComponentSpec:
     name: str
     part: str
     bundle: str
-    wrap: Callable[[Any, Options], Any]
+    wrap: Callable[[Any, WrapOptions], Any]
     inputs: Callable[[Any, Shape], Features]
     outputs: Callable[[Any], Mapping[str, str]]
     scalar: Scalar = "float16"
     compressible: bool = True
     attention: bool = False
     sized: bool = True
-    summary: str = field(default="", compare=False)
+    description: str = field(default="", compare=False)
 
 
 def specs_of(
@@ -165,7 +165,7 @@ def text_encoder(name: str, bundle: str, *, wide: bool) -> ComponentSpec:
         inputs=_text_inputs,
         outputs=lambda _: states if wide else usual,
         sized=False,
-        summary="Text encoder of a Stable Diffusion model",
+        description="Text encoder of a Stable Diffusion model",
     )
 
 
@@ -177,7 +177,7 @@ def unet(ids: int = 0, *, refiner: bool = False, controlled: bool = False) -> Co
     name, bundle = ("refiner", "UnetRefiner") if refiner else ("unet", "Unet")
     name, bundle = ("control-unet", "ControlledUnet") if controlled else (name, bundle)
 
-    def wrap(module: Any, options: Options) -> Any:
+    def wrap(module: Any, options: WrapOptions) -> Any:
         from sdhub.backends.coreml.unet import UNet
 
         return UNet(module, attention=options.attention, guidance=options.guidance, controlled=controlled)
@@ -199,14 +199,14 @@ def unet(ids: int = 0, *, refiner: bool = False, controlled: bool = False) -> Co
         inputs=inputs,
         outputs=lambda _: {"noise_pred": "What the model predicts of the noise in `sample`"},
         attention=True,
-        summary="Denoiser of a Stable Diffusion model",
+        description="Denoiser of a Stable Diffusion model",
     )
 
 
 def controlnet(ids: int = 0) -> ComponentSpec:
     """A ControlNet; its package is named by itself."""
 
-    def wrap(module: Any, options: Options) -> Any:
+    def wrap(module: Any, options: WrapOptions) -> Any:
         from sdhub.backends.coreml.unet import ControlNet
 
         return ControlNet(module, attention=options.attention)
@@ -231,7 +231,7 @@ def controlnet(ids: int = 0) -> ComponentSpec:
         inputs=inputs,
         outputs=outputs,
         attention=True,
-        summary="ControlNet of a Stable Diffusion model",
+        description="ControlNet of a Stable Diffusion model",
     )
 
 
@@ -241,7 +241,7 @@ def vae_decoder(half: bool = True, scaled: float = SCALING) -> ComponentSpec:
     `scaled`: the apps' scaling factor, for an AutoencoderTiny, which has none of its own.
     """
 
-    def wrap(module: Any, _: Options) -> Any:
+    def wrap(module: Any, _: WrapOptions) -> Any:
         from sdhub.backends.coreml.vae import Decoder, TinyDecoder
 
         return TinyDecoder(module, scaled) if is_tiny(module) else Decoder(module)
@@ -259,14 +259,14 @@ def vae_decoder(half: bool = True, scaled: float = SCALING) -> ComponentSpec:
         inputs=inputs,
         outputs=lambda _: {"image": "Generated image normalized to range [-1, 1]"},
         scalar=scalar,
-        summary="Decoder of a Stable Diffusion model",
+        description="Decoder of a Stable Diffusion model",
     )
 
 
 def vae_encoder(half: bool = True, scaled: float = SCALING) -> ComponentSpec:
     """The half of the VAE that reads pictures; `half` and `scaled` as in `vae_decoder`."""
 
-    def wrap(module: Any, _: Options) -> Any:
+    def wrap(module: Any, _: WrapOptions) -> Any:
         from sdhub.backends.coreml.vae import Encoder, TinyEncoder
 
         return TinyEncoder(module, scaled) if is_tiny(module) else Encoder(module)
@@ -283,14 +283,14 @@ def vae_encoder(half: bool = True, scaled: float = SCALING) -> ComponentSpec:
         inputs=inputs,
         outputs=lambda _: {"latent": "Mean and logarithm of the variance of the picture's latents"},
         scalar=scalar,
-        summary="Encoder of a Stable Diffusion model",
+        description="Encoder of a Stable Diffusion model",
     )
 
 
 def safety_checker() -> ComponentSpec:
     """The safety checker of Stable Diffusion 1.x."""
 
-    def wrap(module: Any, _: Options) -> Any:
+    def wrap(module: Any, _: WrapOptions) -> Any:
         from sdhub.backends.coreml.clip import SafetyChecker
 
         return SafetyChecker(module)
@@ -316,7 +316,7 @@ def safety_checker() -> ComponentSpec:
         inputs=inputs,
         outputs=lambda _: outputs,
         compressible=False,
-        summary="Safety checker of a Stable Diffusion model",
+        description="Safety checker of a Stable Diffusion model",
     )
 
 
@@ -401,13 +401,13 @@ def _text_inputs(module: Any, _: Shape) -> Features:
     return {"input_ids": Feature((1, count), "float32", "The token ids that represent the input text")}
 
 
-def _wrap_text(module: Any, _: Options) -> Any:
+def _wrap_text(module: Any, _: WrapOptions) -> Any:
     from sdhub.backends.coreml.clip import TextEncoder
 
     return TextEncoder(module)
 
 
-def _wrap_text_xl(module: Any, _: Options) -> Any:
+def _wrap_text_xl(module: Any, _: WrapOptions) -> Any:
     from sdhub.backends.coreml.clip import TextEncoderXL
 
     return TextEncoderXL(module)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.openvino import telemetry
-from sdhub.backends.openvino.calls import JUDGED
+from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED
 from sdhub.backends.openvino.presets import PRESETS, choices
 from sdhub.backends.openvino.shapes import UNGUIDED
 from sdhub.backends.reasons import TINY, reason
@@ -19,9 +19,10 @@ from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
-from sdhub.recipes.calibration import LARGE, calibration_for
+from sdhub.core.units import GIB
+from sdhub.recipes.calibration import calibration_for, is_large
 from sdhub.recipes.presets import preset
-from sdhub.recipes.recipe import Affine, Calibration, Component, Float, Recipe, Rounding, Treatment
+from sdhub.recipes.recipe import Affine, Calibration, ComponentRecipe, Float, Recipe, Rounding, Treatment
 
 PIPELINES = {
     name: f"OV{name}"
@@ -42,9 +43,7 @@ PIPELINES = {
 MERGING = re.compile(r"(?P<base>.+)-tome(?P<ratio>0\.[0-9]{1,2})")
 MOST_MERGED = 0.7
 ROUNDING_PROMPTS, LARGE_ROUNDING_STEPS = 8, 3  # ranges of activations settle sooner than Gram matrices
-GIB = 2**30
 GRAPH_BYTES = 400_000  # of an .xml file, beside its weights
-GRAM_BYTES = 6 * GIB
 SECONDS_PER_GIB = 30.0  # tracing, converting and compressing, per GiB of 32-bit weights, on two cores
 CALL_SECONDS_PER_GIB = 0.7  # of one call of a denoiser at its own size
 
@@ -59,8 +58,9 @@ class OpenVINO(Backend):
     analyzed_as = "openvino-int4"
     extra = "openvino"
     packages = ("openvino", "nncf", "optimum-intel", "optimum", "diffusers", "transformers", "torch")
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
-    usual = "openvino-int8"
+    variants: Mapping[str, str] = MappingProxyType({name: each.description for name, each in PRESETS.items()})
+    usual = demo = "openvino-int8"
+    spaces = "any"
     tags = ("openvino", "nncf", "sdhub")
     library = "diffusers"  # the Hub knows no library openvino: that is a tag
     repository = "{model}-openvino-{treatment}"
@@ -70,23 +70,23 @@ class OpenVINO(Backend):
     def knows(self, variant: str) -> bool:
         return _merging(variant)[0] in self.variants
 
-    def reach(
+    def meet_target(
         self,
         checkpoint: Checkpoint,
         pipeline: Any,
         recipe: Recipe,
-        floor: float,
+        target: float,
         judge: Callable[[Path], float],
         progress: Progress,
     ) -> Recipe:
-        from sdhub.backends.openvino.floor import reach
+        from sdhub.backends.openvino.quality_target import meet_target
 
         telemetry.off()
-        return reach(checkpoint, pipeline, recipe, floor, judge, progress)
+        return meet_target(checkpoint, pipeline, recipe, target, judge, progress)
 
-    def told(self, variant: str) -> str | None:
+    def describe_preset(self, variant: str) -> str | None:
         base, ratio = _merging(variant)
-        said = super().told(base)
+        said = super().describe_preset(base)
         if said is None or not ratio:
             return said
         return f"{said}; {ratio:.0%} of the tokens merged in the largest self-attention"
@@ -108,7 +108,7 @@ class OpenVINO(Backend):
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
         base, ratio = _merging(variant)
-        made = preset("openvino", PRESETS, base, [part.name for part in _parts(checkpoint)])
+        made = preset("openvino", PRESETS, base, [part.name for part in self.parts_of(checkpoint)])
         denoiser = checkpoint.family.denoiser
         component = made.components[denoiser]
         update: dict[str, Any] = {"name": variant, "calibration": _calibration(checkpoint, component)}
@@ -119,10 +119,7 @@ class OpenVINO(Backend):
         return made.model_copy(update=update)
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
-        parts = {part.name for part in _parts(checkpoint)}
-        for name in sorted(parts ^ set(recipe.components)):
-            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
-            raise RecipeError(f"{recipe.name}: component {name} {fault}")
+        super().accept(checkpoint, recipe)
         for name, component in recipe.components.items():
             _accept(recipe, name, component, is_denoiser=name == checkpoint.family.denoiser)
         if recipe.chunked:
@@ -138,14 +135,14 @@ class OpenVINO(Backend):
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
         size, parameters = 0, 0
-        for part in _parts(checkpoint):
+        for part in self.parts_of(checkpoint):
             size += int(part.parameters * _bits(recipe.components[part.name].default) / 8) + GRAPH_BYTES
             parameters += part.parameters
         full = 4 * parameters
         denoiser = checkpoint.component(checkpoint.family.denoiser)
         largest = 4 * denoiser.parameters if denoiser else full
         calls, gram = _calls(recipe.calibration), 0
-        if any(_compensated(each) for each in recipe.components.values()):
+        if any(_uses_gptq(each) for each in recipe.components.values()):
             gram = min(GRAM_BYTES, 2 * largest)
         return Forecast(
             bytes=size,
@@ -228,19 +225,13 @@ def _merging(variant: str) -> tuple[str, float]:
     return (match["base"], ratio) if usual else (variant, 0.0)
 
 
-def _parts(checkpoint: Checkpoint) -> list[Any]:
-    """Components that are exported: those with weights, the safety checker excepted."""
-    return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
-
-
-def _calibration(checkpoint: Checkpoint, component: Component) -> Calibration | None:
+def _calibration(checkpoint: Checkpoint, component: ComponentRecipe) -> Calibration | None:
     if not any(_calibrated(each) for each in component.treatments.values()):
         return None
     usual = calibration_for(checkpoint)
-    if _compensated(component):
+    if _uses_gptq(component):
         return usual
-    part = checkpoint.component(checkpoint.family.denoiser)
-    if part is not None and part.parameters > LARGE:
+    if is_large(checkpoint):
         return usual.model_copy(update={"recorded": min(LARGE_ROUNDING_STEPS, usual.recorded)})
     stride = max(len(usual.prompts) // ROUNDING_PROMPTS, 1)
     return usual.model_copy(update={"prompts": usual.prompts[::stride][:ROUNDING_PROMPTS]})
@@ -250,20 +241,18 @@ def _calibrated(treatment: Treatment) -> bool:
     """Whether a treatment asks what the layers' inputs are."""
     if not isinstance(treatment, Affine):
         return False
-    return treatment.activations != "float" or treatment.rounding == "compensated" or treatment.spared > 0
+    return treatment.activations != "float" or treatment.rounding == "gptq" or treatment.higher_precision > 0
 
 
-def _compensated(component: Component) -> bool:
-    return any(
-        isinstance(each, Affine) and each.rounding == "compensated" for each in component.treatments.values()
-    )
+def _uses_gptq(component: ComponentRecipe) -> bool:
+    return any(isinstance(each, Affine) and each.rounding == "gptq" for each in component.treatments.values())
 
 
-def _accept(recipe: Recipe, name: str, component: Component, *, is_denoiser: bool) -> None:
+def _accept(recipe: Recipe, name: str, component: ComponentRecipe, *, is_denoiser: bool) -> None:
     for where, treatment in component.treatments.items():
         _accept_treatment(f"{name}.{where}", treatment)
-        if isinstance(treatment, Affine) and treatment.spared and where != "default":
-            raise UnsupportedError(f"{name}.{where}: a single layer has no share to be spared")
+        if isinstance(treatment, Affine) and treatment.higher_precision and where != "default":
+            raise UnsupportedError(f"{name}.{where}: a single layer has no share in higher precision")
         if _calibrated(treatment) and not is_denoiser:
             raise UnsupportedError(f"{name}.{where}: only the denoiser is calibrated")
         if _calibrated(treatment) and recipe.calibration is None:
@@ -296,7 +285,7 @@ def _accept_treatment(where: str, treatment: Treatment) -> None:
     elif treatment.activations == "float":
         if treatment.smoothing:
             raise UnsupportedError(f"{where}: there is nothing to smooth where activations stay float")
-    elif treatment.bits != 8 or treatment.group_size or treatment.rounding != "nearest":
+    elif treatment.bits != 8 or treatment.group_size or treatment.rounding != "round_to_nearest":
         raise UnsupportedError(
             f"{where}: layers that compute in integers have 8-bit weights, rounded to the nearest"
         )
@@ -306,7 +295,7 @@ def _bits(treatment: Treatment) -> float:
     """Bits of a weight, with its share of scales and zero points."""
     if not isinstance(treatment, Affine):
         return 16
-    codes = treatment.bits * (1 - treatment.spared) + 8 * treatment.spared
+    codes = treatment.bits * (1 - treatment.higher_precision) + 8 * treatment.higher_precision
     scales = 16 + (0 if treatment.symmetric else treatment.bits)
     return codes + (scales / treatment.group_size if treatment.group_size else 0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.core.progress import SILENT, Progress
+from sdhub.core.units import GIB
 from sdhub.recipes.recipe import Calibration
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
 JUDGED = 24  # calls that sensitivity is measured on
+GRAM_BYTES = 6 * GIB  # of the Gram matrices of all layers together
 
 
 class Calls:

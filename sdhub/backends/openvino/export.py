@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino import frequencies, graph, shapes
-from sdhub.backends.openvino.calls import JUDGED, record
+from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED, record
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.backends.openvino.quantize import compress, smoothing_of
-from sdhub.backends.openvino.sensitivity import Cost, sensitivities, spare
+from sdhub.backends.openvino.sensitivity import Cost, most_sensitive, sensitivities
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.vocabulary import write_bpe_files
 from sdhub.core.errors import BuildError, MissingExtraError, RecipeError
@@ -22,17 +22,15 @@ from sdhub.core.nearly import meant
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.scratch import temporary
-from sdhub.recipes.recipe import Affine, Calibration, Component, Recipe
+from sdhub.recipes.recipe import Affine, Calibration, ComponentRecipe, Recipe
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
-GRAM_BYTES = 6 * 2**30  # of the Gram matrices of all layers together
-
 
 @dataclass(frozen=True)
 class Known:
-    """What calibration found out about the denoiser; `costs` are of layers that may be spared."""
+    """What calibration found out about the denoiser; `costs` are of layers that may stay in higher precision."""
 
     statistics: Mapping[str, LayerStatistics] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
@@ -156,23 +154,25 @@ def compress_part(checkpoint: Checkpoint, recipe: Recipe, folder: Path, known: K
     compress(
         folder,
         component,
-        spared=spared(component, known.costs),
+        higher_precision=layers_in_higher_precision(component, known.costs),
         statistics=known.statistics,
         progress=progress,
     )
 
 
-def spared(component: Component, costs: Mapping[str, Cost]) -> frozenset[str]:
-    """The layers that a component's default spares."""
+def layers_in_higher_precision(component: ComponentRecipe, costs: Mapping[str, Cost]) -> frozenset[str]:
+    """The layers that a component's default keeps in higher precision."""
     treatment = component.default
-    if not isinstance(treatment, Affine) or not treatment.spared:
+    if not isinstance(treatment, Affine) or not treatment.higher_precision:
         return frozenset()
     rounds = treatment.activations != "float"
-    return spare(costs, treatment.spared, by=lambda cost: cost.multiplications if rounds else cost.weights)
+    return most_sensitive(
+        costs, treatment.higher_precision, by=lambda cost: cost.multiplications if rounds else cost.weights
+    )
 
 
 def _calibrated(
-    module: Any, pipeline: Any, calibration: Calibration | None, component: Component, progress: Progress
+    module: Any, pipeline: Any, calibration: Calibration | None, component: ComponentRecipe, progress: Progress
 ) -> Known:
     """Run the denoiser as the calibration says, if there is one."""
     if calibration is None:
@@ -182,7 +182,7 @@ def _calibrated(
     treatments = {layer: component.layers.get(layer, component.default) for layer in _weighted(module)}
     affine = {layer: each for layer, each in treatments.items() if isinstance(each, Affine)}
     rounded = frozenset(layer for layer, each in affine.items() if each.activations != "float")
-    gram = frozenset(layer for layer, each in affine.items() if each.rounding == "compensated")
+    gram = frozenset(layer for layer, each in affine.items() if each.rounding == "gptq")
     block = min(calibration.block, fitting_block(module, GRAM_BYTES, gram)) if gram else None
     with temporary() as place:
         calls, statistics = record(
@@ -195,7 +195,7 @@ def _calibrated(
             block=block,
             progress=progress,
         )
-        if not isinstance(component.default, Affine) or not component.default.spared:
+        if not isinstance(component.default, Affine) or not component.default.higher_precision:
             return Known(statistics)
         judged = {
             layer: each
@@ -289,7 +289,7 @@ def _release(pipeline: Any) -> None:
             setattr(pipeline, name, None)
 
 
-def _component(recipe: Recipe, part: str) -> Component:
+def _component(recipe: Recipe, part: str) -> ComponentRecipe:
     return recipe.components["vae" if part.startswith("vae_") else part]
 
 
@@ -311,7 +311,7 @@ def _write_config(out: Path, recipe: Recipe, parts: list[str]) -> None:
         config.save_pretrained(out)
 
 
-def _quantization(component: Component) -> Any:
+def _quantization(component: ComponentRecipe) -> Any:
     """What optimum-intel calls the treatment of most of a component's layers."""
     from optimum.intel import OVMixedQuantizationConfig, OVQuantizationConfig, OVWeightQuantizationConfig
 
@@ -322,7 +322,7 @@ def _quantization(component: Component) -> Any:
         return OVWeightQuantizationConfig(bits=treatment.bits, sym=treatment.symmetric, **grouped)
     alpha = smoothing_of(component) or -1.0
     full = OVQuantizationConfig(bits=8, sym=False, smooth_quant_alpha=alpha)
-    if treatment.activations == "int8" and not treatment.spared:
+    if treatment.activations == "int8" and not treatment.higher_precision:
         return full
     return OVMixedQuantizationConfig(OVWeightQuantizationConfig(bits=8, sym=treatment.symmetric), full)
 

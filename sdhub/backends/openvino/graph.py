@@ -9,7 +9,7 @@ from typing import Any
 
 from sdhub.backends.openvino import telemetry
 from sdhub.core.errors import BuildError
-from sdhub.core.foreign import told
+from sdhub.core.foreign import translate_errors
 
 MODEL = "openvino_model.xml"
 # The converter names operations after the module and the torch function that they come from.
@@ -30,7 +30,7 @@ def read(folder: Path) -> Any:
 def require_readable(folder: Path) -> None:
     """Raises BuildError that names the first part of a variant whose graph OpenVINO does not read."""
     for path in sorted(folder.glob(f"*/{MODEL}")):
-        with told(f"{path.parent.name} does not open", BuildError):
+        with translate_errors(f"{path.parent.name} does not open", BuildError):
             read(path.parent)
 
 

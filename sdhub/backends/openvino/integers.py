@@ -45,11 +45,11 @@ def compute_in_integers(
     factors: dict[str, torch.Tensor] = {}
     for layers in _of_one_input(found):
         operations = [found[layer] for layer in layers]
-        seen, smooth = statistics[layers[0]], None
+        observed, smooth = statistics[layers[0]], None
         if smoothing and _is_smooth(operations[0]):
-            smooth = factors_of(seen, [constants.weight_of(each) for each in operations], smoothing)
+            smooth = factors_of(observed, [constants.weight_of(each) for each in operations], smoothing)
             factors |= dict.fromkeys(layers, smooth)
-        _round_input(operations, *grid_of(seen, smooth), smooth)
+        _round_input(operations, *grid_of(observed, smooth), smooth)
 
     def work(layer: str) -> Grid:
         weight = constants.weight_of(found[layer]).float()
@@ -64,20 +64,20 @@ def compute_in_integers(
             task.advance(sizes[layer] / 1e6)
 
 
-def factors_of(seen: LayerStatistics, weights: Sequence[torch.Tensor], alpha: float) -> torch.Tensor:
+def factors_of(observed: LayerStatistics, weights: Sequence[torch.Tensor], alpha: float) -> torch.Tensor:
     """SmoothQuant's factors (K,) of one input of several weights (N, K); their inverses are float16's."""
     import torch
 
     from sdhub.compression.smoothquant import smoothing_factors
 
     columns = torch.stack([each.float().abs().amax(dim=0) for each in weights]).amax(dim=0)
-    factors = smoothing_factors(seen.absmax, columns, alpha, 1 - alpha)
+    factors = smoothing_factors(observed.absmax, columns, alpha, 1 - alpha)
     return 1 / (1 / factors).clamp(LEAST, MOST).half().float()
 
 
-def grid_of(seen: LayerStatistics, smoothing: torch.Tensor | None = None) -> tuple[float, int]:
+def grid_of(observed: LayerStatistics, smoothing: torch.Tensor | None = None) -> tuple[float, int]:
     """Step and zero point of the 256 levels of a layer's inputs, which are divided by `smoothing` (C,) first."""
-    low, high = seen.low, seen.high
+    low, high = observed.low, observed.high
     if smoothing is not None:
         low, high = low / smoothing, high / smoothing
     least, most = min(float(low.min()), 0.0), max(float(high.max()), 0.0)

@@ -11,35 +11,35 @@ from sdhub.backends.openvino.integers import compute_in_integers
 from sdhub.core.errors import BuildError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
-from sdhub.recipes.recipe import Affine, Component, Treatment
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Treatment
+from sdhub.recipes.weights import MEMORY
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
 
-SPARED = Affine(bits=8)  # what layers get that lose too much
-MEMORY = 2 * 2**30
+HIGHER_PRECISION = Affine(bits=8)  # what layers get that lose too much
 
 
 def compress(
     folder: Path,
-    component: Component,
+    component: ComponentRecipe,
     *,
-    spared: Iterable[str] = (),
+    higher_precision: Iterable[str] = (),
     statistics: Mapping[str, LayerStatistics] | None = None,
     progress: Progress = SILENT,
 ) -> None:
     """Compress the model in `folder` in place.
 
-    `spared`: layers that keep 8-bit weights and float activations whatever the recipe says. `statistics`: of the
-    inputs of layers whose activations are rounded or whose rounding is compensated. Layers that the component
-    names and the graph does not have (the other half of a VAE) are passed over. Raises BuildError.
+    `higher_precision`: layers that keep 8-bit weights and float activations whatever the recipe says.
+    `statistics`: of the inputs of layers whose activations are rounded or that are rounded by GPTQ. Layers that
+    the component names and the graph does not have (the other half of a VAE) are passed over. Raises BuildError.
     """
     if not any(isinstance(each, Affine) for each in component.treatments.values()):
         return
     with quiet():
         model = graph.read(folder)
     found = graph.layers(model)
-    wanted = {layer: _treatment(layer, component, spared) for layer in found}
+    wanted = {layer: _treatment(layer, component, higher_precision) for layer in found}
     integers = [layer for layer in found if _is_integer(found[layer], wanted[layer])]
     own = [layer for layer in found if layer not in integers and _is_own(wanted[layer])]
     statistics = statistics or {}
@@ -56,7 +56,7 @@ def compress(
         graph.save(model, folder)
 
 
-def smoothing_of(component: Component) -> float:
+def smoothing_of(component: ComponentRecipe) -> float:
     """The smoothing of a component's rounded activations; a backend accepts one for all its layers."""
     rounding = [
         each for each in component.treatments.values() if isinstance(each, Affine) and each.activations != "float"
@@ -64,11 +64,11 @@ def smoothing_of(component: Component) -> float:
     return rounding[0].smoothing if rounding else 0.0
 
 
-def _treatment(layer: str, component: Component, spared: Iterable[str]) -> Treatment:
+def _treatment(layer: str, component: ComponentRecipe, higher_precision: Iterable[str]) -> Treatment:
     named = component.layers.get(layer)
     if named is not None:
         return named
-    return SPARED if layer in spared else component.default
+    return HIGHER_PRECISION if layer in higher_precision else component.default
 
 
 def _is_integer(operation: Any, treatment: Treatment) -> bool:
@@ -81,7 +81,7 @@ def _is_own(treatment: Treatment) -> bool:
     """Whether the grid is made here; NNCF makes those of 8 bits and one scale per channel."""
     if not isinstance(treatment, Affine):
         return False
-    return treatment.bits != 8 or bool(treatment.group_size) or treatment.rounding == "compensated"
+    return treatment.bits != 8 or bool(treatment.group_size) or treatment.rounding == "gptq"
 
 
 def _put_grids(
@@ -97,7 +97,7 @@ def _put_grids(
         return
     given = {layer: constants.weight_of(found[layer]) for layer in wanted}
     fitting = {layer: _fitting(each, given[layer][0].numel()) for layer, each in wanted.items()}
-    component = Component(default=SPARED, layers=fitting)
+    component = ComponentRecipe(default=HIGHER_PRECISION, layers=fitting)
     for layer, grid in weights.compress(given, component, statistics, memory=MEMORY, progress=progress):
         assert isinstance(grid, Grid)
         constants.put(found[layer], grid)
@@ -113,7 +113,7 @@ def _fitting(treatment: Treatment, columns: int) -> Treatment:
 
 def _plain(
     model: Any,
-    component: Component,
+    component: ComponentRecipe,
     found: Mapping[str, Any],
     wanted: Mapping[str, Treatment],
     taken: list[str],

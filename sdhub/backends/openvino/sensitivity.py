@@ -75,7 +75,7 @@ def sensitivities(
     }
 
 
-def spare(costs: Mapping[str, Cost], share: float, *, by: Callable[[Cost], int]) -> frozenset[str]:
+def most_sensitive(costs: Mapping[str, Cost], share: float, *, by: Callable[[Cost], int]) -> frozenset[str]:
     """Layers with the most error for what they are (`by`), as many as fit into `share` of all that."""
     budget = share * sum(by(cost) for cost in costs.values())
     chosen = set()
@@ -108,7 +108,7 @@ def _hooks(modules: Mapping[str, Any], hook: Callable[[str], Any]) -> Any:
 
 
 def _rounding(
-    module: Any, treatment: Affine, seen: LayerStatistics | None
+    module: Any, treatment: Affine, observed: LayerStatistics | None
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """What rounding makes of the layer's output: a function from its inputs to the error."""
     import torch
@@ -121,11 +121,11 @@ def _rounding(
     rounds_inputs = treatment.activations == "int8" or (treatment.activations == "hybrid" and not linear)
     factors = None
     if rounds_inputs:
-        assert seen is not None
+        assert observed is not None
         if treatment.smoothing and linear:
-            factors = factors_of(seen, [weight], treatment.smoothing)
+            factors = factors_of(observed, [weight], treatment.smoothing)
             weight = weight * factors
-        step, zero = grid_of(seen, factors)
+        step, zero = grid_of(observed, factors)
     group = (
         treatment.group_size if treatment.group_size and weight[0].numel() % treatment.group_size == 0 else None
     )

@@ -7,80 +7,63 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.base import Forecast
 from sdhub.backends.calibration import calibrated, peak_bytes
-from sdhub.backends.folder import recognizes
-from sdhub.backends.reasons import reason
+from sdhub.backends.quantized import QuantizedBackend
 from sdhub.backends.sdnq.config import keep
 from sdhub.backends.sdnq.formats import format_of
 from sdhub.backends.sdnq.presets import PRESETS, choices
-from sdhub.backends.streaming import streamable
 from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.load import LOADABLE
-from sdhub.core.errors import RecipeError, UnsupportedError
+from sdhub.core.errors import UnsupportedError
 from sdhub.core.progress import Progress
-from sdhub.recipes.presets import find, preset
-from sdhub.recipes.recipe import Affine, Component, Float, Recipe, Rounding, Treatment
+from sdhub.core.units import GIB
+from sdhub.recipes.presets import preset
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe, Rounding, Treatment
 
-GIB = 2**30
 LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
 LAYERS, WIDEST = 300, 2000  # of a usual component, for the share of scales and factors in a forecast
 MOST_BLOCKS = 1000  # of a text encoder that is one
 SECONDS_PER_GIB = 60.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
 
 
-class SDNQ(Backend):
+class SDNQ(QuantizedBackend):
     """Weights of 4 or 8 bits with a low-rank part; activations and arithmetic in float, on every device."""
 
     name = "sdnq"
-    analyzed_as = "sdnq-uint4"
+    title = "SDNQ"
     extra = "svdquant"
-    packages = ("diffusers", "transformers", "torch", "safetensors")
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
+    presets = PRESETS
+    method = "sdnq"
+    analyzed_as = "sdnq-uint4"
+    variants: Mapping[str, str] = MappingProxyType({name: each.description for name, each in PRESETS.items()})
     usual = "sdnq-uint4"
+    spaces = "gpu"
+    space_packages = ("sdnq==0.2.8",)
     tags = ("sdnq", "svdquant", "sdhub")
-    library = "diffusers"
     repository = "{model}-sdnq-{treatment}"
     install = 'pip install "diffusers>=0.36" sdnq transformers accelerate'
-    checks = "sdhub"
     revision = 2
-    narrow = True
-
-    def knows(self, variant: str) -> bool:
-        return find(PRESETS, variant) is not None
-
-    def told(self, variant: str) -> str | None:
-        found = find(PRESETS, variant) if self.knows(variant) else None
-        return found.summary if found else None
 
     def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
         return choices(rounding)
 
-    def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if (found := reason(checkpoint)) is not None:
-            return found
-        if checkpoint.family.name in ("sd3", "sana"):
-            return f"{checkpoint.family.title} becomes no SDNQ variant yet"
-        if "inpainting" in checkpoint.traits:
-            return "inpainting checkpoints become no SDNQ variants yet"
-        return None
-
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
-        made = preset(self.name, PRESETS, variant, [part.name for part in _parts(checkpoint)])
+        made = preset(self.name, PRESETS, variant, [part.name for part in self.parts_of(checkpoint)])
         small = {
             part.name
-            for part in _parts(checkpoint)
+            for part in self.parts_of(checkpoint)
             if part.name.startswith("text_encoder") and part.parameters < LARGE_ENCODER
         }
         components = {
-            name: Component(default=Float()) if name in small else self._encoder(checkpoint, name, component)
+            name: ComponentRecipe(default=Float()) if name in small else self._encoder(checkpoint, name, component)
             for name, component in made.components.items()
         }
         return calibrated(checkpoint, made.model_copy(update={"components": components}))
 
-    def _encoder(self, checkpoint: Checkpoint, name: str, component: Component) -> Component:
+    def _encoder(self, checkpoint: Checkpoint, name: str, component: ComponentRecipe) -> ComponentRecipe:
         """T5's second feed-forward layers only run as symmetric 8 bits (see `build.layers_of`)."""
         part = checkpoint.component(name)
         if part is None or part.class_name != "T5EncoderModel":
@@ -88,14 +71,11 @@ class SDNQ(Backend):
         depth = part.config.get("num_layers")
         count = depth if isinstance(depth, int) and depth <= MOST_BLOCKS else 0
         layers = [f"encoder.block.{number}.layer.1.DenseReluDense.wo" for number in range(count)]
-        eight = Affine(bits=8, symmetric=True, rounding="compensated")
+        eight = Affine(bits=8, symmetric=True, rounding="gptq")
         return component.model_copy(update={"layers": dict.fromkeys(layers, eight)})
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
-        parts = {part.name for part in _parts(checkpoint)}
-        for name in sorted(parts ^ set(recipe.components)):
-            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
-            raise RecipeError(f"{recipe.name}: component {name} {fault}")
+        super().accept(checkpoint, recipe)
         for name, component in recipe.components.items():
             for where, treatment in component.treatments.items():
                 try:
@@ -104,13 +84,9 @@ class SDNQ(Backend):
                     raise UnsupportedError(f"{name}.{where}: {error.message}") from None
             if name == "vae" and not isinstance(component.default, Float):
                 raise UnsupportedError("vae: SDNQ variants keep the VAE in 16 bits")
-            if component.token_merging:
-                raise UnsupportedError(f"{name}: SDNQ variants do not merge tokens")
-        if recipe.sizes or recipe.attention or recipe.chunked or recipe.batch:
-            raise UnsupportedError(f"{recipe.name}: SDNQ variants have no fixed sizes and no choice of attention")
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
-        parts = _parts(checkpoint)
+        parts = self.parts_of(checkpoint)
         size = sum(
             int(part.parameters * _bits(recipe.components[part.name], part.parameters) / 8) for part in parts
         )
@@ -122,18 +98,12 @@ class SDNQ(Backend):
 
         build(pipeline, checkpoint.family.denoiser, recipe, out, progress)
 
-    def streams(self, checkpoint: Checkpoint, recipe: Recipe) -> bool:
-        return streamable(checkpoint, recipe)
-
     def build_streamed(
         self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
     ) -> None:
         from sdhub.backends.sdnq.build import build_streamed
 
         build_streamed(folder, checkpoint.family.denoiser, recipe, out, progress)
-
-    def recognizes(self, folder: Path) -> bool:
-        return recognizes(folder, "sdnq")
 
     def layout(self) -> Layout:
         return Layout(frozenset(LOADABLE), (*BESIDE, *WEIGHTS), quantization=keep)
@@ -155,21 +125,26 @@ class SDNQ(Backend):
             f"pipe = {pipeline}.from_pretrained({repo_id!r}{pin}, torch_dtype=dtype).to(device)",
         )
 
+    def load_native(self, folder: Path) -> Any:
+        """By SDNQ's own kernels, on a GPU where there is one."""
+        import sdnq  # noqa: F401 — teaches diffusers the format
+        import torch
+        from diffusers import DiffusionPipeline
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.float16 if device == "cuda" else torch.float32
+        return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).to(device)
+
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
-        seen = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
+        how = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
         return (
-            f"The weights were chosen {seen}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
+            f"The weights were chosen {how}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
             "al., arXiv 2210.17323); the format is that of SDNQ (Disty0).",
             "Pictures and likeness were measured on the CPU in 32 bits, with the published weights unpacked.",
         )
 
 
-def _parts(checkpoint: Checkpoint) -> list[Any]:
-    """Components with weights that are drawn with."""
-    return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
-
-
-def _bits(component: Component, parameters: int) -> float:
+def _bits(component: ComponentRecipe, parameters: int) -> float:
     """Bits per weight, scales and factors included, of a component's usual layer."""
     layout = format_of(component.default)
     if layout is None:

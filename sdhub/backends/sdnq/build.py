@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.components import Read, tied, write_component
 from sdhub.backends.folder import open_pipeline, write_rest
+from sdhub.backends.input_statistics import input_statistics
 from sdhub.backends.sdnq.config import METHOD, format_in, quantization_config
 from sdhub.backends.sdnq.formats import (
     CHANNELS,
@@ -17,12 +18,11 @@ from sdhub.backends.sdnq.formats import (
     format_of,
     quantize_layer,
 )
-from sdhub.backends.seen import seen_inputs
 from sdhub.backends.streaming import copy_rest, stream
 from sdhub.core.errors import BuildError, MissingExtraError, RecipeError
 from sdhub.core.nearly import meant
 from sdhub.core.progress import Progress
-from sdhub.recipes.recipe import Component, Float, Recipe
+from sdhub.recipes.recipe import ComponentRecipe, Float, Recipe
 
 # transformers' T5 casts what it gives this layer to the type of its weight, unless that is int8.
 T5_OUTPUT = ".DenseReluDense.wo"
@@ -47,9 +47,9 @@ def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Pro
             hint="so small a model gains nothing by SDNQ: make an OpenVINO or a Core ML variant",
         )
 
-    def seen(name: str) -> Mapping[str, LayerStatistics]:
-        wanted = [layer for layer, layout in chosen[name].items() if layout.compensated or layout.rank]
-        return seen_inputs(pipeline, name, wanted, recipe.calibration, progress=progress)
+    def observed(name: str) -> Mapping[str, LayerStatistics]:
+        wanted = [layer for layer, layout in chosen[name].items() if layout.gptq or layout.rank]
+        return input_statistics(pipeline, name, wanted, recipe.calibration, progress=progress)
 
     def done(name: str, statistics: Mapping[str, LayerStatistics]) -> None:
         write(getattr(pipeline, name), chosen[name], statistics, out / name, dtypes[name], progress)
@@ -57,8 +57,8 @@ def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Pro
     # Writing takes a component's weights, and to calibrate one all before it are run.
     encoders = [name for name, layers in chosen.items() if layers and name != denoiser]
     if chosen.get(denoiser):
-        done(denoiser, seen(denoiser))
-    statistics = {name: seen(name) for name in encoders}
+        done(denoiser, observed(denoiser))
+    statistics = {name: observed(name) for name in encoders}
     for name in encoders:
         done(name, statistics.pop(name))
     write_rest(pipeline, out, dtypes)
@@ -73,10 +73,10 @@ def build_streamed(folder: Path, denoiser: str, recipe: Recipe, out: Path, progr
         if layers:
             write(module, layers, {}, out / name, _float_type(component, denoiser), progress, read)
             done.append(name)
-    copy_rest(folder, out, _float_type(Component(default=Float()), denoiser), progress, done=done)
+    copy_rest(folder, out, _float_type(ComponentRecipe(default=Float()), denoiser), progress, done=done)
 
 
-def layers_of(module: Any, component: Component, *, where: str = "") -> dict[str, Format]:
+def layers_of(module: Any, component: ComponentRecipe, *, where: str = "") -> dict[str, Format]:
     """The layers that a recipe quantizes, by module path: those it names, and by default every linear layer and
     convolution that is large enough to gain.
 
@@ -126,8 +126,8 @@ def write(
     convolutions = any(module.get_submodule(name).weight.ndim > 2 for name in layers)
 
     def encode(name: str, layer: torch.nn.Module) -> tuple[dict[str, torch.Tensor], float]:
-        seen = statistics.get(name)
-        return quantize_layer(layer.weight, layers[name], None if seen is None else seen.gram)
+        observed = statistics.get(name)
+        return quantize_layer(layer.weight, layers[name], None if observed is None else observed.gram)
 
     return write_component(
         module,
@@ -164,7 +164,7 @@ def _decode(
     return state
 
 
-def _float_type(component: Component, denoiser: str) -> torch.dtype:
+def _float_type(component: ComponentRecipe, denoiser: str) -> torch.dtype:
     """The type of a component's float weights: of a UNet's pipeline its recipe's, by default float16, which
     transformers and T5 leave the range of."""
     try:

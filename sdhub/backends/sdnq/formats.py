@@ -36,7 +36,7 @@ class Format:
     dtype: str
     group_size: int = 0
     rank: int = 0
-    compensated: bool = False
+    gptq: bool = False
 
     @property
     def bits(self) -> int:
@@ -76,17 +76,15 @@ def format_of(treatment: Treatment) -> Format | None:
             treatment.activations != "float"
             or treatment.bits not in (4, 8)
             or treatment.smoothing
-            or treatment.spared
+            or treatment.higher_precision
         ):
             raise UnsupportedError("SDNQ variants have weights of 4 or 8 bits and float activations")
         dtype = f"{'' if treatment.symmetric else 'u'}int{treatment.bits}"
-        return Format(dtype, treatment.group_size, compensated=treatment.rounding == "compensated")
+        return Format(dtype, treatment.group_size, gptq=treatment.rounding == "gptq")
     if isinstance(treatment, LowRank):
         if treatment.activations != "float" or treatment.smoothing or treatment.residual not in DTYPES:
             raise UnsupportedError("SDNQ variants have integer weights, float activations and no smoothing")
-        return Format(
-            treatment.residual, treatment.group_size, treatment.rank, treatment.rounding == "compensated"
-        )
+        return Format(treatment.residual, treatment.group_size, treatment.rank, treatment.rounding == "gptq")
     raise UnsupportedError(f"SDNQ has no weights of scheme {treatment.scheme}")
 
 
@@ -113,26 +111,26 @@ def quantize_layer(
     check_finite(weight)
     flat = weight.flatten(1)
     layout = layout.fitting(tuple(weight.shape))
-    compensating = layout.compensated and gram is not None
-    narrow = None if gram is None else divided(gram, BLOCK)
+    uses_gptq = layout.gptq and gram is not None
+    blocks = None if gram is None else divided(gram, BLOCK)
     target, subspace = weight, None
     if layout.rank:
         found = decompose(
             flat,
             layout.rank,
             lambda values: _Groups.nearest(values.view(weight.shape), layout).weight().flatten(1),
-            gram=narrow,
+            gram=blocks,
             iterations=ROUNDS,
         ).low_rank
         target, subspace = weight - _product(_factors(found)).view(weight.shape), found.subspace
     groups = _Groups.nearest(target, layout, search=SEARCH, importance=_importance(gram, weight))
-    if compensating:
+    if uses_gptq:
         assert gram is not None
-        groups = groups.compensated(target, gram)
+        groups = groups.gptq(target, gram)
     result = groups.weight().flatten(1)
     factors: dict[str, torch.Tensor] = {}
     if layout.rank:
-        factors = _factors(nearest_branch(flat - result, layout.rank, gram=narrow, start=subspace))
+        factors = _factors(nearest_branch(flat - result, layout.rank, gram=blocks, start=subspace))
         result += _product(factors)
     if gram is None:
         norm = float(torch.linalg.vector_norm(flat))
@@ -213,7 +211,7 @@ class _Groups:
         values = self.codes * self.scale
         return (values if self.zero_point is None else values.add_(self.zero_point)).flatten(1, 2)
 
-    def compensated(self, weight: torch.Tensor, gram: Gram) -> _Groups:
+    def gptq(self, weight: torch.Tensor, gram: Gram) -> _Groups:
         """The same scales with the codes that change the outputs of `weight` least."""
         import torch
 

@@ -7,16 +7,16 @@ from typing import Any
 from sdhub.recipes.presets import Preset
 from sdhub.recipes.recipe import Affine, Float, LowRank, Rounding, Treatment
 
-_COMPENSATED: Any = {"rounding": "compensated"}
+_GPTQ: Any = {"rounding": "gptq"}
 
 PRESETS = {
     "sdnq-uint4": Preset(
-        "4-bit weights with a 16-bit part of rank 32, rounded to compensate; for every device",
-        weights=LowRank(rank=32, residual="uint4", group_size=64, **_COMPENSATED),
+        "4-bit weights with a 16-bit part of rank 32, rounded by GPTQ; for every device",
+        weights=LowRank(rank=32, residual="uint4", group_size=64, **_GPTQ),
     ),
     "sdnq-int8": Preset(
-        "8-bit weights, a scale per output channel, rounded to compensate; for every device",
-        weights=Affine(bits=8, symmetric=True, **_COMPENSATED),
+        "8-bit weights, a scale per output channel, rounded by GPTQ; for every device",
+        weights=Affine(bits=8, symmetric=True, **_GPTQ),
     ),
 }
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.base import Forecast
 from sdhub.backends.calibration import calibrated, peak_bytes
-from sdhub.backends.folder import recognizes
-from sdhub.backends.reasons import reason
-from sdhub.backends.streaming import streamable
+from sdhub.backends.quantized import QuantizedBackend
 from sdhub.backends.svdquant.lite import METHOD, format_of, keep
 from sdhub.backends.svdquant.presets import PRESETS, choices
 from sdhub.backends.svdquant.targets import flux_modulations, share
@@ -19,12 +17,12 @@ from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.load import LOADABLE
-from sdhub.core.errors import RecipeError, UnsupportedError
+from sdhub.core.errors import UnsupportedError
 from sdhub.core.progress import Progress
+from sdhub.core.units import GIB
 from sdhub.recipes.presets import find, preset
 from sdhub.recipes.recipe import Affine, Float, LowRank, Recipe, Rounding, Treatment
 
-GIB = 2**30
 LEAST_SHARE = 1 / 3  # of the denoiser's weights, below which the variant is not worth its trouble
 SECONDS_PER_GIB = 70.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
 MODULATIONS = Affine(bits=4, group_size=64)  # of FLUX, as Nunchaku has them
@@ -34,41 +32,28 @@ GPUS = {
 }
 
 
-class SVDQuant(Backend):
+class SVDQuant(QuantizedBackend):
     """4-bit weights with a 16-bit part of low rank, and arithmetic in 4 bits, on NVIDIA's GPUs."""
 
     name = "svdquant"
-    presets = PRESETS
-    analyzed_as = "svdquant-int4"
+    title = "SVDQuant"
     extra = "svdquant"
-    packages = ("diffusers", "transformers", "torch", "safetensors")
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in PRESETS.items()})
+    presets = PRESETS
+    method = METHOD
+    analyzed_as = "svdquant-int4"
+    variants: Mapping[str, str] = MappingProxyType({name: each.description for name, each in PRESETS.items()})
     usual = "svdquant-int4"
     tags: tuple[str, ...] = ("svdquant", "nunchaku", "sdhub")
-    library = "diffusers"
     repository = "{model}-svdquant-{treatment}"
     install = 'pip install "diffusers>=0.40" kernels transformers accelerate'
-    checks = "sdhub"
     revision = 2
-    narrow = True
-
-    def knows(self, variant: str) -> bool:
-        return find(self.presets, variant) is not None
-
-    def told(self, variant: str) -> str | None:
-        found = find(self.presets, variant) if self.knows(variant) else None
-        return found.summary if found else None
 
     def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
         return choices(rounding)
 
     def why_not(self, checkpoint: Checkpoint, variant: str) -> str | None:
-        if (found := reason(checkpoint)) is not None:
+        if (found := super().why_not(checkpoint, variant)) is not None:
             return found
-        if checkpoint.family.name in ("sd3", "sana"):
-            return f"{checkpoint.family.title} becomes no SVDQuant variant yet"
-        if "inpainting" in checkpoint.traits:
-            return "inpainting checkpoints become no SVDQuant variants yet"
         part = checkpoint.component(checkpoint.family.denoiser)
         wanted = find(self.presets, variant)
         layout = format_of(wanted.weights) if wanted else None
@@ -87,7 +72,7 @@ class SVDQuant(Backend):
         )
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
-        made = preset(self.name, self.presets, variant, [part.name for part in parts_of(checkpoint)])
+        made = preset(self.name, self.presets, variant, [part.name for part in self.parts_of(checkpoint)])
         denoiser = checkpoint.family.denoiser
         if checkpoint.family.name == "flux":
             part = checkpoint.component(denoiser)
@@ -97,22 +82,15 @@ class SVDQuant(Backend):
         return calibrated(checkpoint, made)
 
     def accept(self, checkpoint: Checkpoint, recipe: Recipe) -> None:
-        parts = {part.name for part in parts_of(checkpoint)}
-        for name in sorted(parts ^ set(recipe.components)):
-            fault = "is not said what to do with" if name in parts else "is not in the checkpoint"
-            raise RecipeError(f"{recipe.name}: component {name} {fault}")
+        super().accept(checkpoint, recipe)
         for name, component in recipe.components.items():
-            if component.token_merging:
-                raise UnsupportedError(f"{name}: SVDQuant variants do not merge tokens")
             if name == checkpoint.family.denoiser:
                 _accept_layers(name, component.treatments)
             elif not all(_sixteen(treatment) for treatment in component.treatments.values()):
                 raise UnsupportedError(f"{name}: SVDQuant variants keep all but the denoiser in 16 bits")
-        if recipe.sizes or recipe.attention or recipe.chunked or recipe.batch:
-            raise UnsupportedError(f"{recipe.name}: SVDQuant variants have no fixed sizes or choice of attention")
 
     def forecast(self, checkpoint: Checkpoint, recipe: Recipe) -> Forecast:
-        parts = parts_of(checkpoint)
+        parts = self.parts_of(checkpoint)
         size = 0.0
         for part in parts:
             layout = format_of(recipe.components[part.name].default)
@@ -130,18 +108,12 @@ class SVDQuant(Backend):
 
         build(pipeline, checkpoint.family.denoiser, recipe, out, progress)
 
-    def streams(self, checkpoint: Checkpoint, recipe: Recipe) -> bool:
-        return streamable(checkpoint, recipe)
-
     def build_streamed(
         self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
     ) -> None:
         from sdhub.backends.svdquant.build import build_streamed
 
         build_streamed(folder, checkpoint.family.denoiser, recipe, out, progress)
-
-    def recognizes(self, folder: Path) -> bool:
-        return recognizes(folder, METHOD)
 
     def layout(self) -> Layout:
         return Layout(frozenset(LOADABLE), (*BESIDE, *WEIGHTS), quantization=keep)
@@ -166,12 +138,12 @@ class SVDQuant(Backend):
 
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
         layout = format_of(recipe.components[checkpoint.family.denoiser].default)
-        seen = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
+        how = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
         return (
             f"It runs on {GPUS[layout.precision if layout else 'int4']}; these kernels do not support Hopper.",
             "The package called nunchaku on PyPI is another project: do not install it for this.",
-            f"The method is SVDQuant (Li et al., arXiv 2411.05007), {seen}, with a decomposition in closed form "
-            "and compensated rounding (Frantar et al., arXiv 2210.17323).",
+            f"The method is SVDQuant (Li et al., arXiv 2411.05007), {how}, with a decomposition in closed form "
+            "and GPTQ (Frantar et al., arXiv 2210.17323).",
             "Pictures and likeness were measured on the CPU, with the published weights and in the kernels' "
             "arithmetic.",
             "LoRAs cannot be loaded onto it: fuse them first.",
@@ -193,11 +165,6 @@ def _accept_layers(name: str, treatments: Mapping[str, Any]) -> None:
 
 def _sixteen(treatment: Treatment) -> bool:
     return isinstance(treatment, Float) and treatment.dtype != "float32"
-
-
-def parts_of(checkpoint: Checkpoint) -> list[Any]:
-    """Components with weights that are drawn with."""
-    return [part for part in checkpoint.components if part.parameters and part.name != "safety_checker"]
 
 
 BACKEND = SVDQuant()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.components import Read, write_component
 from sdhub.backends.folder import assembled, filled, open_pipeline, tensors_of, write_rest
-from sdhub.backends.seen import seen_inputs
+from sdhub.backends.input_statistics import input_statistics
 from sdhub.backends.streaming import copy_rest, stream
 from sdhub.backends.svdquant import single
 from sdhub.backends.svdquant.arrangement import FLUX, arrangement_of
@@ -37,7 +37,7 @@ def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Pro
     if not layers:
         raise BuildError(f"{denoiser} has no layer that the kernels take", hint="make an SDNQ variant")
     wanted = [name for name, layout in layers.items() if layout.kind == W4A4]
-    statistics = seen_inputs(pipeline, denoiser, wanted, recipe.calibration, tokens=TOKENS, progress=progress)
+    statistics = input_statistics(pipeline, denoiser, wanted, recipe.calibration, tokens=TOKENS, progress=progress)
     write(module, layers, statistics, out / denoiser, dtype, progress)
     write_rest(pipeline, out, dict.fromkeys(recipe.components, dtype))
 
@@ -73,9 +73,9 @@ def build_single(pipeline: Any, denoiser: str, model: str, recipe: Recipe, out: 
     module, layout = getattr(pipeline, denoiser), format_of(recipe.components[denoiser].default)
     assert layout is not None
     wanted = sorted({target.sources[0] for target in arrangement_of(module).targets if not target.modulations})
-    seen = seen_inputs(pipeline, denoiser, wanted, recipe.calibration, tokens=TOKENS, progress=progress)
+    observed = input_statistics(pipeline, denoiser, wanted, recipe.calibration, tokens=TOKENS, progress=progress)
     path = out / single.file_name(layout, model)
-    single.write(module, layout, seen, path, torch.bfloat16, progress)
+    single.write(module, layout, observed, path, torch.bfloat16, progress)
     rest = dict.fromkeys(recipe.components, compute_type(denoiser))
     write_rest(pipeline, out, rest, left_out=(denoiser,))
 

@@ -6,7 +6,7 @@ Two kinds: W4A4, 4-bit weights and inputs with a low-rank part, and W4A16, 4-bit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -37,7 +37,7 @@ class Format:
     precision: Literal["int4", "nvfp4"] = "int4"
     rank: int = 0
     smoothing: bool = False
-    compensated: bool = False
+    gptq: bool = False
 
     def takes(self, outputs: int, inputs: int) -> bool:
         """Whether the kernels take a layer of this size."""
@@ -78,7 +78,7 @@ def format_of(treatment: Treatment) -> Format | None:
         raise UnsupportedError(f"the kernels want groups of {GROUP[precision]} for {precision}")
     if not treatment.rank or treatment.rank % RANK_STEP:
         raise UnsupportedError(f"the kernels want a rank that is a multiple of {RANK_STEP}")
-    return Format(W4A4, precision, treatment.rank, treatment.smoothing, treatment.rounding == "compensated")
+    return Format(W4A4, precision, treatment.rank, treatment.smoothing, treatment.rounding == "gptq")
 
 
 def quantization_config(layers: Mapping[str, Format], dtype: torch.dtype) -> dict[str, Any]:
@@ -126,24 +126,24 @@ def keep(config: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def encode(
-    layer: Any, layout: Format, seen: LayerStatistics | None, dtype: torch.dtype
+    layer: Any, layout: Format, observed: LayerStatistics | None, dtype: torch.dtype
 ) -> tuple[dict[str, torch.Tensor], float]:
     """The tensors of a linear layer and its relative error (see `svdquant.split`)."""
     if layout.kind == W4A16:
         return _encode_w4a16(layer, dtype)
-    made = split_layer(layer, layout, seen, dtype)
+    made = split_layer(layer, layout, observed, dtype)
     return packed(made, layer.bias, dtype), made.error
 
 
 def split_layer(
-    layer: Any, layout: Format, seen: LayerStatistics | None, dtype: torch.dtype, *, shifted: bool = False
+    layer: Any, layout: Format, observed: LayerStatistics | None, dtype: torch.dtype, *, shifted: bool = False
 ) -> Split:
     """A linear layer taken apart as its format says; `shifted` as in `svdquant.split`."""
     from sdhub.compression.svdquant import Inputs, split
 
     inputs = None
-    if seen is not None and seen.gram is not None:
-        inputs = Inputs(seen.gram, seen.gram_rows, seen.tokens, seen.absmax, seen.gram_sum)
+    if observed is not None and observed.gram is not None:
+        inputs = Inputs(observed.gram, observed.gram_rows, observed.tokens, observed.absmax, observed.gram_sum)
     return split(
         layer.weight,
         layout.rank,
@@ -151,7 +151,7 @@ def split_layer(
         inputs,
         dtype=dtype,
         smoothing=layout.smoothing,
-        use_gptq=layout.compensated,
+        use_gptq=layout.gptq,
         shifted=shifted,
     )
 
@@ -255,6 +255,6 @@ def check_tensors(
             raise BuildError(f"{name} is {given}, not {wanted.get(name)}")
 
 
-def tensors_in(state: Mapping[str, torch.Tensor], layer: str) -> list[str]:
+def tensors_in(state: Iterable[str], layer: str) -> list[str]:
     """Names of a layer's own tensors."""
     return [name.rpartition(".")[2] for name in state if name.rpartition(".")[0] == layer]

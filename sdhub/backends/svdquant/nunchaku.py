@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sdhub.backends.base import Forecast
 from sdhub.backends.calibration import calibrated
 from sdhub.backends.svdquant.arrangement import FLUX, SDXL
-from sdhub.backends.svdquant.backend import GPUS, SVDQuant, parts_of
+from sdhub.backends.svdquant.backend import GPUS, SVDQuant
 from sdhub.backends.svdquant.lite import format_of
 from sdhub.backends.svdquant.presets import NUNCHAKU_PRESETS
 from sdhub.backends.variant.configs import vet
@@ -46,7 +46,9 @@ class Nunchaku(SVDQuant):
     name = "nunchaku"
     presets = NUNCHAKU_PRESETS
     analyzed_as = ""
-    variants: Mapping[str, str] = MappingProxyType({name: each.summary for name, each in NUNCHAKU_PRESETS.items()})
+    variants: Mapping[str, str] = MappingProxyType(
+        {name: each.description for name, each in NUNCHAKU_PRESETS.items()}
+    )
     usual = ""
     tags = ("nunchaku", "svdquant", "comfyui", "sdhub")
     repository = "nunchaku-{model}-{treatment}"
@@ -80,7 +82,7 @@ class Nunchaku(SVDQuant):
         return Forecast(int(usual.bytes + more), usual.peak_bytes, usual.seconds)
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
-        made = preset("nunchaku", NUNCHAKU_PRESETS, variant, [part.name for part in parts_of(checkpoint)])
+        made = preset("nunchaku", NUNCHAKU_PRESETS, variant, [part.name for part in self.parts_of(checkpoint)])
         return calibrated(checkpoint, made)
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:

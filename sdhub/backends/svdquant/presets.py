@@ -7,9 +7,9 @@ from typing import Any
 from sdhub.recipes.presets import FLOAT, Preset
 from sdhub.recipes.recipe import Float, LowRank, Rounding, Treatment
 
-_COMPENSATED: Any = {"rounding": "compensated"}
-_INT4 = LowRank(rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, **_COMPENSATED)
-_NVFP4 = LowRank(rank=32, residual="nvfp4", group_size=16, activations="nvfp4", smoothing=True, **_COMPENSATED)
+_GPTQ: Any = {"rounding": "gptq"}
+_INT4 = LowRank(rank=32, residual="int4", group_size=64, activations="int4", smoothing=True, **_GPTQ)
+_NVFP4 = LowRank(rank=32, residual="nvfp4", group_size=16, activations="nvfp4", smoothing=True, **_GPTQ)
 
 PRESETS = {
     "svdquant-int4": Preset(

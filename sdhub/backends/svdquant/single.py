@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sdhub.backends.components import Read, write_parts
+from sdhub.backends.folder import blank
 from sdhub.backends.parts import Parts
 from sdhub.backends.svdquant.arrangement import FLUX, Arrangement, Target, arrangement_of
 from sdhub.backends.svdquant.lite import (
@@ -29,6 +30,7 @@ from sdhub.backends.svdquant.lite import (
 )
 from sdhub.core.errors import BuildError, SdhubError
 from sdhub.core.progress import Progress
+from sdhub.core.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +136,7 @@ def write(
         if not kind.takes(rows, columns):
             raise BuildError(f"Nunchaku's kernels take no layer of {rows} x {columns}: {target.name}")
     source = read or tensors.__getitem__
-    seen = {
+    observed = {
         name: _narrowed(statistics[target.sources[0]], target.columns)
         for name, target in targets.items()
         if target.sources[0] in statistics
@@ -145,7 +147,7 @@ def write(
         target = targets[name]
         if target.modulations:
             return _encode_modulation(layer, target.modulations, dtype)
-        return _encode(layer, target, layout, seen.get(name), dtype, flux=flux)
+        return _encode(layer, target, layout, observed.get(name), dtype, flux=flux)
 
     parts = Parts(path.parent / ".parts")
     errors = write_parts(
@@ -156,13 +158,58 @@ def write(
         label=f"quantizing {path.name}",
         replaced=("weight", "bias"),
         dtype=dtype,
-        statistics=seen,
+        statistics=observed,
         progress=progress,
         read=lambda name: _composed(origins[name], source),
     )
     said = {"format": "pt", **metadata(module, layout)}
     parts.join(path.parent, path.name.removesuffix(".safetensors"), metadata=said, shard=sys.maxsize)
+    prove(path, type(module), source, dtype)
     return errors
+
+
+def prove(path: Path, kind: Any, source: Read, dtype: torch.dtype) -> None:
+    """Hold a written file against its metadata and `source`, the tensors of the denoiser, whose class is `kind`.
+
+    Each 4-bit layer of the class and config has all its tensors, in their sizes and types; every other tensor is
+    the source's as `dtype`; there is no other. Raises BuildError naming the first that is not so.
+    """
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        said = file.metadata()
+        precision, rank = _said(json.loads(said["quantization_config"]))
+        with quiet(), torch.device("meta"):
+            module = blank("diffusers", kind.__name__, json.loads(said["config"]))
+        arrangement = arrangement_of(module)
+        sketch, origins = _sketch(arrangement, module.state_dict())
+        left = set(file.keys())
+        quantized = set()
+        for target in arrangement.targets:
+            own = {key: file.get_tensor(f"{target.name}.{key}") for key in tensors_in(left, target.name)}
+            wanted = {"bias"} if f"{target.name}.bias" in origins else set()
+            try:
+                if not wanted <= set(own):
+                    raise BuildError("its bias is missing")
+                if not (target.modulations or torch.equal(own[UNUSED], own["smooth"])):
+                    raise BuildError(f"{UNUSED} is another than smooth")
+                _layer(own, target, tuple(sketch.get_submodule(target.name).weight.shape), precision, rank)
+            except (AttributeError, KeyError, ValueError, TypeError, RuntimeError, SdhubError) as error:
+                raise BuildError(f"{path.name}: {target.name} was not written whole: {error}") from None
+            left -= {f"{target.name}.{key}" for key in own}
+            quantized |= {f"{target.name}.weight", f"{target.name}.bias"}
+        for name in sorted(set(origins) - quantized):
+            if name not in left:
+                raise BuildError(f"{path.name}: {name} is missing")
+            given = _composed(origins[name], source)
+            given = given.to(dtype) if given.is_floating_point() else given
+            found = file.get_tensor(name)
+            if found.dtype != given.dtype or not torch.equal(found, given):
+                raise BuildError(f"{path.name}: {name} was not written as it is")
+            left.discard(name)
+    if left:
+        raise BuildError(f"{path.name}: {min(left)} is not of its config")
 
 
 def decode(module: Any, said: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -170,9 +217,7 @@ def decode(module: Any, said: Mapping[str, Any], tensors: Mapping[str, torch.Ten
 
     `said`: the file's `quantization_config`. Raises BuildError for a document or tensors of another format.
     """
-    import torch
-
-    from sdhub.backends.svdquant.reference import Summed, W4A4Linear, unpacked
+    from sdhub.backends.svdquant.reference import Summed, W4A4Linear
 
     state = dict(tensors)
     precision, rank = _said(said)
@@ -184,15 +229,11 @@ def decode(module: Any, said: Mapping[str, Any], tensors: Mapping[str, torch.Ten
             start, stop = target.columns or (0, sources[0].in_features)
             shape = (sum(each.out_features for each in sources), stop - start)
             own = {key: state.pop(f"{target.name}.{key}") for key in tensors_in(state, target.name)}
+            layer = _layer(own, target, shape, precision, rank)
             if target.modulations:
-                module.set_submodule(target.sources[0], _decode_modulation(own, shape, target.modulations))
+                module.set_submodule(target.sources[0], layer)
                 continue
-            own.pop(UNUSED, None)
-            own = {{here: lite for lite, here in NAMES.items()}.get(key, key): each for key, each in own.items()}
-            dtype = own["proj_down"].dtype
-            checked = {"wtscale": torch.ones(1, dtype=dtype), **own} if precision == "nvfp4" else own
-            check_tensors(checked, shape, precision, rank, dtype)
-            layer, shifted = unpacked(own, precision), target.shifted and precision == "int4"
+            dtype, shifted = own["lora_down"].dtype, target.shifted and precision == "int4"
         except (AttributeError, KeyError, ValueError, TypeError, RuntimeError, SdhubError) as error:
             raise BuildError(f"{target.name} is broken: {error}") from None
         if target.columns:
@@ -208,6 +249,24 @@ def decode(module: Any, said: Mapping[str, Any], tensors: Mapping[str, torch.Ten
         module.set_submodule(name, Summed([layers[start] for start in sorted(layers)]))
     own_names = {here: name for name, here in arrangement.renamed.items()}
     return {own_names.get(name, name): each for name, each in state.items()}
+
+
+def _layer(
+    own: Mapping[str, torch.Tensor], target: Target, shape: tuple[int, int], precision: str, rank: int
+) -> Any:
+    """What a target's tensors stand for. Raises BuildError, and others for tensors of another format."""
+    import torch
+
+    from sdhub.backends.svdquant.reference import unpacked
+
+    if target.modulations:
+        return _decode_modulation(own, shape, target.modulations)
+    lite = {here: name for name, here in NAMES.items()}
+    named = {lite.get(key, key): each for key, each in own.items() if key != UNUSED}
+    dtype = named["proj_down"].dtype
+    checked = {"wtscale": torch.ones(1, dtype=dtype), **named} if precision == "nvfp4" else named
+    check_tensors(checked, shape, precision, rank, dtype)
+    return unpacked(named, precision)
 
 
 def _sketch(arrangement: Arrangement, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, dict[str, Origin]]:
@@ -257,36 +316,36 @@ def _composed(origin: Origin, source: Read) -> torch.Tensor:
     return whole[:, columns[0] : columns[1]] if columns else whole
 
 
-def _narrowed(seen: LayerStatistics, columns: tuple[int, int] | None) -> LayerStatistics:
-    """What was seen of some of the inputs."""
+def _narrowed(observed: LayerStatistics, columns: tuple[int, int] | None) -> LayerStatistics:
+    """The statistics of some of the inputs."""
     if columns is None:
-        return seen
+        return observed
     start, stop = columns
     blocks, first = [], 0
-    for block in seen.gram or ():
+    for block in observed.gram or ():
         low, high = max(start - first, 0), min(stop - first, len(block))
         if low < high:
             blocks.append(block[low:high, low:high])
         first += len(block)
     return replace(
-        seen,
-        low=seen.low[start:stop],
-        high=seen.high[start:stop],
-        mean_square=seen.mean_square[start:stop],
-        tokens=seen.tokens[:, start:stop],
-        gram=None if seen.gram is None else tuple(blocks),
-        gram_sum=None if seen.gram_sum is None else seen.gram_sum[start:stop],
+        observed,
+        low=observed.low[start:stop],
+        high=observed.high[start:stop],
+        mean_square=observed.mean_square[start:stop],
+        tokens=observed.tokens[:, start:stop],
+        gram=None if observed.gram is None else tuple(blocks),
+        gram_sum=None if observed.gram_sum is None else observed.gram_sum[start:stop],
     )
 
 
 def _encode(
-    layer: Any, target: Target, layout: Format, seen: LayerStatistics | None, dtype: torch.dtype, *, flux: bool
+    layer: Any, target: Target, layout: Format, observed: LayerStatistics | None, dtype: torch.dtype, *, flux: bool
 ) -> tuple[dict[str, torch.Tensor], float]:
     import torch
 
     weight = layer.weight.detach().float()
     shifted = target.shifted and layout.precision == "int4"
-    made = split_layer(layer, layout, seen, dtype, shifted=shifted)
+    made = split_layer(layer, layout, observed, dtype, shifted=shifted)
     bias = None if layer.bias is None else layer.bias.detach().float()
     if bias is None and flux:
         bias = torch.zeros(len(weight))

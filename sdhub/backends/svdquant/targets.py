@@ -8,14 +8,14 @@ from typing import Any
 from sdhub.backends.svdquant.lite import W4A4, W4A16, Format, format_of
 from sdhub.core.errors import RecipeError
 from sdhub.core.nearly import meant
-from sdhub.recipes.recipe import Component
+from sdhub.recipes.recipe import ComponentRecipe
 
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
 MOST = 1000  # blocks of a denoiser that is one
 FEED_FORWARD = 4  # times a block's width, twice that where it is gated
 
 
-def layers_of(module: Any, component: Component, *, where: str = "") -> dict[str, Format]:
+def layers_of(module: Any, component: ComponentRecipe, *, where: str = "") -> dict[str, Format]:
     """The layers that a recipe quantizes, by module path: those it names, and by default the linear layers of
     transformer blocks that the kernels take; modulations (of norms) are few rows and stay.
 

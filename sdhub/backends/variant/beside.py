@@ -8,15 +8,18 @@ from typing import Any
 
 from sdhub.backends.variant.gate import INDEX
 from sdhub.checkpoint.known import SCHEDULERS, TOKENIZERS
+from sdhub.checkpoint.schedulers import draw_nothing
 from sdhub.core.errors import BuildError
-from sdhub.core.foreign import told
+from sdhub.core.foreign import translate_errors
 from sdhub.core.quiet import quiet
+
+STEPS = 4  # that a scheduler takes before it is believed to draw
 
 
 def load_beside(view: Path) -> dict[str, Any]:
     """Schedulers and tokenizers by component, given to pipelines so that these look up no class themselves.
 
-    Raises BuildError that names the part.
+    Raises BuildError that names the part, also a scheduler whose settings draw nothing.
     """
     import diffusers
     import transformers
@@ -25,8 +28,10 @@ def load_beside(view: Path) -> dict[str, Any]:
     for name, (library, class_name) in _entries(view).items():
         if class_name in SCHEDULERS | TOKENIZERS:
             kind = getattr({"diffusers": diffusers, "transformers": transformers}[library], class_name)
-            with quiet(), told(f"{name} does not load", BuildError):
+            with quiet(), translate_errors(f"{name} does not load", BuildError):
                 found[name] = kind.from_pretrained(view / name, local_files_only=True)
+                if class_name in SCHEDULERS:
+                    draw_nothing(kind.from_config(found[name].config), STEPS)
     return found
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from sdhub.backends.variant.configs import config, scheduler, tokenizer
 from sdhub.backends.variant.layout import File, Variant
 from sdhub.checkpoint.headers import read_header
-from sdhub.checkpoint.tree import MAX_INDEX, MIB
+from sdhub.checkpoint.tree import MAX_INDEX
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import SourceError, UnsafeError
+from sdhub.core.units import MIB
 
 MAX_VOCABULARY = 64 * MIB  # Gemma's have 34 million bytes
 TOKENIZER = r"tokenizer(_[23])?"

@@ -12,7 +12,7 @@ from typing import Any
 from sdhub.backends.variant.gate import Vetted, vet
 from sdhub.backends.variant.layout import Layout
 from sdhub.core.errors import BuildError
-from sdhub.core.foreign import told
+from sdhub.core.foreign import translate_errors
 from sdhub.core.scratch import temporary
 
 
@@ -37,7 +37,7 @@ def opened(folder: Path, layout: Layout, load: Callable[[Path], Any]) -> Any:
         view = stack.enter_context(temporary("view"))
         lay(vetted, view)
         renamed = {f"{view}/": "", str(view): vetted.where, view.parent.name: vetted.where}
-        with told(f"{vetted.where} does not open", BuildError, renamed=renamed):
+        with translate_errors(f"{vetted.where} does not open", BuildError, renamed=renamed):
             pipeline = _named(vetted.where, load, view)
         weakref.finalize(pipeline, stack.pop_all().close)
     return pipeline

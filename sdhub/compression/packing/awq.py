@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.packing.bits import pack_bits, unpack_bits
-from sdhub.compression.packing.order import Order
+from sdhub.compression.packing.permutation import Permutation
 from sdhub.core.errors import UsageError
 
 ROWS, GROUP = 4, 64
@@ -65,5 +65,5 @@ def unpack_awq_scales(wscales: Tensor, wzeros: Tensor) -> tuple[Tensor, Tensor]:
     return scale, torch.where(scale.float() == 0, 0.0, zero_point)
 
 
-def _order(rows: int, columns: int) -> Order:
-    return Order((rows // 4, 4, columns // 64, 2, 4, 4, 2), (0, 2, 1, 3, 5, 6, 4))
+def _order(rows: int, columns: int) -> Permutation:
+    return Permutation((rows // 4, 4, columns // 64, 2, 4, 4, 2), (0, 2, 1, 3, 5, 6, 4))

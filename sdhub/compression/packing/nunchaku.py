@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sdhub.compression.packing.bits import pack_bits, unpack_bits
-from sdhub.compression.packing.order import Order
+from sdhub.compression.packing.permutation import Permutation
 from sdhub.core.errors import UsageError
 
 TILE = 128
@@ -82,25 +82,25 @@ def unpack_lowrank(packed: Tensor, *, down: bool) -> Tensor:
     return factor.view(rank, channels) if down else factor.view(channels, rank)
 
 
-def _weight_order(rows: int, columns: int) -> Order:
-    return Order((rows // 128, 8, 2, 8, columns // 64, 2, 4, 8), (0, 4, 1, 3, 6, 2, 5, 7))
+def _weight_order(rows: int, columns: int) -> Permutation:
+    return Permutation((rows // 128, 8, 2, 8, columns // 64, 2, 4, 8), (0, 4, 1, 3, 6, 2, 5, 7))
 
 
-def _scale_order(rows: int, groups: int) -> Order:
-    return Order((rows // 128, 8, 2, 4, 2, groups), (0, 5, 1, 3, 2, 4))
+def _scale_order(rows: int, groups: int) -> Permutation:
+    return Permutation((rows // 128, 8, 2, 4, 2, groups), (0, 5, 1, 3, 2, 4))
 
 
-def _micro_order(rows: int, groups: int) -> Order:
-    return Order((rows // 128, 4, 4, 8, groups // 4, 4), (0, 4, 3, 2, 1, 5))
+def _micro_order(rows: int, groups: int) -> Permutation:
+    return Permutation((rows // 128, 4, 4, 8, groups // 4, 4), (0, 4, 3, 2, 1, 5))
 
 
-def _lowrank_order(channels: int, rank: int, down: bool) -> Order:
+def _lowrank_order(channels: int, rank: int, down: bool) -> Permutation:
     if down:
-        return Order((rank // 16, 2, 8, channels // 16, 2, 4, 2), (3, 0, 2, 5, 1, 4, 6))
-    return Order((channels // 16, 2, 8, rank // 16, 2, 4, 2), (0, 3, 2, 5, 1, 4, 6))
+        return Permutation((rank // 16, 2, 8, channels // 16, 2, 4, 2), (3, 0, 2, 5, 1, 4, 6))
+    return Permutation((channels // 16, 2, 8, rank // 16, 2, 4, 2), (0, 3, 2, 5, 1, 4, 6))
 
 
-def _order_of(dtype: torch.dtype, rows: int, groups: int) -> Order:
+def _order_of(dtype: torch.dtype, rows: int, groups: int) -> Permutation:
     return (_micro_order if dtype == torch.float8_e4m3fn else _scale_order)(rows, groups)
 
 

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from sdhub.hub.errors import Refusal, bad_request
-from sdhub.hub.hub import Hub
+from sdhub.hub.hub import EmbeddedHub
 from sdhub.hub.store import revisions
 from sdhub.hub.store.repositories import Repo
 from sdhub.hub.store.revisions import Revision
@@ -41,9 +41,9 @@ class Call:
     body: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def hub(self) -> Hub:
+    def hub(self) -> EmbeddedHub:
         """The Hub that is asked."""
-        hub: Hub = self.request.app.state.hub
+        hub: EmbeddedHub = self.request.app.state.hub
         return hub
 
     @cached_property

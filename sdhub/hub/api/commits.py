@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute
 from sdhub.hub.api import spaces
 from sdhub.hub.api.call import Call, answer, api_paths, api_routes, buffered, streaming
 from sdhub.hub.errors import Refusal, bad_request, no_revision
-from sdhub.hub.hub import Hub
+from sdhub.hub.hub import EmbeddedHub
 from sdhub.hub.names import check_path, check_ref, is_commit, is_sha256
 from sdhub.hub.store import discussions, revisions
 from sdhub.hub.store.commits import AddFile, AddLfs, CopyFile, DeleteFile, DeleteFolder, Message, Operation, commit
@@ -32,7 +32,7 @@ PAGE = 50
 class CommitReader:
     """The lines of a commit, read as they arrive: a header, then operations. Contents are staged on disk."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: EmbeddedHub) -> None:
         self._hub = hub
         self._rest = bytearray()
         self._received = 0

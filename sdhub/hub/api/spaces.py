@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute
 
 from sdhub.hub.api.call import Call, Handler, answer, route
 from sdhub.hub.errors import Refusal, bad_request
-from sdhub.hub.hub import Hub
+from sdhub.hub.hub import EmbeddedHub
 from sdhub.hub.store import spaces
 from sdhub.hub.store.repositories import Repo
 from sdhub.hub.store.spaces import Runtime
@@ -18,7 +18,7 @@ from sdhub.hub.store.spaces import Runtime
 MAX_SLEEP = 10**9
 
 
-def as_runtime(hub: Hub, repo: Repo, runtime: Runtime) -> dict[str, Any]:
+def as_runtime(hub: EmbeddedHub, repo: Repo, runtime: Runtime) -> dict[str, Any]:
     """A runtime as the API shows it; `url` is where the app answers."""
     url = hub.runner.url_of(repo) if hub.runner else None
     message = hub.runner.message_of(repo) if hub.runner else None

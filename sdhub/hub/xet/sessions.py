@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdhub.hub.errors import Refusal, bad_request
-from sdhub.hub.hub import Hub
+from sdhub.hub.hub import EmbeddedHub
 from sdhub.hub.store.blobs import Staged
 from sdhub.hub.xet.formats import ShardFile, XetError, Xorb, is_hash
 
@@ -39,7 +39,7 @@ class Session:
         return self.folder / name
 
 
-def begin(hub: Hub, repo_id: int) -> tuple[Session, str, int]:
+def begin(hub: EmbeddedHub, repo_id: int) -> tuple[Session, str, int]:
     """A new session with its token and the time it ends (Unix seconds)."""
     sweep(hub)
     session_id, token = secrets.token_hex(8), secrets.token_urlsafe(32)
@@ -52,7 +52,7 @@ def begin(hub: Hub, repo_id: int) -> tuple[Session, str, int]:
     return session, token, int(time.time()) + TOKEN_SECONDS
 
 
-def find(hub: Hub, session_id: str, authorization: str | None) -> Session:
+def find(hub: EmbeddedHub, session_id: str, authorization: str | None) -> Session:
     """The session of a token. 401 when they do not belong together or it has ended."""
     row = hub.database.connection().execute("SELECT * FROM xet_session WHERE id = ?", (session_id,)).fetchone()
     token = (authorization or "").partition(" ")[2].strip()
@@ -61,7 +61,7 @@ def find(hub: Hub, session_id: str, authorization: str | None) -> Session:
     return Session(session_id, row["repo_id"], _folder(hub) / session_id)
 
 
-def active(hub: Hub, session: Session, *, shards: int = 0) -> None:
+def active(hub: EmbeddedHub, session: Session, *, shards: int = 0) -> None:
     """Note that the session is in use, and that it brought `shards` more shards."""
     with hub.database.write() as connection:
         connection.execute(
@@ -70,7 +70,7 @@ def active(hub: Hub, session: Session, *, shards: int = 0) -> None:
         )
 
 
-def assemble(hub: Hub, session: Session, files: list[ShardFile]) -> None:
+def assemble(hub: EmbeddedHub, session: Session, files: list[ShardFile]) -> None:
     """Put the files of a shard together and keep them for the repository; all of them or none.
 
     Raises Refusal: 400 for xorbs that are missing or do not fit, or when a SHA-256 is another.
@@ -111,7 +111,7 @@ class _Xorbs:
         return self._xorb
 
 
-def _assemble_file(hub: Hub, xorbs: _Xorbs, file: ShardFile) -> Staged:
+def _assemble_file(hub: EmbeddedHub, xorbs: _Xorbs, file: ShardFile) -> Staged:
     with hub.blobs.stage() as target:
         for segment in file.segments:
             target.write(xorbs.get(segment.xorb).read(segment))
@@ -122,7 +122,7 @@ def _assemble_file(hub: Hub, xorbs: _Xorbs, file: ShardFile) -> Staged:
     return staged
 
 
-def sweep(hub: Hub) -> None:
+def sweep(hub: EmbeddedHub) -> None:
     """Remove the sessions that are done and quiet, or too old."""
     now = time.time()
     with hub.database.write() as connection:
@@ -138,7 +138,7 @@ def sweep(hub: Hub) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _folder(hub: Hub) -> Path:
+def _folder(hub: EmbeddedHub) -> Path:
     return hub.root / "xet"
 
 

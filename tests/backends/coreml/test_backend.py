@@ -21,7 +21,7 @@ from sdhub.core.progress import SILENT
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling, draw
 from sdhub.recipes.adjust import Adjustment
-from sdhub.recipes.recipe import Affine, Component, Palette, Recipe
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Palette, Recipe
 from sdhub.workflow import measure
 
 ATTENTIONS = ("original", "split_einsum", "split_einsum_v2")
@@ -52,7 +52,7 @@ def recipe(checkpoint: Checkpoint, variant: str) -> Recipe:
 
 
 def changed(made: Recipe, treatment: Any) -> Recipe:
-    return made.model_copy(update={"components": {**made.components, "unet": Component(default=treatment)}})
+    return made.model_copy(update={"components": {**made.components, "unet": ComponentRecipe(default=treatment)}})
 
 
 def snr(wanted: torch.Tensor, got: torch.Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from sdhub.backends.coreml.backend import BACKEND
 from sdhub.backends.coreml.interpreter import open_package
+from sdhub.checkpoint import companions
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.companions import load_all
-from sdhub.checkpoint.remote import Hub
+from sdhub.checkpoint.fetch import fetch, fingerprint
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import SourceError, UnsupportedError
+from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT
 from sdhub.evidence.metrics import psnr
 from sdhub.evidence.sampling import Prompt, Sampling, draw
@@ -40,9 +43,8 @@ def built(checkpoint: Checkpoint, out: Path, adjustment: Adjustment) -> Path:
     made = adjustment.apply(BACKEND.recipe(checkpoint, "coreml-fp16"))
     BACKEND.accept(checkpoint, made)
     pipeline = measure.load_base(checkpoint, endpoint(None), SILENT)
-    pipeline.sdhub_companions = load_all(checkpoint, pipeline, Hub())
     out.mkdir()
-    BACKEND.build(checkpoint, pipeline, made, out, SILENT)
+    BACKEND.build_with_companions(checkpoint, pipeline, load_all(checkpoint, pipeline, Hub()), made, out, SILENT)
     return out / "original" / "packages"
 
 
@@ -88,7 +90,7 @@ def test_all_packages_are_there_by_apples_names(place: Path) -> None:
 
 def test_the_controlled_unet_is_what_diffusers_computes(place: Path, checkpoint: Checkpoint) -> None:
     pipeline = measure.load_base(checkpoint, endpoint(None), SILENT)
-    ((_, net),) = [each for each in load_all(checkpoint, pipeline, Hub()) if each[0].kind == "controlnet"]
+    (net,) = [each.module for each in load_all(checkpoint, pipeline, Hub()) if each.companion.kind == "controlnet"]
     control, unet = open_package(place / NET), package(place, "control-unet")
     shapes = {name: (each.shape, getattr(torch, each.dtype)) for name, each in control.inputs.items()}
     given = models.draw(shapes)
@@ -200,3 +202,20 @@ def alike(checkpoint: Checkpoint, out: Path) -> None:
     got = draw(BACKEND.open(out), SAMPLING.prompts[0], SAMPLING)
     assert wanted.image.std() > 0.01
     assert psnr(wanted.image, got.image, peak=1.0) >= 35
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["canny/diffusion_pytorch_model.safetensors", "canny/config.json", "sd/safety_checker/model.safetensors"],
+)
+def test_a_companion_of_the_same_size_that_changed_is_told(folder: Path, name: str, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "sources")
+    root = tmp_path / "sources"
+    checkpoint = resolve(str(root / "sd"), controlnets=[str(root / "canny")], safety_checker=True)
+    content = bytearray((root / name).read_bytes())
+    content[-2] ^= 1
+    (root / name).write_bytes(content)
+    changed = next(each for each in checkpoint.companions if Path(each.ref).name == name.partition("/")[0])
+    for use in (fetch, fingerprint, lambda _: companions.local(changed, Hub())):
+        with pytest.raises(SourceError, match="changed since it was inspected"):
+            use(checkpoint)

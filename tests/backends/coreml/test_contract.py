@@ -16,7 +16,7 @@ import torch
 from sdhub.backends.coreml import specs
 from sdhub.backends.coreml.convert import convert_component
 from sdhub.backends.coreml.interpreter import open_package
-from sdhub.backends.coreml.specs import ComponentSpec, Options, Shape
+from sdhub.backends.coreml.specs import ComponentSpec, Shape, WrapOptions
 from sdhub.core.errors import UnsupportedError, UsageError
 from tests.backends.coreml import models
 
@@ -202,7 +202,7 @@ CASES = {
 def test_contract(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     model = case.make()
-    options = Options(attention=case.attention)
+    options = WrapOptions(attention=case.attention)
     built = convert_component(case.spec, model, tmp_path / "a.mlpackage", shape=case.shape, options=options)
     package = open_package(*built.paths)
     assert {each: (it.dtype, it.shape) for each, it in package.inputs.items()} == case.inputs
@@ -280,7 +280,7 @@ def test_package_names() -> None:
 
 def test_attention_that_is_not_known() -> None:
     with pytest.raises(UsageError, match="'flash'"):
-        Options(attention="flash")
+        WrapOptions(attention="flash")
 
 
 @pytest.mark.parametrize("size", [(512, 500), (0, 64), (-64, 64)])

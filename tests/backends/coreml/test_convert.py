@@ -18,7 +18,7 @@ from sdhub.backends.coreml import specs
 from sdhub.backends.coreml.constants import Codes, least_target
 from sdhub.backends.coreml.convert import convert_component
 from sdhub.backends.coreml.interpreter import open_package
-from sdhub.backends.coreml.specs import ComponentSpec, Feature, Options, Shape
+from sdhub.backends.coreml.specs import ComponentSpec, Feature, Shape, WrapOptions
 from sdhub.compression.affine import Grid, quantize
 from sdhub.compression.palettize import Palette, palettize
 from sdhub.core.errors import BuildError, RecipeError, UnsupportedError
@@ -107,7 +107,7 @@ def test_same_operations_and_constants_as_coremltools_alone(
     inputs = spec.inputs(model, shape)
     given = tuple(torch.ones(each.shape) for each in inputs.values())
     with torch.no_grad():
-        traced = torch.jit.trace(spec.wrap(model, Options()).eval(), given, check_trace=False)
+        traced = torch.jit.trace(spec.wrap(model, WrapOptions()).eval(), given, check_trace=False)
     waves = ("sin", "cos")
     alone = ct.convert(
         traced,

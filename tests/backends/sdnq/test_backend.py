@@ -14,7 +14,7 @@ from sdhub.backends.sdnq.formats import Format
 from sdhub.checkpoint.families import FAMILIES
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.errors import BuildError, RecipeError, UnsafeError, UnsupportedError
-from sdhub.recipes.recipe import Affine, Component, Float, LowRank
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, LowRank
 from tests.backends.built import build, hashes, noise_predictions, recipe_for
 from tests.backends.sdnq.sizes import stored_bytes
 
@@ -22,8 +22,8 @@ ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 CONVOLUTION = "up_blocks.1.resnets.1.conv_shortcut"
 EIGHT = "mid_block.attentions.0.proj_in"
 LAYERS = {
-    ATTENTION: LowRank(rank=32, residual="uint4", group_size=64, rounding="compensated"),
-    CONVOLUTION: LowRank(rank=32, residual="uint4", group_size=64, rounding="compensated"),
+    ATTENTION: LowRank(rank=32, residual="uint4", group_size=64, rounding="gptq"),
+    CONVOLUTION: LowRank(rank=32, residual="uint4", group_size=64, rounding="gptq"),
     EIGHT: Affine(bits=8, symmetric=True),
 }
 
@@ -83,12 +83,12 @@ def test_every_layer_that_gains_is_chosen():
     from sdhub.demo import emoji_sd
 
     unet = UNet2DConditionModel.from_pretrained(emoji_sd() / "unet")
-    chosen = layers_of(unet, Component(default=LowRank(rank=32, residual="uint4", group_size=64)))
+    chosen = layers_of(unet, ComponentRecipe(default=LowRank(rank=32, residual="uint4", group_size=64)))
     left = {name for name, part in unet.named_modules() if hasattr(part, "weight") and part.weight.ndim > 1} - set(
         chosen
     )
     assert left == {"conv_in", "conv_out"}
-    named = Component(
+    named = ComponentRecipe(
         default=LowRank(rank=32, residual="uint4"),
         layers={"conv_in": Affine(bits=8), "mid_block.resnets.0.conv1": Float()},
     )
@@ -96,7 +96,7 @@ def test_every_layer_that_gains_is_chosen():
     assert chosen["conv_in"] == Format("uint8")
     assert "mid_block.resnets.0.conv1" not in chosen
     with pytest.raises(RecipeError, match="no layer unheard"):
-        layers_of(unet, Component(default=Float(), layers={"unheard": Float()}), where="x: unet")
+        layers_of(unet, ComponentRecipe(default=Float(), layers={"unheard": Float()}), where="x: unet")
 
 
 def test_small_text_encoders_stay_and_large_ones_do_not(checkpoint):
@@ -136,12 +136,12 @@ def test_what_it_cannot_follow_is_refused_before_work(checkpoint):
     with pytest.raises(UnsupportedError, match="VAE"):
         BACKEND.accept(
             checkpoint,
-            recipe.model_copy(update={"components": {**parts, "vae": Component(default=Affine(bits=8))}}),
+            recipe.model_copy(update={"components": {**parts, "vae": ComponentRecipe(default=Affine(bits=8))}}),
         )
     with pytest.raises(UnsupportedError, match=r"unet\.default: .*4 or 8 bits"):
         BACKEND.accept(
             checkpoint,
-            recipe.model_copy(update={"components": {**parts, "unet": Component(default=Affine(bits=6))}}),
+            recipe.model_copy(update={"components": {**parts, "unet": ComponentRecipe(default=Affine(bits=6))}}),
         )
     del parts["vae"]
     with pytest.raises(RecipeError, match="vae is not said"):

@@ -75,7 +75,7 @@ def test_calibration_lowers_the_error_of_outputs(shape):
         return float((fresh @ (read - weight).flatten(1).T).norm() / (fresh @ weight.flatten(1).T).norm())
 
     blind = dequantize_layer(quantize_layer(weight, Format("uint4", 16, 8))[0], Format("uint4", 16, 8), shape)
-    layout = Format("uint4", 16, 8, compensated=True)
+    layout = Format("uint4", 16, 8, gptq=True)
     tensors, told = quantize_layer(weight, layout, gram)
     seen = error(dequantize_layer(tensors, layout, shape))
     assert seen < 0.7 * error(blind)
@@ -100,7 +100,7 @@ def test_layers_without_the_rank_have_no_low_rank_part():
 def test_treatments():
     assert format_of(Float()) is None
     assert format_of(Affine(bits=8, symmetric=True)) == Format("int8")
-    assert format_of(Affine(bits=4, group_size=64, rounding="compensated")) == Format("uint4", 64, 0, True)
+    assert format_of(Affine(bits=4, group_size=64, rounding="gptq")) == Format("uint4", 64, 0, True)
     assert format_of(LowRank(rank=32, residual="uint4", group_size=64)) == Format("uint4", 64, 32)
 
 

@@ -17,9 +17,9 @@ from sdhub.backends.svdquant.targets import layers_of, share, unet_linears
 from sdhub.compression.observers import LayerStatistics
 from sdhub.compression.svdquant import Inputs, split
 from sdhub.core.errors import BuildError, RecipeError, UnsupportedError
-from sdhub.recipes.recipe import Affine, Component, Float, LowRank, Palette
+from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, LowRank, Palette
 
-INT4 = LowRank(rank=16, residual="int4", group_size=64, activations="int4", smoothing=True, rounding="compensated")
+INT4 = LowRank(rank=16, residual="int4", group_size=64, activations="int4", smoothing=True, rounding="gptq")
 NVFP4 = LowRank(rank=16, residual="nvfp4", group_size=16, activations="nvfp4")
 
 
@@ -57,7 +57,7 @@ def test_tensors_are_the_formats_and_come_back(treatment, bias):
         layout.precision,
         Inputs(seen.gram, 400, seen.tokens, seen.absmax),
         smoothing=layout.smoothing,
-        use_gptq=layout.compensated,
+        use_gptq=layout.gptq,
     )
     expected = made.outputs(inputs.reshape(-1, 256), layout.precision)
     expected = expected if not bias else expected + layer.bias.half().float()
@@ -155,7 +155,7 @@ def test_targets_of_the_built_in_checkpoint():
     from sdhub.demo import emoji_sd
 
     unet = UNet2DConditionModel.from_pretrained(emoji_sd() / "unet")
-    chosen = layers_of(unet, Component(default=INT4))
+    chosen = layers_of(unet, ComponentRecipe(default=INT4))
     linears = [
         part for name, part in unet.named_modules() if isinstance(part, torch.nn.Linear) and "blocks.0." in name
     ]
@@ -167,9 +167,11 @@ def test_targets_of_the_built_in_checkpoint():
     )
     assert sorted(unet_linears(unet.config)) == sizes
     with pytest.raises(RecipeError, match="multiples of 128"):
-        layers_of(torch.nn.Sequential(linear_layer(outputs=320)), Component(default=Float(), layers={"0": INT4}))
+        layers_of(
+            torch.nn.Sequential(linear_layer(outputs=320)), ComponentRecipe(default=Float(), layers={"0": INT4})
+        )
     with pytest.raises(RecipeError, match="no linear layer conv_in"):
-        layers_of(unet, Component(default=Float(), layers={"conv_in": INT4}))
+        layers_of(unet, ComponentRecipe(default=Float(), layers={"conv_in": INT4}))
 
 
 SD15 = {

@@ -2,10 +2,12 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from sdhub.backends.svdquant import NUNCHAKU, single
 from sdhub.backends.svdquant.lite import Format
@@ -283,3 +285,58 @@ def test_a_broken_file_is_told(unet, tmp_path):
 def test_it_is_made_only_when_asked_for():
     assert NUNCHAKU.usual == ""
     assert set(NUNCHAKU.variants) == {"nunchaku-int4", "nunchaku-nvfp4"}
+
+
+def broken(path, change):
+    """The file again, with its tensors and metadata as `change` leaves them."""
+    with safe_open(str(path), framework="pt") as file:
+        tensors, said = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+    change(tensors, said)
+    save_file(tensors, path, metadata=said)
+
+
+FAULTS = {
+    "conv_in.weight was not written as it is": lambda tensors, said: tensors["conv_in.weight"].view(-1)[3].neg_(),
+    "conv_in.bias is missing": lambda tensors, said: tensors.pop("conv_in.bias"),
+    "extra.weight is not of its config": lambda tensors, said: tensors.update({"extra.weight": torch.zeros(2)}),
+    "to_qkv was not written whole": lambda tensors, said: tensors.pop(f"{BLOCK}.attn1.to_qkv.lora_up"),
+    "attn2.to_q was not written whole": lambda tensors, said: tensors.update(
+        {f"{BLOCK}.attn2.to_q.qweight": tensors[f"{BLOCK}.attn2.to_q.qweight"][:64].clone()}
+    ),
+    "to_out.0 was not written whole: its bias": lambda tensors, said: tensors.pop(f"{BLOCK}.attn1.to_out.0.bias"),
+    "smooth_orig is another": lambda tensors, said: tensors[f"{BLOCK}.ff.net.2.smooth_orig"].mul_(2),
+    "was not written whole: proj_down": lambda tensors, said: said.update(
+        quantization_config=said["quantization_config"].replace('"rank": 16', '"rank": 32')
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_written_file_is_held_against_its_config_and_the_model(unet, fault, tmp_path):
+    path, _, _ = written(unet, "int4", tmp_path)
+    source = unet.state_dict().__getitem__
+    single.prove(path, type(unet), source, torch.bfloat16)
+    broken(path, FAULTS[fault])
+    with pytest.raises(BuildError, match=re.escape(fault)):
+        single.prove(path, type(unet), source, torch.bfloat16)
+
+
+def test_writing_proves_what_it_wrote(transformer, tmp_path, monkeypatch):
+    """Norms of two layers exchanged between reading and writing."""
+    monkeypatch.setattr(single.Parts, "join", exchanging(single.Parts.join))
+    with pytest.raises(BuildError, match="was not written as it is"):
+        written(transformer, "int4", tmp_path)
+
+
+def exchanging(join):
+    def joined(self, folder, stem, **settings):
+        (path,) = join(self, folder, stem, **settings)
+        one, other = (f"transformer_blocks.0.norm_{each}.weight" for each in ("q", "added_q"))
+
+        def change(tensors, said):
+            tensors[one] = tensors[other].clone() + 1
+
+        broken(path, change)
+        return [path]
+
+    return joined

@@ -1,4 +1,4 @@
-"""A recipe as fast as a floor of quality allows: looked for once, and kept in the work folder."""
+"""A recipe as fast as a quality target allows: looked for once, and kept in the work folder."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.core.endpoint import Endpoint
-from sdhub.core.isolated import apart
+from sdhub.core.hub import Hub
+from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.evidence import compare, samples
@@ -20,8 +20,8 @@ from sdhub.workflow.stages import Base
 RECIPE = "recipe.json"
 
 
-def reached(base: Base, backend: Backend, recipe: Recipe, floor: float) -> Recipe:
-    """`recipe` with the least share of spared layers whose evidence shows at least `floor` dB of image PSNR.
+def meet_target(base: Base, backend: Backend, recipe: Recipe, target: float) -> Recipe:
+    """`recipe` with the least share of layers in higher precision whose evidence shows `target` dB of image PSNR.
 
     Raises UnsupportedError where that is out of reach.
     """
@@ -33,30 +33,30 @@ def reached(base: Base, backend: Backend, recipe: Recipe, floor: float) -> Recip
         "backend": [backend.name, backend.revision],
         "versions": versions,
         "sampling": base.sampling.document(),
-        "floor": floor,
+        "target": target,
     }
 
     def make(out: Path) -> None:
         base.release()  # memory is short
-        named = (base.checkpoint, base.hub, backend.name, recipe, floor, base.sampling, reference, out)
-        apart(look, *named, progress=base.progress)
+        named = (base.checkpoint, base.hub, backend.name, recipe, target, base.sampling, reference, out)
+        run_isolated(find_recipe, *named, progress=base.progress)
 
-    label = f"look for {floor:g} dB"
-    return load_recipe(base.work.stage("floor", key, make, progress=base.progress, label=label) / RECIPE)
+    label = f"look for {target:g} dB"
+    return load_recipe(base.work.stage("target", key, make, progress=base.progress, label=label) / RECIPE)
 
 
-def look(
+def find_recipe(
     checkpoint: Checkpoint,
-    hub: Endpoint,
+    hub: Hub,
     backend: str,
     recipe: Recipe,
-    floor: float,
+    target: float,
     sampling: Sampling,
     reference: Path,
     out: Path,
     progress: Progress,
 ) -> None:
-    """Write the recipe that `reached` is after into `out`; `reference` holds what the base draws."""
+    """Write the recipe that `meet_target` is after into `out`; `reference` holds what the base draws."""
     drawn, found = samples.load(reference), backends()[backend]
 
     def judge(folder: Path) -> float:
@@ -65,5 +65,5 @@ def look(
         return compare.compare(drawn, measure.draw_all(pipe, sampling, progress), sampling).psnr_db
 
     pipeline = measure.load_base(checkpoint, hub, progress)
-    best = found.reach(checkpoint, pipeline, recipe, floor, judge, progress)
+    best = found.meet_target(checkpoint, pipeline, recipe, target, judge, progress)
     (out / RECIPE).write_text(json.dumps(best.document()), encoding="utf-8")

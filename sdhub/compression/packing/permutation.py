@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Order:
+class Permutation:
     """The elements, seen as an array of `shape`, with its axes transposed to `axes`."""
 
     shape: tuple[int, ...]

@@ -24,7 +24,7 @@ TRIPLES = (  # query, key, value
 CROSS = "attn2"  # diffusers' name of an attention to something else
 
 
-def seen_inputs(
+def input_statistics(
     pipeline: Any,
     component: str,
     layers: Sequence[str],
@@ -47,8 +47,8 @@ def seen_inputs(
     leaders = shared_inputs(module, layers)
     watched = sorted(set(leaders.values()))
     block = min(calibration.block, fitting_block(module, BUDGET, watched))
-    narrow = calibration.model_copy(update={"block": block})
-    found = calibrate(pipeline, narrow, component, watched, tokens=tokens, progress=progress)
+    limited = calibration.model_copy(update={"block": block})
+    found = calibrate(pipeline, limited, component, watched, tokens=tokens, progress=progress)
     return {name: found[leader] for name, leader in leaders.items() if leader in found}
 
 

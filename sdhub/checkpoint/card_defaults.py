@@ -11,7 +11,7 @@ MAX_PROMPTS, MAX_TEXT, MAX_BASES = 16, 300, 16
 
 
 @dataclass(frozen=True)
-class Habits:
+class CardDefaults:
     """What a card shows; None or empty where it does not. `bases`: the models that it was made of."""
 
     prompts: tuple[str, ...] = ()
@@ -20,14 +20,14 @@ class Habits:
     bases: tuple[str, ...] = ()
 
 
-def habits_of(card: Mapping[str, Any]) -> Habits:
+def card_defaults(card: Mapping[str, Any]) -> CardDefaults:
     """From front matter, whose numbers may be text; what is no usable value is left out."""
     inference = card.get("inference")
     parameters = inference.get("parameters") if isinstance(inference, Mapping) else None
     if not isinstance(parameters, Mapping):
         parameters = {}
     steps = _number(parameters.get("num_inference_steps"), 1, 200)
-    return Habits(
+    return CardDefaults(
         prompts=_prompts(card.get("widget")),
         steps=int(steps) if steps else None,
         guidance=_number(parameters.get("guidance_scale"), 0, 50),

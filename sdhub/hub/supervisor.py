@@ -1,4 +1,4 @@
-"""Runs a Space's app, and ends it when its Hub ends: `python keeper.py APP` in the app's folder.
+"""Runs a Space's app, and ends it when its Hub ends: `python supervisor.py APP` in the app's folder.
 
 By path and with the standard library alone: the environment of a Space need not have sdhub. The Hub holds the
 other end of the standard input.

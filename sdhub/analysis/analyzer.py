@@ -20,7 +20,7 @@ from sdhub.core.errors import EvidenceError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.work import Work
 from sdhub.evidence.metrics import psnr
-from sdhub.recipes.calibration import LARGE, calibration_for
+from sdhub.recipes.calibration import calibration_for, is_large
 from sdhub.recipes.recipe import Calibration, Treatment
 from sdhub.recipes.treatments import dequantized
 from sdhub.recipes.weights import LEAST, MEMORY
@@ -39,9 +39,7 @@ FIRST = 50_000  # before the seeds of calibration, and far from those of evidenc
 def trajectories_for(checkpoint: Checkpoint) -> Calibration:
     """What an analysis samples: few short trajectories of the prompts that the checkpoint is calibrated on."""
     full = calibration_for(checkpoint)
-    part = checkpoint.component(checkpoint.family.denoiser)
-    large = part is not None and part.parameters > LARGE
-    count = min(2 if large else PROMPTS, len(full.prompts))
+    count = min(2 if is_large(checkpoint) else PROMPTS, len(full.prompts))
     spread = tuple(full.prompts[index * len(full.prompts) // count] for index in range(count))
     steps = min(STEPS, full.steps)
     return full.model_copy(
@@ -57,7 +55,7 @@ def trajectories_for(checkpoint: Checkpoint) -> Calibration:
 
 
 @dataclass
-class Laboratory:
+class SensitivityAnalyzer:
     """Measures one component. `load` gives the pipeline when it is first needed; `fingerprint` identifies its
     bytes.
 
@@ -260,7 +258,7 @@ class Laboratory:
 
 
 def _calibrated(treatments: Iterable[Treatment]) -> bool:
-    return any(getattr(each, "rounding", "nearest") == "compensated" for each in treatments)
+    return any(getattr(each, "rounding", "round_to_nearest") == "gptq" for each in treatments)
 
 
 def _recorded(setting: Calibration) -> tuple[int, ...]:
