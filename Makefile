@@ -22,7 +22,7 @@ test-quick: $(STAMP)
 test-guides: $(STAMP)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m "guides or not guides" tests/test_docs.py
 
-# The base installation alone, at the newest and the oldest versions that pyproject.toml allows.
+# At the newest and the oldest versions that pyproject.toml allows: the base installation, and the libraries.
 test-matrix: $(STAMP)
 	$(BIN)/python -m pytest -m matrix tests/matrix
 

@@ -24,7 +24,12 @@ MAX_BYTES = 16 * 2**20
 
 class _Strict(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),  # pydantic before 2.10 warns of `model_bits`
     )
 
 

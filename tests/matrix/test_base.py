@@ -42,6 +42,7 @@ def sdhub(installed, tmp_path):
         done = subprocess.run([str(installed), *words], env=kept, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
+        assert "Warning" not in done.stderr
         return done
 
     return run
