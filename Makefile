@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-quick test-guides test-matrix downstream lint format bench clean
+.PHONY: demo test test-quick test-long test-guides test-matrix downstream lint format bench clean
 
 demo: $(STAMP)
 	$(BIN)/sdhub demo
@@ -16,7 +16,11 @@ test: $(STAMP)
 # What needs no built variant: for the way of working.
 test-quick: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder \
-		-m 'not slow and not downstream and not matrix'
+		-m 'not slow and not downstream and not matrix and not guides and not long'
+
+# Single files and EDM checkpoints through whole builds, and a LoRA published: minutes each.
+test-long: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m long
 
 # Every command and every Python block of README and docs/ as it stands there; `make test` has the quick ones.
 test-guides: $(STAMP)

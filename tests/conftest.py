@@ -8,7 +8,6 @@ import pytest
 LONGEST = (
     "tests/spaces/test_journey.py",
     "tests/test_publish.py",
-    "tests/test_publish_lora.py",
     "tests/backends/test_openvino.py",
     "tests/test_watch.py",
     "tests/backends/coreml/",
@@ -16,8 +15,9 @@ LONGEST = (
 )
 
 
+LONG = ("tests/backends/test_said.py", "tests/test_publish_lora.py")
 SLOW = (  # they build, convert or publish: what `make test-quick` leaves out
-    *LONGEST[:5],
+    *LONGEST[:4],
     "tests/backends/coreml/test_backend.py",
     "tests/backends/coreml/test_companions.py",
     "tests/backends/coreml/test_contract.py",
@@ -52,6 +52,8 @@ SLOW = (  # they build, convert or publish: what `make test-quick` leaves out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Stable: within a file nothing moves."""
     for item in items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker("long")
         if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
     items.sort(key=lambda item: next((n for n, path in enumerate(LONGEST) if item.nodeid.startswith(path)), 99))

@@ -8,6 +8,7 @@ has imported torch, diffusers and transformers and done nothing else (a fork ser
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -127,6 +128,7 @@ def _answer(
     writer: int, function: Callable[..., Any], arguments: Sequence[Any], seconds: int, mib: int
 ) -> NoReturn:
     """The copy's side: it ends here, whatever happens."""
+    gc.disable()  # to look for garbage would be to copy every object of the parent
     code = 1
     try:
         import resource
