@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import socket
 import sys
 import time
 import urllib.request
@@ -100,6 +101,9 @@ def test_the_hub_runs_while_someone_looks(tmp_path: Path) -> None:
     (folder / "a.txt").write_text("a")
     said = sdhub("push", str(folder), "demo/mine", "--hub", "local", home=tmp_path).stdout
     (url,) = re.findall(r"^  (http\S+)$", said, re.MULTILINE)
+    with socket.socket() as probe:  # the usual port may be another test's by now
+        probe.bind(("127.0.0.1", 0))
+        url = re.sub(r":\d+/", f":{probe.getsockname()[1]}/", url)
     terminal = Terminal([sys.executable, "-c", DEMO, url], environment(tmp_path))
     terminal.until("for as long as you look (Ctrl-C ends it)")
     terminal.until(f"  {url}\r\n")
