@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdhub.cli.console import ConsoleProgress, asks, emit, fail, say, table, talk
+from sdhub.cli.console import ConsoleProgress, asks, emit, fail, say, table
 from sdhub.cli.reports import show_many
 from sdhub.core import nextsteps
 
 if TYPE_CHECKING:
+    from huggingface_hub import JobInfo
+
     from sdhub.elsewhere.engine import Engine
     from sdhub.elsewhere.publish import PlannedJob, StartedJob
     from sdhub.workflow.many import PublishRequest
+    from sdhub.workflow.options import Options
 
 On = Annotated[
     str | None,
@@ -129,18 +132,41 @@ def publish(
             _leave(started, at, first.hub, json=json)
             return
         outcomes = [*elsewhere.results(at, started, at.progress), *refused]
+    only = outcomes[0] if len(orders) == 1 else None
+    if only and only.error and not only.report:
+        raise only.error
     if not json:
         show_many(outcomes)
-    elif len(orders) == 1 and outcomes[0].report:
-        emit(outcomes[0].report)
     else:
-        emit({"sources": [each.document() for each in outcomes]})
+        emit(only.report if only else {"sources": [each.document() for each in outcomes]})
     for each in outcomes:
         if each.error:
             fail(f"{each.source}: {each.error.message}", each.error.hint)
     code = next((each.exit_code for each in outcomes if each.exit_code), 0)
     if code:
         raise typer.Exit(code)
+
+
+def plan(ctx: typer.Context, wanted: Options, on: str, timeout: str | None) -> list[PlannedJob]:
+    """`sdhub plan --on`: the jobs that `publish` would run, and what each may cost."""
+    from sdhub.elsewhere.publish import plan_jobs
+    from sdhub.workflow.many import PublishRequest
+
+    said = ctx.params
+    order = PublishRequest(
+        said["source"],
+        wanted,
+        loras=said["lora"] or (),
+        controlnets=said["controlnet"] or (),
+        safety_checker=said["safety_checker"],
+        config=said["config"],
+        prompts=said["prompts"],
+        steps=said["steps"],
+        guidance=said["guidance"],
+    )
+    given = forwarded(ctx)
+    with engine(on, wanted.namespace, None, timeout) as at:
+        return plan_jobs(at, order, given.words, given.files, licensed=False)
 
 
 def _confirm(planned: Sequence[PlannedJob], at: Engine) -> None:
@@ -192,25 +218,58 @@ def _leave(started: Sequence[StartedJob], at: Engine, hub: str | None, *, json: 
         raise typer.Exit(failed[0].exit_code)
 
 
-def run_job(
-    at: Engine, request: Any, still: Any, *, detach: bool, hub: str | None, json: bool
-) -> Mapping[str, Any] | None:
-    """The document of a command that ran as a job; None where it was left running. Raises SdhubError."""
-    from sdhub.core.errors import SdhubError
-    from sdhub.elsewhere.follow import follow
+def build(
+    ctx: typer.Context, output: Path, on: str, timeout: str | None, *, detach: bool, json: bool
+) -> dict[str, Any] | None:
+    """`sdhub build --on`: what `build` returns; None where the job was left running."""
+    from sdhub.cli import options
+    from sdhub.core.errors import UsageError
+    from sdhub.elsewhere import single
 
-    job = at.start(request, still)
-    talk(f"on {job.flavor}: {job.url}")
-    if detach:
-        if json:
-            emit({"jobs": [{"id": job.id, "url": job.url}]})
-        else:
-            say(nextsteps.follow(job.id, at.namespace, hub))
-        return None
-    end = follow(at.hub, at.namespace, job.id, at.progress)
-    document = end.document()
-    if not end.done:
-        raise end.failure()
-    if document is None:
-        raise SdhubError(f"the log of {job.url} has no report", hint="run again later")
-    return document
+    if output.exists():
+        raise UsageError(f"{output} exists", hint="name a folder that does not")
+    given, said = forwarded(ctx, ["output"]), ctx.params
+    adjustment = options.adjustment(
+        *(said[name] for name in ("fast", "attention", "size", "chunk", "static", "min_psnr"))
+    )
+    with engine(on, None, None, timeout, detach=detach) as at:
+        sources = (said["lora"] or (), said["config"], said["controlnet"] or (), said["safety_checker"])
+        checkpoint = single.seen(at, said["source"], *sources)
+        request = single.build_request(
+            at, checkpoint, said["variant"] or (), said["recipe"], adjustment, given.words, given.files
+        )
+        job = at.start(request, lambda _: single.is_built(at, request))
+        if detach:
+            _left(job, at, json=json)
+            return None
+        document = single.document_of(at, job)
+        single.fetch_built(at, request, output)
+    return document | {"output": str(output)}
+
+
+def analyze(
+    ctx: typer.Context, on: str, timeout: str | None, *, detach: bool, json: bool
+) -> dict[str, Any] | None:
+    """`sdhub analyze --on`: the document of what was found; None where the job was left running."""
+    from sdhub.core.errors import UsageError
+    from sdhub.elsewhere import single
+
+    said = ctx.params
+    if said["apple"] or said["curve"]:
+        raise UsageError("a job gives recipes alone", hint="leave away --apple and --curve")
+    given = forwarded(ctx, ["output"])
+    with engine(on, None, None, timeout, detach=detach) as at:
+        checkpoint = single.seen(at, said["source"], said["lora"] or (), said["config"])
+        job = at.start(single.analyze_request(checkpoint, said["backend"], given.words, given.files))
+        if detach:
+            _left(job, at, json=json)
+            return None
+        return single.document_of(at, job)
+
+
+def _left(job: JobInfo, at: Engine, *, json: bool) -> None:
+    if json:
+        emit({"jobs": [{"id": job.id, "url": job.url}]})
+    else:
+        say(job.url)
+        say(nextsteps.follow(job.id, at.namespace))

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sdhub.cli import console, options
+import typer
+
+from sdhub.cli import console, elsewhere, options
 from sdhub.cli.console import emit, facts, say, table
 from sdhub.cli.examples import examples
 
 if TYPE_CHECKING:
     from sdhub.workflow.plan import Plan
 
-EXAMPLES = examples("sdhub plan demo", "sdhub plan org/model --variant openvino-int8 --to me --json")
+EXAMPLES = examples(
+    "sdhub plan demo",
+    "sdhub plan org/model --variant openvino-int8 --to me --json",
+    "sdhub plan org/model --on hf-jobs",
+)
 
 
 def plan(
+    ctx: typer.Context,
     source: options.Source,
     variant: options.Variants = None,
     recipe: options.Recipe = None,
@@ -32,6 +39,8 @@ def plan(
     prompts: options.Prompts = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    on: elsewhere.On = None,
+    timeout: elsewhere.Timeout = None,
     json: options.Json = False,
 ) -> None:
     """Say what publish would do: files, bytes, memory, minutes, repositories. Changes nothing."""
@@ -48,10 +57,13 @@ def plan(
         sampling=sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance),
     )
     made = make_plan(checkpoint, wanted)
+    jobs = elsewhere.plan(ctx, wanted, on, timeout) if on else []
     if json:
-        emit(made.document())
-    else:
-        show(made)
+        emit(made.document() | ({"jobs": [each.document() for each in jobs]} if on else {}))
+        return
+    show(made)
+    if on:
+        elsewhere.show_jobs(jobs)
 
 
 def show(made: Plan) -> None:

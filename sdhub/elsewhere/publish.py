@@ -71,16 +71,22 @@ class StartedJob:
 
 
 def plan_jobs(
-    engine: Engine, order: PublishRequest, words: Sequence[str] = (), files: Mapping[str, Path] | None = None
+    engine: Engine,
+    order: PublishRequest,
+    words: Sequence[str] = (),
+    files: Mapping[str, Path] | None = None,
+    *,
+    licensed: bool = True,
 ) -> list[PlannedJob]:
-    """A job for each variant of a source on the engine's Hub; all gates but the token's are passed.
+    """A job for each variant of a source on the engine's Hub; the licence (where `licensed`) is settled here.
 
     `words` are further arguments of `publish` that mean what `order` means besides source, variants and namespace;
     `files` are what they name of this machine. Raises what `inspect` and `make_plan` raise, UsageError for what a
     job cannot see.
     """
     checkpoint, options = resolved(order, engine.hub)
-    settle_all(checkpoint, options.license)
+    if licensed:
+        settle_all(checkpoint, options.license)
     plan = make_plan(checkpoint, options, namespace=engine.namespace)
     names = options.variants or [
         each.name for each in make_plan(checkpoint, replace(options, adjustment=AS_IT_IS)).variants

@@ -242,7 +242,8 @@ def create_bucket(call: Call) -> Response:
     """`POST /api/buckets/{namespace}/{name}` `{private}`. 409, with the address, when it is there."""
     call.hub.require_writer(call.caller)
     given = call.params["namespace"]
-    namespace = check_name(call.caller.name if given == "me" else given, "namespace")
+    own = given == "me" and not call.caller.owns(given)  # the client's word for the caller
+    namespace = check_name(call.caller.name if own else given, "namespace")
     name = check_name(call.params["name"], "bucket name")
     call.hub.require_owner(call.caller, namespace)
     address = {"url": f"{call.base}/buckets/{namespace}/{name}", "id": f"{namespace}/{name}"}
