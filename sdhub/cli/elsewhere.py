@@ -17,6 +17,7 @@ from sdhub.core import nextsteps
 if TYPE_CHECKING:
     from huggingface_hub import JobInfo
 
+    from sdhub.core.hub import Hub
     from sdhub.elsewhere.engine import Engine
     from sdhub.elsewhere.publish import PlannedJob, StartedJob
     from sdhub.workflow.many import PublishRequest
@@ -78,6 +79,28 @@ def forwarded(ctx: typer.Context, besides: Sequence[str] = ()) -> Forwarded:
     return found
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What `--on` and `--timeout` say: a flavor and seconds, where they say one."""
+
+    flavor: str | None
+    seconds: int | None
+
+    def engine(self, target: Hub, namespace: str) -> Engine:
+        """The jobs of a namespace on a Hub."""
+        from sdhub.elsewhere.engine import Engine
+
+        return Engine(target, namespace, self.flavor, self.seconds, progress=ConsoleProgress())
+
+
+def asked(on: str, timeout: str | None) -> Asked:
+    """Raises UsageError where it means nothing."""
+    from sdhub.elsewhere.engine import parse_on
+    from sdhub.elsewhere.request import parse_timeout
+
+    return Asked(parse_on(on), parse_timeout(timeout) if timeout else None)
+
+
 @contextmanager
 def engine(
     on: str, to: str | None, hub: str | None, timeout: str | None, *, detach: bool = False
@@ -86,18 +109,15 @@ def engine(
     from sdhub.core.access import check_token
     from sdhub.core.endpoint import connect, running
     from sdhub.core.errors import UsageError
-    from sdhub.elsewhere.engine import Engine, parse_on
-    from sdhub.elsewhere.request import parse_timeout
 
-    flavor, seconds = parse_on(on), parse_timeout(timeout) if timeout else None
+    wanted = asked(on, timeout)
     if detach and hub == "local" and not running():
         raise UsageError(
             "the embedded Hub ends with this command, and its jobs do too",
             hint=f"run {nextsteps.serve_jobs()} first",
         )
     with connect(hub, jobs=True) as target:
-        namespace = check_token(target, to)
-        yield Engine(target, namespace, flavor, seconds, progress=ConsoleProgress())
+        yield wanted.engine(target, check_token(target, to))
 
 
 def publish(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,17 +70,26 @@ class Engine:
         price = self.price(request)
         self._send_files(request)
         volumes = self._volumes(request)
-        job = self._ask("run a job", lambda: self.find(request, ended=False) or self._run(request, price, volumes))
-        return self._oldest(request, job)
+        tries = count()
 
-    def find(self, request: Request, *, ended: bool = True) -> JobInfo | None:
-        """The job of a request: the oldest that waits or runs, else (`ended`) the newest that is done."""
+        def run() -> JobInfo:  # the answer to a try before may have been lost
+            there = self._alive(request) if next(tries) else None
+            return there or self._run(request, price, volumes)
+
+        job: JobInfo = self._ask("run a job", run)
+        first = self._ask("read the jobs", lambda: self._alive(request)) or job
+        if first.id != job.id:  # another client made one at the same time
+            self.cancel(job.id)
+        return first
+
+    def find(self, request: Request) -> JobInfo | None:
+        """The job of a request: the oldest that waits or runs, else the newest that is done."""
         found: list[JobInfo] = self._ask("read the jobs", lambda: self.jobs({LABEL: request.key}))
-        alive = [each for each in found if stage(each) in (WAITS, RUNS)]
-        if alive:
-            return min(alive, key=_age)
-        done = [each for each in found if ended and stage(each) == DONE]
-        return max(done, key=_age) if done else None
+        done = [each for each in found if stage(each) == DONE]
+        return _oldest(found) or max(done, key=_age, default=None)
+
+    def _alive(self, request: Request) -> JobInfo | None:
+        return _oldest(self.jobs({LABEL: request.key}))
 
     def jobs(self, labels: dict[str, str] | None = None) -> list[JobInfo]:
         """All jobs of sdhub with these labels, the newest first. Raises errors of huggingface_hub.
@@ -96,13 +106,6 @@ class Engine:
 
     def _ask(self, doing: str, act: Callable[[], Any]) -> Any:
         return self.hub.ask(f"{doing} in {self.namespace}", act, self.progress)
-
-    def _oldest(self, request: Request, job: JobInfo) -> JobInfo:
-        """The one of all jobs made at the same time that goes on; ours is cancelled where it is another."""
-        first = self.find(request, ended=False) or job
-        if first.id != job.id:
-            self.cancel(job.id)
-        return first
 
     def _run(self, request: Request, price: Price, volumes: list[Any]) -> JobInfo:
         requirement = self.requirement or f"sdhub[{request.extra}]=={metadata.version('sdhub')}"
@@ -198,6 +201,10 @@ def ended(job: JobInfo) -> bool:
 def ran_minutes(job: JobInfo) -> float:
     """How long a job has run, which is what is paid for."""
     return float((job.durations and job.durations.running_secs) or 0) / 60
+
+
+def _oldest(jobs: list[JobInfo]) -> JobInfo | None:
+    return min((each for each in jobs if not ended(each)), key=_age, default=None)
 
 
 def _age(job: JobInfo) -> tuple[str, str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 2.0
 PATIENCE = Patience(attempts=30)  # a Hub may be away for some ten minutes
-_BAR = re.compile(r"  (\S.*?) …(?: (\d+)(?:/(\d+))? ?(\S*))?")  # as `sdhub.cli.console.Counts` writes it
+_BAR = re.compile(r"  (\S.*?) …(?: (\d+)(?:/(\d+))? ?(.*))?")  # as `sdhub.cli.console.Counts` writes it
 _CODE = re.compile(r"exit code:? (\d{1,3})\b")
 
 
@@ -74,10 +74,14 @@ class Ended:
 def follow(hub: Hub, namespace: str, job_id: str, progress: Progress = SILENT) -> Ended:
     """Follow a job to its end, however often the connection or the Hub is lost. Raises HubError.
 
-    Safe for threads beside each other.
+    Of one that has ended already nothing is told. Safe for threads beside each other.
     """
     lines: list[str] = []
     with hub.telling(f"follow the job {job_id}"), _Teller(progress).telling() as teller:
+        job = look(hub, namespace, job_id, progress)
+        if ended(job):
+            progress.note("  it has ended already")
+            return Ended(job, tuple(_after(hub, namespace, job, 0, progress)))
         while True:
             job = look(hub, namespace, job_id, progress)
             if stage(job) == WAITS:
