@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sdhub.cli import elsewhere, options
 from sdhub.cli.console import emit, say, table
 from sdhub.cli.examples import examples
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from huggingface_hub import JobInfo
 
 app = typer.Typer(help="What `--on hf-jobs` began: list it, follow it, end it.", no_args_is_help=True)
 Namespace = Annotated[
@@ -27,45 +22,28 @@ ON = "hf-jobs"
 def list_jobs(namespace: Namespace = None, hub: options.Hub = None, json: options.Json = False) -> None:
     """List sdhub's jobs, the newest first, with what each cost by the Hub's list of prices."""
     from sdhub.elsewhere.hardware import flavors
+    from sdhub.elsewhere.ledger import ledger
 
     with elsewhere.engine(ON, namespace, hub, None) as at:
-        prices = {each.name: each.price for each in flavors(at.hub, at.progress)}
-        rows = [_row(each, prices) for each in at.hub.ask("list the jobs", at.jobs, at.progress)]
+        known = flavors(at.hub, at.progress)
+        entries = ledger(at.hub.ask("list the jobs", at.jobs, at.progress), known)
+    rows = [each.document() for each in entries]
     if json:
         emit({"jobs": rows})
-    elif not rows:
-        say("There are none.")
-    else:
-        shown = [
-            [
-                *(str(each[name] or "") for name in ("id", "stage", "verb", "source", "variant", "flavor")),
-                f"{each['minutes']:g}",
-                "" if each["dollars"] is None else elsewhere.dollars(each["dollars"]),
-            ]
-            for each in rows
+        return
+    shown = [
+        [
+            *(str(each[name] or "") for name in ("id", "stage", "verb", "source", "variant", "flavor")),
+            *(f"{each[name]:g}" for name in ("forecast_minutes", "minutes")),
+            elsewhere.dollars(each["dollars"]),
         ]
-        titles = ["job", "stage", "", "source", "variant", "hardware", "minutes", "price"]
-        table(titles, shown, right=(6, 7))
-
-
-def _row(job: JobInfo, prices: Mapping[str, float]) -> dict[str, Any]:
-    from sdhub.elsewhere.engine import ran_minutes, stage
-
-    labels = job.labels or {}
-    minutes = ran_minutes(job)
-    price = prices.get(str(job.flavor))
-    return {
-        "id": job.id,
-        "url": job.url,
-        "stage": stage(job),
-        "verb": labels.get("sdhub-verb"),
-        "source": (labels.get("sdhub-source") or "").replace("--", "/", 1),
-        "variant": labels.get("sdhub-variant"),
-        "flavor": job.flavor,
-        "forecast_minutes": float(labels.get("sdhub-minutes") or 0),
-        "minutes": round(minutes, 1),
-        "dollars": None if price is None else round(minutes * price, 4),
-    }
+        for each in rows
+    ]
+    titles = ["job", "stage", "", "source", "variant", "hardware", "forecast", "minutes", "price"]
+    if rows:
+        table(titles, shown, right=(6, 7, 8))
+    forecast, counted = sum(each.forecast_dollars for each in entries), sum(each.dollars for each in entries)
+    say(f"{len(rows)} jobs: {elsewhere.dollars(counted)} so far, {elsewhere.dollars(forecast)} by forecast.")
 
 
 @app.command(epilog=examples("sdhub jobs follow 6927b3c4d5e6f7a8b9c0d1e2"))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 ENGINE = "hf-jobs"
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
-WAITS, RUNS = "SCHEDULING", "RUNNING"
-DONE = "COMPLETED"
+WAITS, DONE = "SCHEDULING", "COMPLETED"
+ENDS = {DONE, "CANCELED", "DELETED", "ERROR"}
 CACHE, KEPT, INPUTS = "/sdhub/hub", "/sdhub/kept", "/sdhub/inputs"
 BUCKET, FILES = "sdhub-work", "sdhub-inputs"  # of a namespace: kept stages, and files of this machine
 
@@ -195,12 +195,7 @@ def stage(job: JobInfo) -> str:
 
 def ended(job: JobInfo) -> bool:
     """Whether a job runs no more."""
-    return stage(job) not in (WAITS, RUNS)
-
-
-def ran_minutes(job: JobInfo) -> float:
-    """How long a job has run, which is what is paid for."""
-    return float((job.durations and job.durations.running_secs) or 0) / 60
+    return stage(job) in ENDS
 
 
 def _oldest(jobs: list[JobInfo]) -> JobInfo | None:

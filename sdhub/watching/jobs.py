@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sdhub.core.errors import SdhubError, UsageError
-from sdhub.elsewhere.engine import Engine, ended
+from sdhub.core.errors import SdhubError
+from sdhub.elsewhere.engine import Engine, ended, place_of
 from sdhub.elsewhere.follow import Ended
 from sdhub.elsewhere.publish import StartedJob, plan_jobs, start
 from sdhub.watching.dispatch import REFUSALS, failure, one_by_one
@@ -26,19 +26,15 @@ class Jobs:
     options: Options
     engine: Engine
 
-    def __post_init__(self) -> None:
-        if self.options.recipe:
-            raise UsageError(
-                "a recipe file is not watched for where jobs run", hint="watch for presets: --variant"
-            )
-
     def __call__(self, orders: Iterable[Order]) -> Iterator[tuple[Order, Sequence[Outcome]]]:
         """Send each order."""
         return one_by_one(orders, self._send)
 
     def _send(self, order: Order) -> list[Outcome]:
-        wanted = replace(self.options, variants=order.variants)
-        planned = plan_jobs(self.engine, PublishRequest(order.source, wanted), words_of(self.options))
+        recipe = self.options.recipe
+        wanted = replace(self.options, variants=() if recipe else order.variants)
+        words, files = words_of(self.options), {place_of(recipe): recipe} if recipe else {}
+        planned = plan_jobs(self.engine, PublishRequest(order.source, wanted), words, files)
         found = {each.planned.variant.recipe.sha256: _sent(each) for each in start(self.engine, planned)}
         return [found.get(task.recipe, Outcome("failed", "no job was made of it")) for task in order.tasks]
 
@@ -71,7 +67,8 @@ def words_of(options: Options) -> list[str]:
         "--create-pr": options.create_pr,
     }
     license = ["--license", options.license] if options.license else []
-    return license + [flag for flag, given in flags.items() if given]
+    recipe = ["--recipe", place_of(options.recipe)] if options.recipe else []
+    return license + recipe + [flag for flag, given in flags.items() if given]
 
 
 def _sent(started: StartedJob) -> Outcome:
