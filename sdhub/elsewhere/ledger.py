@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """A job with what was forecast of it and what it ran. `price` in dollars a minute, None where it is not known."""
+    """A job with what was forecast of it and what it ran. `price` in dollars a minute, None: it is not known."""
 
     job: JobInfo
     forecast_minutes: float
