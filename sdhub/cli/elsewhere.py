@@ -151,6 +151,8 @@ def publish(
         if detach:
             _leave(started, at, first.hub, json=json)
             return
+        if len(started) == 1 and started[0].job:
+            _tell(started[0].job, at, first.hub)
         outcomes = [*elsewhere.results(at, started, at.progress), *refused]
     only = outcomes[0] if len(orders) == 1 else None
     if only and only.error and not only.report:
@@ -262,6 +264,7 @@ def build(
         if detach:
             _left(job, at, json=json)
             return None
+        _tell(job, at)
         document = single.document_of(at, job)
         single.fetch_built(at, request, output)
     return document | {"output": str(output)}
@@ -284,7 +287,16 @@ def analyze(
         if detach:
             _left(job, at, json=json)
             return None
+        _tell(job, at)
         return single.document_of(at, job)
+
+
+def _tell(job: JobInfo, at: Engine, hub: str | None = None) -> None:
+    from sdhub.elsewhere.engine import ended
+
+    if not ended(job):
+        way = nextsteps.cancel(job.id, at.namespace, hub)
+        at.progress.note(f"It runs on {job.flavor}, also after Ctrl-C. To end it: {way}")
 
 
 def _left(job: JobInfo, at: Engine, *, json: bool) -> None:

@@ -64,11 +64,6 @@ def deploy(repo: str = "REPO") -> str:
     return _line("space", "deploy", repo)
 
 
-def push(folder: str) -> str:
-    """Puts a checkpoint's folder on the Hub; NAMESPACE and NAME are the reader's."""
-    return _line("push", folder, "NAMESPACE/NAME", "--private")
-
-
 def serve_jobs() -> str:
     """Opens the embedded Hub, and runs jobs."""
     return _line("hub", "serve", "--jobs")

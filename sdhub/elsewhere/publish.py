@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.resolve import resolve
-from sdhub.core import nextsteps
 from sdhub.core.errors import SdhubError, UnsupportedError, UsageError
 from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
@@ -128,9 +128,9 @@ def visible(checkpoint: Checkpoint) -> Checkpoint:
     if checkpoint.config and Path(checkpoint.config).exists():
         local.append(checkpoint.config)
     if local:
+        way = shlex.join(["hf", "upload", "NAMESPACE/NAME", local[0], "--private"])
         raise UsageError(
-            f"{local[0]} is on this machine, where a job cannot see it",
-            hint=f"put it on the Hub first: {nextsteps.push(local[0])}",
+            f"{local[0]} is on this machine, where a job cannot see it", hint=f"put it on the Hub first: {way}"
         )
     return checkpoint
 

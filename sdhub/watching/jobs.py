@@ -10,6 +10,7 @@ from sdhub.core.errors import SdhubError
 from sdhub.elsewhere.engine import Engine, ended, place_of
 from sdhub.elsewhere.follow import Ended
 from sdhub.elsewhere.publish import StartedJob, plan_jobs, start
+from sdhub.watching.command import words_of
 from sdhub.watching.dispatch import REFUSALS, failure, one_by_one
 from sdhub.watching.orders import Order, Outcome, Task
 from sdhub.workflow.many import PublishRequest
@@ -33,7 +34,8 @@ class Jobs:
     def _send(self, order: Order) -> list[Outcome]:
         recipe = self.options.recipe
         wanted = replace(self.options, variants=() if recipe else order.variants)
-        words, files = words_of(self.options), {place_of(recipe): recipe} if recipe else {}
+        files = {place_of(recipe): recipe} if recipe else {}
+        words = words_of(self.options) + [word for place in files for word in ("--recipe", place)]
         planned = plan_jobs(self.engine, PublishRequest(order.source, wanted), words, files)
         found = {each.planned.variant.recipe.sha256: _sent(each) for each in start(self.engine, planned)}
         return [found.get(task.recipe, Outcome("failed", "no job was made of it")) for task in order.tasks]
@@ -57,18 +59,6 @@ class Jobs:
             return Outcome("done", f"{self.engine.hub.url}/{task.target}")
         error = end.failure()
         return Outcome("refused" if end.exit_code in REFUSALS else "failed", f"{error.message} ({job.url})")
-
-
-def words_of(options: Options) -> list[str]:
-    """What `options` say, as arguments of `publish`, but for variants and namespace."""
-    flags = {
-        "--private": options.private,
-        "--allow-public": options.allow_public,
-        "--create-pr": options.create_pr,
-    }
-    license = ["--license", options.license] if options.license else []
-    recipe = ["--recipe", place_of(options.recipe)] if options.recipe else []
-    return license + recipe + [flag for flag, given in flags.items() if given]
 
 
 def _sent(started: StartedJob) -> Outcome:
