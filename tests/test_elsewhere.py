@@ -117,7 +117,7 @@ def test_hardware_that_is_not_there():
 
 def test_the_hub_s_list(engine):
     known = {each.name: each for each in flavors(engine.hub)}
-    assert known["cpu-basic"] == Flavor("cpu-basic", 16e9, 50e9, 0, pytest.approx(0.000167))
+    assert known["cpu-basic"] == Flavor("cpu-basic", 16e9, None, 0, pytest.approx(0.000167))
     assert known["a100-large"].gpu_memory == 80e9
     prices = [each.price for each in flavors(engine.hub)]
     assert prices == sorted(prices)
@@ -351,5 +351,6 @@ def test_what_cannot_be_kept_is_told(tmp_path, monkeypatch):
 def test_a_failed_job_without_words_tells_where_its_log_is(engine, key):
     job = engine.start(standin("exit 9", key))
     error = end(engine, job).failure()
-    assert error.message == "Job failed with exit code: 9" and job.url in error.hint and error.exit_code == 1
-    assert Ended(job, ("no document", "{broken")).document() is None
+    assert error.message == "Job failed with exit code: 9" and error.exit_code == 1
+    assert f"jobs follow {job.id} --namespace me --hub {engine.hub.url}" in error.hint
+    assert Ended(engine.hub, job, ("no document", "{broken")).document() is None

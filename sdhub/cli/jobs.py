@@ -52,7 +52,7 @@ def follow(job: Id, namespace: Namespace = None, hub: options.Hub = None, json: 
     from sdhub.elsewhere.follow import follow as run
 
     with elsewhere.engine(ON, namespace, hub, None) as at:
-        end = run(at.hub, at.namespace, job, at.progress)
+        end = run(at.hub, at.namespace, job, at.progress, replay=True)
     document = end.document()
     if json and document is not None:
         emit(document)

@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from sdhub.hub.api.call import Call, answer, route, streaming
+from sdhub.hub.api.repositories import is_private
 from sdhub.hub.errors import Refusal, bad_request
 from sdhub.hub.hardware import FLAVORS, listing
 from sdhub.hub.jobs import log_of
@@ -249,7 +250,7 @@ def create_bucket(call: Call) -> Response:
     address = {"url": f"{call.base}/buckets/{namespace}/{name}", "id": f"{namespace}/{name}"}
     try:
         with call.hub.database.write() as connection:
-            buckets.create(connection, namespace, name, private=call.body.get("private") is True)
+            buckets.create(connection, namespace, name, private=bool(is_private(call.body)))
     except Refusal as refusal:
         raise Refusal(refusal.status, refusal.message, body=address) from None
     return answer(address)
