@@ -18,8 +18,13 @@ from sdhub.elsewhere import follow as following
 from sdhub.elsewhere.engine import BUCKET, Engine, parse_on, place_of, stage
 from sdhub.elsewhere.follow import Ended, follow
 from sdhub.elsewhere.hardware import Flavor, Need, choose, flavors
+from sdhub.elsewhere.publish import plan_jobs, results, start
 from sdhub.elsewhere.request import LABEL, Request, label, limit, parse_timeout
+from sdhub.recipes.adjust import Adjustment
+from sdhub.workflow.many import PublishRequest
+from sdhub.workflow.options import Options
 from tests.hubs import HubProcess, running_hub
+from tests.runs import sdhub_json
 
 TOKEN = "hf_a-token-nobody-may-see"
 GIB = 2**30
@@ -354,3 +359,51 @@ def test_a_failed_job_without_words_tells_where_its_log_is(engine, key):
     assert error.message == "Job failed with exit code: 9" and error.exit_code == 1
     assert f"jobs follow {job.id} --namespace me --hub {engine.hub.url}" in error.hint
     assert Ended(engine.hub, job, ("no document", "{broken")).document() is None
+
+
+def reporting(request: Request) -> list[str]:
+    """Publishes nothing, and says that it did; of one variant it is refused."""
+    variant = request.labels["variant"]
+    if variant == "openvino-int8":
+        return ["sh", "-c", "echo 'error: no licence'; echo '  hint: say which'; exit 3"]
+    row = {"name": variant, "status": "published", "reason": None, "repo": f"me/{variant}", "branch": None}
+    row |= {"evidence": None, "bytes": 1}
+    report = {"source": {"id": request.words[1]}, "variants": [row], "collection": f"of {variant}"}
+    return ["printf", "%s", json.dumps(report, indent=2)]
+
+
+def test_variants_of_sources_are_jobs_beside_each_other(engine, monkeypatch):
+    monkeypatch.setattr(Request, "command", property(reporting))
+    wanted = Options(variants=("sdnq-int8", "openvino-int8", "sdnq-uint4"))
+    planned = plan_jobs(engine, PublishRequest("demo", wanted), ["--steps", "2"])
+    assert [each.variant.name for each in planned] == list(wanted.variants)
+    assert len({each.request.key for each in planned}) == 3
+    words = "publish demo --steps 2 --variant sdnq-int8 --to me --yes --json"
+    assert planned[0].request.words == tuple(words.split())
+    assert planned[0].price.minutes == pytest.approx(planned[0].request.minutes)
+    (result,) = results(engine, start(engine, planned))
+    assert [each["name"] for each in result.report["variants"]] == ["sdnq-int8", "sdnq-uint4"]
+    assert result.report["collection"] == "of sdnq-int8"
+    assert (result.error.message, result.error.hint, result.exit_code) == ("no licence", "say which", 3)
+
+
+def test_the_key_is_all_that_a_result_depends_on(engine):
+    def key(source="demo", variant="sdnq-int8", words=(), **more):
+        (made,) = plan_jobs(engine, PublishRequest(source, Options(variants=(variant,), **more)), words)
+        return made.request.key
+
+    assert key() == key()
+    changed = [key(variant="sdnq-uint4"), key(words=["--steps", "3"]), key(adjustment=Adjustment(fast=True))]
+    assert len({key(), *changed}) == 4
+
+
+def test_one_source_that_is_not_there_stops_no_other(url, tmp_path, monkeypatch):
+    """As the program is called: what can be published is, and the exit code is that of the first failure."""
+    done = sdhub_json(
+        *("publish", "me/nothing", "demo", "--variant", "sdnq-int8", "--to", "me", "--on", "hf-jobs:moon"),
+        home=tmp_path,
+        endpoint=url,
+        code=2,
+    )
+    errors = [each["error"]["message"] for each in done["sources"]]
+    assert errors == ["the Hub shows no model me/nothing", "the Hub has no hardware called moon"]
