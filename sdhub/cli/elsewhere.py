@@ -103,9 +103,15 @@ def asked(on: str, timeout: str | None) -> Asked:
 
 @contextmanager
 def engine(
-    on: str, to: str | None, hub: str | None, timeout: str | None, *, detach: bool = False
+    on: str,
+    to: str | None,
+    hub: str | None,
+    timeout: str | None = None,
+    *,
+    detach: bool = False,
+    runs: bool = True,
 ) -> Iterator[Engine]:
-    """The jobs of a Hub whose token is checked. Raises SdhubError."""
+    """The jobs of a Hub whose token is checked; not `runs`: they are looked at alone. Raises SdhubError."""
     from sdhub.core.access import check_token
     from sdhub.core.endpoint import connect, running
     from sdhub.core.errors import UsageError
@@ -116,7 +122,7 @@ def engine(
             "the embedded Hub ends with this command, and its jobs do too",
             hint=f"run {nextsteps.serve_jobs()} first",
         )
-    with connect(hub, jobs=True) as target:
+    with connect(hub, jobs=runs) as target:
         yield wanted.engine(target, check_token(target, to))
 
 

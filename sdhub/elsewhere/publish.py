@@ -88,9 +88,8 @@ def plan_jobs(
     if licensed:
         settle_all(checkpoint, options.license)
     plan = make_plan(checkpoint, options, namespace=engine.namespace)
-    names = options.variants or [
-        each.name for each in make_plan(checkpoint, replace(options, adjustment=AS_IT_IS)).variants
-    ]
+    named = () if options.recipe else options.variants
+    names = named or [each.name for each in make_plan(checkpoint, replace(options, adjustment=AS_IT_IS)).variants]
     jobs = []
     rows = zip(dict.fromkeys(names), plan.variants, plan.document()["variants"], strict=True)
     for name, variant, row in rows:

@@ -171,7 +171,9 @@ def cancel(call: Call) -> Response:
     """`POST …/cancel`. Of a job that has ended, nothing changes."""
     job = _job(call)
     call.hub.require_owner(call.caller, job.namespace)
-    if call.hub.jobs is not None and not job.ended:
+    if not job.ended:
+        if call.hub.jobs is None:
+            raise Refusal(501, "Another server of this Hub runs its jobs")
         call.hub.jobs.cancel(job)
     return inspect(call)
 
