@@ -50,6 +50,7 @@ class Backend(ABC):
     `demo`: the variant that `sdhub demo` makes (empty: none).
     `spaces`: the hardware of a Space that draws with its variants (empty: none does), `space_packages` what that
     Space needs besides sdhub[openvino].
+    `fixed_sizes`: its graphs have one size, so that pictures of another cannot be drawn.
     `companions`: ControlNets and the safety checker go along into its variants. `half_precision`: it also builds
     from a denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.half_precision`).
     """
@@ -73,6 +74,7 @@ class Backend(ABC):
     demo: str = ""
     spaces: Literal["", "any", "gpu"] = ""
     space_packages: tuple[str, ...] = ()
+    fixed_sizes: bool = False
 
     def knows(self, variant: str) -> bool:
         """Whether the backend makes a variant of this name; more than are listed, where names have parameters."""

@@ -26,14 +26,26 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial latents.")] = 0,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="In pixels (default: the variant's own).")
+    ] = None,
     hub: options.Hub = None,
     json: options.Json = False,
 ) -> None:
     """Draw a picture with a variant on this machine."""
+    from sdhub.recipes.adjust import parse_size
     from sdhub.workflow.variants import generate as run
 
     result = run(
-        variant, prompt, output, seed=seed, steps=steps, guidance=guidance, hub=hub, progress=ConsoleProgress()
+        variant,
+        prompt,
+        output,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        size=parse_size(size) if size else None,
+        hub=hub,
+        progress=ConsoleProgress(),
     )
     if json:
         emit(result)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from sdhub.evidence.budget import Budget
     from sdhub.recipes.adjust import Adjustment
 
 Source = Annotated[
@@ -75,6 +76,20 @@ Prompts = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Sampling steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", min=0, max=100, help="Guidance scale.")]
+Evidence = Annotated[
+    str | None,
+    typer.Option(
+        "--evidence",
+        metavar="LEVEL",
+        help="How long variants are measured: quick (5 minutes a checkpoint), standard (20), full (as long as it "
+        "takes). Named prompts or steps are drawn whatever they take.",
+        show_default="standard",
+    ),
+]
+EvidenceMinutes = Annotated[
+    float | None,
+    typer.Option("--evidence-minutes", metavar="N", help="That many minutes instead.", show_default=False),
+]
 License = Annotated[
     str | None,
     typer.Option("--license", metavar="ID", help="The source's licence, where it does not state one."),
@@ -145,3 +160,12 @@ def adjustment(
     batch, fixed = parse_static(static) if static else (0, None)
     sizes = (fixed,) if fixed else tuple(parse_size(each) for each in size or ())
     return Adjustment(fast, chosen, sizes, chunk, batch, min_psnr)
+
+
+def budget(level: str | None, minutes: float | None) -> Budget:
+    """What the options say. Raises UsageError."""
+    from typing import cast
+
+    from sdhub.evidence.budget import Budget, Level
+
+    return Budget(cast("Level", level or "standard"), minutes)

@@ -80,6 +80,8 @@ def publish(
     prompts: options.Prompts = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    evidence: options.Evidence = None,
+    evidence_minutes: options.EvidenceMinutes = None,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -117,6 +119,7 @@ def publish(
         branches=branches,
         collection=collection,
         judge=judge,
+        budget=options.budget(evidence, evidence_minutes),
         adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
     )
     order = PublishRequest(

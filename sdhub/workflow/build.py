@@ -14,6 +14,7 @@ from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import UsageError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.work import Work, copy_tree, home, publish_folder
+from sdhub.evidence.budget import Scope
 from sdhub.evidence.compare import folder_bytes
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
 from sdhub.recipes.recipe import load_recipe
@@ -51,7 +52,8 @@ def build(
     hub = endpoint(None)
     identity = fingerprint(checkpoint, hub, progress=progress)
     sampling = fitting(sampling_for(checkpoint), [document])
-    base = Base(checkpoint, identity, sampling, hub, Work(home() / "work"), progress)
+    scope = Scope(sampling, whole=True, seconds=0)  # nothing is measured but what a quality target asks for
+    base = Base(checkpoint, identity, scope, sampling, hub, Work(home() / "work"), progress)
     if mixed.is_open(document):
         document = load_recipe(mixed.analyzed(base, backend, document) / mixed.RECIPE)
     if adjustment.min_psnr is not None:

@@ -38,7 +38,6 @@ def analyzed(base: Base, backend: Backend, recipe: Recipe) -> Path:
     }
 
     def make(out: Path) -> None:
-        base.release()  # memory is short
         run_isolated(run_analysis, base.checkpoint, base.hub, recipe, out, progress=base.progress)
 
     return base.work.stage("mixed", key, make, progress=base.progress, label=f"analyze for {recipe.name}")

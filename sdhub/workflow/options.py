@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdhub.core.errors import UsageError
+from sdhub.evidence.budget import STANDARD, Budget
 from sdhub.evidence.sampling import Sampling
 from sdhub.evidence.subject import vet_encoder
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
@@ -41,7 +42,11 @@ class Options:
     collection: bool = True
     """Whether the variants of the source are tied together in a collection on the Hub."""
     sampling: Sampling | None = None
-    """How the evidence is drawn; None is what suits the checkpoint."""
+    """How the evidence is drawn, to the letter; None is what suits the checkpoint, within the budget."""
+    guidance: float | None = None
+    """Guidance scale of that; None is the checkpoint's."""
+    budget: Budget = STANDARD
+    """What evidence may cost."""
     judge: str | None = None
     """The encoder that tells whether subjects were kept; None is plain pixels, for small pictures."""
 

@@ -87,5 +87,6 @@ def run(job: Job, progress: Progress = SILENT) -> Report:
     sampling, judge = job.plan.sampling, job.options.judge
     if judge is None and max(sampling.width, sampling.height) <= SMALL:
         judge = PIXELS
-    base = Base(checkpoint, identity, sampling, job.source, Work(home() / "work"), progress, judge)
+    plan, work = job.plan, Work(home() / "work")
+    base = Base(checkpoint, identity, plan.scope, plan.usual, job.source, work, progress, judge)
     return Run(job, base).report()

@@ -37,7 +37,6 @@ def meet_target(base: Base, backend: Backend, recipe: Recipe, target: float) -> 
     }
 
     def make(out: Path) -> None:
-        base.release()  # memory is short
         named = (base.checkpoint, base.hub, backend.name, recipe, target, base.sampling, reference, out)
         run_isolated(find_recipe, *named, progress=base.progress)
 

@@ -15,7 +15,7 @@ from sdhub.core.endpoint import connect
 from sdhub.core.errors import BuildError, SourceError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
-from sdhub.evidence.sampling import Prompt, Sampling, bounded, draw, evidence_sampling
+from sdhub.evidence.sampling import Prompt, Sampling, bounded, draw, usual_sampling
 
 STEPS, GUIDANCE = 20, 7.5
 
@@ -63,11 +63,11 @@ def backend_of_folder(folder: Path) -> Backend:
 
 
 def sampling_of(folder: Path, pipe: Any, prompt: Prompt, *, steps: int | None, guidance: float | None) -> Sampling:
-    """How to draw with a variant: as its evidence was drawn, where it has some.
+    """How to draw with a variant: as its evidence says that users do, where it has some.
 
     Raises SourceError for evidence that is broken, or beyond the bounds of what is drawn.
     """
-    known = evidence_sampling(folder)
+    known = usual_sampling(folder)
     if known is None:
         side = _side(pipe)
         known = bounded(Sampling((prompt,), STEPS, GUIDANCE, side, side), shown(folder.name))
@@ -94,10 +94,14 @@ def generate(
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
+    size: tuple[int, int] | None = None,
     hub: str | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Draw one picture into `output` (PNG); returns what was done. Raises what `load` raises."""
+    """Draw one picture into `output` (PNG) of `size` (width, height) in pixels; returns what was done.
+
+    What is not said is the variant's own. Raises what `load` raises.
+    """
     output = Path(output)
     if not prompt.strip():
         raise SourceError("the prompt is empty", hint="say what to draw")
@@ -109,6 +113,8 @@ def generate(
     with progress.task("loading"), quiet():
         pipe = backend_of_folder(folder).open(folder)
     sampling = sampling_of(folder, pipe, Prompt(prompt, seed), steps=steps, guidance=guidance)
+    if size:
+        sampling = replace(sampling, width=size[0], height=size[1])
     started = time.perf_counter()
     with progress.task("drawing", total=sampling.steps, unit="steps") as task, quiet():
         sample = draw(pipe, sampling.prompts[0], sampling, on_step=lambda _: task.advance())

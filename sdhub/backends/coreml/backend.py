@@ -50,6 +50,7 @@ class CoreML(Backend):
     repository = "coreml-{model}-{treatment}"
     install = 'pip install "sdhub[coreml]"'
     shows_uncalibrated = True
+    fixed_sizes = True
     companions = True
     revision = 2
 
