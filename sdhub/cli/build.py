@@ -23,6 +23,7 @@ def build(
     variant: options.Variants = None,
     recipe: options.Recipe = None,
     fast: options.Fast = False,
+    calibration: options.Calibrations = None,
     attention: options.Attentions = None,
     size: options.Sizes = None,
     static: options.Static = None,
@@ -44,7 +45,7 @@ def build(
         variant or (),
         output=output,
         recipe=recipe,
-        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
+        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr, calibration),
         progress=ConsoleProgress(),
     )
     if json:

@@ -95,6 +95,15 @@ License = Annotated[
     typer.Option("--license", metavar="ID", help="The source's licence, where it does not state one."),
 ]
 Fast = Annotated[bool, typer.Option("--fast", help="Without calibration: sooner, and further from the original.")]
+Calibrations = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="LEVEL",
+        help="How often the denoiser is run to calibrate it: quick, standard, full.",
+        show_default="standard",
+    ),
+]
 Attentions = Annotated[
     list[str] | None,
     typer.Option(
@@ -141,6 +150,7 @@ def adjustment(
     chunk: bool = False,
     static: str | None = None,
     min_psnr: float | None = None,
+    calibration: str | None = None,
 ) -> Adjustment:
     """What the options say. Raises UsageError."""
     from typing import get_args
@@ -159,7 +169,15 @@ def adjustment(
         raise UsageError("--size and --static both fix the size", hint="give one of them")
     batch, fixed = parse_static(static) if static else (0, None)
     sizes = (fixed,) if fixed else tuple(parse_size(each) for each in size or ())
-    return Adjustment(fast, chosen, sizes, chunk, batch, min_psnr)
+    return Adjustment(
+        fast=fast,
+        attention=chosen,
+        sizes=sizes,
+        chunked=chunk,
+        batch=batch,
+        calibration=calibration or "standard",
+        min_psnr=min_psnr,
+    )
 
 
 def budget(level: str | None, minutes: float | None) -> Budget:

@@ -21,6 +21,7 @@ def plan(
     variant: options.Variants = None,
     recipe: options.Recipe = None,
     fast: options.Fast = False,
+    calibration: options.Calibrations = None,
     attention: options.Attentions = None,
     size: options.Sizes = None,
     static: options.Static = None,
@@ -48,7 +49,7 @@ def plan(
         namespace=to,
         variants=tuple(variant or ()),
         recipe=recipe,
-        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
+        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr, calibration),
         budget=options.budget(evidence, evidence_minutes),
     )
     made = make_plan(checkpoint, drawn_as(wanted, checkpoint, prompts, steps, guidance))

@@ -45,6 +45,7 @@ def publish(
     variant: options.Variants = None,
     recipe: options.Recipe = None,
     fast: options.Fast = False,
+    calibration: options.Calibrations = None,
     attention: options.Attentions = None,
     size: options.Sizes = None,
     static: options.Static = None,
@@ -120,7 +121,7 @@ def publish(
         collection=collection,
         judge=judge,
         budget=options.budget(evidence, evidence_minutes),
-        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
+        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr, calibration),
     )
     order = PublishRequest(
         "",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.sampling import sampling_defaults
+from sdhub.core.errors import UsageError
 from sdhub.core.progress import SILENT, Progress
-from sdhub.recipes.recipe import Calibration
+from sdhub.recipes.recipe import Calibration, Recipe
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
@@ -22,6 +23,13 @@ LARGE = 200e6  # parameters
 LARGE_PROMPTS, LARGE_STEPS, LARGE_ROWS = 6, 6, 1024
 SMALL_PROMPTS, SMALL_STEPS, SMALL_ROWS = 32, 10, 128
 GRAM_BYTES = 5 * 2**29
+
+
+LEVELS = ("quick", "standard", "full")
+# Prompts, steps, and the longest side in pixels, of denoisers whose calls take seconds and of others; what is not
+# named is not reduced.
+LARGE_LEVELS: dict[str, tuple[int, int, int]] = {"quick": (1, 2, 512), "standard": (2, 3, 512)}
+SMALL_LEVELS: dict[str, tuple[int, int, int]] = {"quick": (4, 4, 512)}
 
 
 def is_large(checkpoint: Checkpoint) -> bool:
@@ -53,6 +61,31 @@ def calibration_for(checkpoint: Checkpoint) -> Calibration:
         height=defaults.side,
         rows=LARGE_ROWS if large else SMALL_ROWS,
     )
+
+
+def at_level(recipe: Recipe, checkpoint: Checkpoint, level: str) -> Recipe:
+    """The recipe with no more calls of the denoiser than `level` has, and no larger ones.
+
+    Rows of a layer are like those of larger pictures, only fewer. Sizes that a recipe fixes stay. Raises
+    UsageError for a level that is none.
+    """
+    if level not in LEVELS:
+        raise UsageError(f"no calibration is called {level[:40]!r}", hint=", ".join(LEVELS))
+    most = (LARGE_LEVELS if is_large(checkpoint) else SMALL_LEVELS).get(level)
+    usual = recipe.calibration
+    if most is None or usual is None:
+        return recipe
+    prompts, steps, side = most
+    if recipe.sizes:
+        side = max(usual.width, usual.height)
+    fewer = {
+        "prompts": usual.prompts[:prompts],
+        "steps": min(steps, usual.steps),
+        "recorded": min(steps, usual.recorded),
+        "width": min(side, usual.width),
+        "height": min(side, usual.height),
+    }
+    return recipe.model_copy(update={"calibration": usual.model_copy(update=fewer)})
 
 
 def _spaced(texts: list[str], count: int) -> list[str]:

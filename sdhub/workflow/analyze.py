@@ -24,6 +24,7 @@ from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.work import Work, home
 from sdhub.evidence.curve import Series, draw_curve
+from sdhub.recipes.calibration import at_level
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment, load_recipe
 from sdhub.workflow import measure
@@ -336,7 +337,7 @@ def _template(checkpoint: Checkpoint, backend: Backend) -> Recipe:
             f"{checkpoint.id} cannot become {variant}: {reason}",
             hint=f"see: {nextsteps.inspect(checkpoint.source.text)}",
         )
-    return backend.recipe(checkpoint, variant)
+    return at_level(backend.recipe(checkpoint, variant), checkpoint, "standard")
 
 
 def _treatment_label(treatment: Treatment) -> str:

@@ -18,7 +18,7 @@ from sdhub.core.nearly import meant
 from sdhub.evidence.budget import Cost, Scope, afforded
 from sdhub.evidence.sampling import MAX_GUIDANCE, MAX_STEPS, Prompt, Sampling, general_prompts, load_prompts
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
-from sdhub.recipes.calibration import is_large
+from sdhub.recipes.calibration import at_level, is_large
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Recipe, load_recipe
 from sdhub.workflow.options import NAMESPACE, Options, options_for
@@ -123,7 +123,8 @@ def choose(
     chosen = []
     for name in wanted:
         backend = _fit(checkpoint, backend_of(name), name)
-        chosen.append((backend, adjustment.apply(backend.recipe(checkpoint, name))))
+        made = at_level(backend.recipe(checkpoint, name), checkpoint, adjustment.calibration)
+        chosen.append((backend, adjustment.apply(made)))
     return chosen
 
 

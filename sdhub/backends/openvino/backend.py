@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.calibration import calibration_seconds
 from sdhub.backends.openvino import telemetry
 from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED
 from sdhub.backends.openvino.presets import PRESETS, choices
@@ -17,6 +18,7 @@ from sdhub.backends.reasons import TINY, reason
 from sdhub.backends.variant.beside import load_beside
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.cost import call_seconds
 from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
 from sdhub.core.progress import Progress
 from sdhub.core.units import GIB
@@ -45,7 +47,7 @@ MOST_MERGED = 0.7
 ROUNDING_PROMPTS, LARGE_ROUNDING_STEPS = 8, 3  # ranges of activations settle sooner than Gram matrices
 GRAPH_BYTES = 400_000  # of an .xml file, beside its weights
 SECONDS_PER_GIB = 30.0  # tracing, converting and compressing, per GiB of 32-bit weights, on two cores
-CALL_SECONDS_PER_GIB = 0.7  # of one call of a denoiser at its own size
+JUDGED_SIDE = 512  # pixels of what sensitivity is measured on, at most
 
 
 class OpenVINO(Backend):
@@ -141,13 +143,16 @@ class OpenVINO(Backend):
         full = 4 * parameters
         denoiser = checkpoint.component(checkpoint.family.denoiser)
         largest = 4 * denoiser.parameters if denoiser else full
-        calls, gram = _calls(recipe.calibration), 0
+        gram = 0
         if any(_uses_gptq(each) for each in recipe.components.values()):
             gram = min(GRAM_BYTES, 2 * largest)
         return Forecast(
             bytes=size,
             peak_bytes=max(full + largest // 2 + gram, 2 * largest) + int(1.5 * GIB),
-            seconds=20 + SECONDS_PER_GIB * full / GIB + calls * CALL_SECONDS_PER_GIB * largest / GIB,
+            seconds=20
+            + SECONDS_PER_GIB * full / GIB
+            + calibration_seconds(checkpoint, recipe)
+            + _judging_seconds(checkpoint, recipe),
         )
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
@@ -300,14 +305,13 @@ def _bits(treatment: Treatment) -> float:
     return codes + (scales / treatment.group_size if treatment.group_size else 0)
 
 
-def _calls(calibration: Calibration | None) -> int:
-    """Calls of batch 1 that a calibration and what follows take."""
-    if calibration is None:
-        return 0
-    guided = 2 if calibration.guidance > 1 else 1
-    prompts = len(calibration.prompts)
-    # A call and its backward pass take as long as three.
-    return prompts * calibration.steps * guided + 3 * min(prompts * calibration.recorded, JUDGED)
+def _judging_seconds(checkpoint: Checkpoint, recipe: Recipe) -> float:
+    """Of measuring sensitivity, where layers stay in higher precision: a backward pass takes as long as two."""
+    found = recipe.calibration
+    if found is None or not recipe.keeps_higher_precision:
+        return 0.0
+    width, height = min(found.width, JUDGED_SIDE), min(found.height, JUDGED_SIDE)
+    return 3 * min(found.calls, JUDGED) * call_seconds(checkpoint, width, height)
 
 
 BACKEND = OpenVINO()

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sdhub.backends.base import Forecast
-from sdhub.backends.calibration import calibrated, peak_bytes
+from sdhub.backends.calibration import calibrated, calibration_seconds, peak_bytes
 from sdhub.backends.quantized import QuantizedBackend
 from sdhub.backends.sdnq.config import keep
 from sdhub.backends.sdnq.formats import format_of
@@ -26,7 +26,7 @@ from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe, Roundin
 LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
 LAYERS, WIDEST = 300, 2000  # of a usual component, for the share of scales and factors in a forecast
 MOST_BLOCKS = 1000  # of a text encoder that is one
-SECONDS_PER_GIB = 60.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
+SECONDS_PER_GIB = 60.0  # quantizing, per GiB of 32-bit weights, on two cores
 
 
 class SDNQ(QuantizedBackend):
@@ -91,7 +91,8 @@ class SDNQ(QuantizedBackend):
             int(part.parameters * _bits(recipe.components[part.name], part.parameters) / 8) for part in parts
         )
         full = 4 * sum(part.parameters for part in parts)
-        return Forecast(size, peak_bytes(full, recipe), seconds=20 + SECONDS_PER_GIB * full / GIB)
+        seconds = 20 + SECONDS_PER_GIB * full / GIB + calibration_seconds(checkpoint, recipe)
+        return Forecast(size, peak_bytes(full, recipe), seconds)
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         from sdhub.backends.sdnq.build import build

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sdhub.backends.base import Forecast
-from sdhub.backends.calibration import calibrated, peak_bytes
+from sdhub.backends.calibration import calibrated, calibration_seconds, peak_bytes
 from sdhub.backends.quantized import QuantizedBackend
 from sdhub.backends.svdquant.lite import METHOD, format_of, keep
 from sdhub.backends.svdquant.presets import PRESETS, choices
@@ -24,7 +24,7 @@ from sdhub.recipes.presets import find, preset
 from sdhub.recipes.recipe import Affine, Float, LowRank, Recipe, Rounding, Treatment
 
 LEAST_SHARE = 1 / 3  # of the denoiser's weights, below which the variant is not worth its trouble
-SECONDS_PER_GIB = 70.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
+SECONDS_PER_GIB = 70.0  # quantizing, per GiB of 32-bit weights, on two cores
 MODULATIONS = Affine(bits=4, group_size=64)  # of FLUX, as Nunchaku has them
 GPUS = {
     "int4": "NVIDIA GPUs of the generations Turing, Ampere and Ada (compute capability 7.5, 8.0, 8.6, 8.9)",
@@ -99,9 +99,8 @@ class SVDQuant(QuantizedBackend):
                 taken, bits = share(part.config, part.parameters, layout)
             size += bits / 8 + 2 * part.parameters * (1 - taken)
         full = 4 * sum(part.parameters for part in parts)
-        return Forecast(
-            bytes=int(size), peak_bytes=peak_bytes(full, recipe), seconds=20 + SECONDS_PER_GIB * full / GIB
-        )
+        seconds = 20 + SECONDS_PER_GIB * full / GIB + calibration_seconds(checkpoint, recipe)
+        return Forecast(int(size), peak_bytes(full, recipe), seconds)
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         from sdhub.backends.svdquant.build import build
