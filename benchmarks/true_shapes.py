@@ -1,6 +1,6 @@
-"""Checkpoints of the true shapes of SD 1.5, SDXL and FLUX.1, with random weights: nothing is downloaded.
+"""Checkpoints of the true shapes of SD 1.5 and SDXL, with random weights: nothing is downloaded.
 
-python benchmarks/true_shapes.py sd15|sdxl|flux FOLDER
+python benchmarks/true_shapes.py sd15|sdxl FOLDER
 """
 
 from __future__ import annotations
@@ -39,15 +39,13 @@ VAE = {
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-FLUX_BLOCKS = (2, 2)  # double and single, of 19 and 38: memory must not grow with them
-SHAPES = ("sd15", "sdxl", "flux")
 
 
-def make(shape: str, folder: Path, blocks: tuple[int, int] = FLUX_BLOCKS) -> Path:
-    """A diffusers folder in float16; `blocks` of FLUX's transformer."""
+def make(shape: str, folder: Path) -> Path:
+    """A diffusers folder in float16."""
     folder.mkdir(parents=True)
     demo = Path(__file__).resolve().parent.parent / "sdhub" / "demo" / "emoji-sd"
-    {"sd15": _sd15, "sdxl": _sdxl, "flux": lambda out, source: _flux(out, source, blocks)}[shape](folder, demo)
+    {"sd15": _sd15, "sdxl": _sdxl}[shape](folder, demo)
     (folder / "README.md").write_text("---\nlicense: openrail++\n---\n\nRandom weights of a true shape.\n")
     return folder
 
@@ -78,18 +76,6 @@ def _sdxl(out: Path, demo: Path) -> None:
         demo,
     )
     _finish(out, demo, "StableDiffusionXLPipeline", "EulerDiscreteScheduler", {"steps_offset": 1}, tokenizers=2)
-
-
-def _flux(out: Path, demo: Path, blocks: tuple[int, int]) -> None:
-    from diffusers import AutoencoderKL, FluxTransformer2DModel
-    from transformers import CLIPTextModel
-
-    config = {"num_layers": blocks[0], "num_single_layers": blocks[1], "guidance_embeds": True}
-    _model(out / "transformer", FluxTransformer2DModel, config)
-    latents = {"latent_channels": 16, "shift_factor": 0.1159, "scaling_factor": 0.3611, "use_quant_conv": False}
-    _model(out / "vae", AutoencoderKL, {**VAE, **latents, "sample_size": 1024, "use_post_quant_conv": False})
-    _text(out / "text_encoder", CLIPTextModel, {**CLIP_L, "projection_dim": 768}, demo)
-    raise SystemExit("FLUX.1's second text encoder (T5) is not made yet")
 
 
 def _finish(

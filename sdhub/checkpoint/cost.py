@@ -16,7 +16,8 @@ TEXT_TOKENS = 77  # of CLIP
 TRANSFORMER_TEXT = {"sd3": 333, "flux": 512}  # tokens of text that go through the blocks
 BLOCK_WIDTHS = {"sana": 13.5, "pixart": 14}  # squared widths of a block's weights that every token meets
 SANA_DOWN = 32  # of Sana's autoencoder (DC-AE)
-EFFICIENCY = 0.5  # of products of large matrices, that torch has in a denoiser or an autoencoder in float32
+EFFICIENCY = 0.5  # of products of large matrices, that torch has in a denoiser in float32; measured
+DECODING_EFFICIENCY = 1.0  # the same of an autoencoder, whose convolutions are large
 OVERHEAD_SECONDS = 0.01  # of one call, however small
 VAE_OPERATIONS = 9.6e6  # of decoding, a pixel, by Stable Diffusion's autoencoder; counted
 
@@ -29,7 +30,7 @@ def call_seconds(checkpoint: Checkpoint, width: int, height: int) -> float:
 def decoding_seconds(checkpoint: Checkpoint, width: int, height: int) -> float:
     """Forecast of `decoding_operations` in torch's float32 on this machine."""
     operations = decoding_operations(checkpoint, width, height)
-    return operations / (EFFICIENCY * operations_per_second()) + OVERHEAD_SECONDS
+    return operations / (DECODING_EFFICIENCY * operations_per_second()) + OVERHEAD_SECONDS
 
 
 def passes(checkpoint: Checkpoint, guidance: float) -> int:
