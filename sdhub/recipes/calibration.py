@@ -28,8 +28,8 @@ GRAM_BYTES = 5 * 2**29
 LEVELS = ("quick", "standard", "full")
 # Prompts, steps, and the longest side in pixels, of denoisers whose calls take seconds and of others; what is not
 # named is not reduced.
-LARGE_LEVELS: dict[str, tuple[int, int, int]] = {"quick": (1, 2, 512), "standard": (2, 3, 512)}
-SMALL_LEVELS: dict[str, tuple[int, int, int]] = {"quick": (4, 4, 512)}
+LARGE_LEVELS: dict[str, tuple[int, int, int]] = {"quick": (2, 3, 512), "standard": (3, 4, 512)}
+SMALL_LEVELS: dict[str, tuple[int, int, int]] = {"quick": (6, 6, 512)}
 
 
 def is_large(checkpoint: Checkpoint) -> bool:
