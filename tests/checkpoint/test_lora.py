@@ -391,6 +391,13 @@ def test_each_scale_has_a_name_of_its_own(scale: str, name: str, tmp_path: Path)
     validate_repo_id(f"acme/{made}-openvino-int8")
 
 
+def test_a_name_that_is_cut_still_tells_scales_apart(tmp_path: Path) -> None:
+    file = peft(tmp_path / f"{'long-' * 20}.safetensors")
+    names = {inspect(parse_source("demo", [f"{file}:{scale}"])).name for scale in (0.5, 0.75, 1)}
+    assert len(names) == 3
+    assert all(len(name) <= 80 and name.startswith("emoji-sd-long-") for name in names)
+
+
 # Of the true Stable Diffusion XL: generative-models' names, and diffusers' (two layers a stage, three stages).
 BLOCK = "transformer_blocks"
 SGM = {

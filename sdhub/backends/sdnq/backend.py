@@ -44,7 +44,7 @@ class SDNQ(QuantizedBackend):
     space_packages = ("sdnq==0.2.8",)
     tags = ("sdnq", "svdquant", "sdhub")
     repository = "{model}-sdnq-{treatment}"
-    install = 'pip install "diffusers>=0.36" sdnq transformers accelerate'
+    install = 'pip install "diffusers>=0.37" sdnq transformers accelerate'
     revision = 2
 
     def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
