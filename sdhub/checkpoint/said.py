@@ -49,6 +49,12 @@ class Said:
     zero_snr: bool = False
     edm: Literal["playground", "cosxl"] | None = None
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What goes beside the prediction type, for people."""
+        made = {"playground": "noise levels and latents of Playground v2.5", "cosxl": "noise levels of CosXL"}
+        return (*(["zero terminal SNR"] if self.zero_snr else []), *([made[self.edm]] if self.edm else []))
+
     def scheduler(self, class_name: str) -> tuple[str, dict[str, Any]]:
         """The scheduler's class, and the settings that go over its config, where a config names `class_name`.
 

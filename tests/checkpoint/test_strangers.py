@@ -259,6 +259,12 @@ def test_what_a_file_says(given: Header, said: Said) -> None:
     assert said_by(given, "m") == said
 
 
+def test_what_a_file_says_beside_its_prediction_is_shown() -> None:
+    assert Said("v_prediction").words == ()
+    assert Said("v_prediction", True).words == ("zero terminal SNR",)
+    assert Said("v_prediction", edm="cosxl").words == ("noise levels of CosXL",)
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [
