@@ -145,8 +145,8 @@ class SVDQuant(QuantizedBackend):
             "The package called nunchaku on PyPI is another project: do not install it for this.",
             f"The method is SVDQuant (Li et al., arXiv 2411.05007), {how}, with a decomposition in closed form "
             "and GPTQ (Frantar et al., arXiv 2210.17323).",
-            "Pictures and likeness were measured on the CPU, with the published weights and in the kernels' "
-            "arithmetic.",
+            "sdhub draws it on the CPU, with the published weights and in the kernels' arithmetic: that is what "
+            "was measured.",
             "LoRAs cannot be loaded onto it: fuse them first.",
         )
 
