@@ -44,7 +44,7 @@ class SDNQ(QuantizedBackend):
     space_packages = ("sdnq==0.2.8",)
     tags = ("sdnq", "svdquant", "sdhub")
     repository = "{model}-sdnq-{treatment}"
-    install = 'pip install "diffusers>=0.36" sdnq transformers accelerate'
+    install = 'pip install "diffusers>=0.37" sdnq transformers accelerate'
     revision = 2
 
     def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
@@ -137,11 +137,11 @@ class SDNQ(QuantizedBackend):
         return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).to(device)
 
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
-        how = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
+        how = "with calibration on prompts of sdhub's own" if recipe.calibration else "without calibration data"
         return (
-            f"The weights were chosen {how}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
+            f"The weights were rounded {how}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
             "al., arXiv 2210.17323); the format is that of SDNQ (Disty0).",
-            "Pictures and likeness were measured on the CPU in 32 bits, with the published weights unpacked.",
+            "sdhub draws it on the CPU in 32 bits, with the weights unpacked: that is what was measured.",
         )
 
 

@@ -62,13 +62,14 @@ class SVDQuant(QuantizedBackend):
         try:
             taken, bits = share(part.config, part.parameters, layout)
         except (KeyError, TypeError, ValueError):
-            return f"the config of its {part.name} does not say which layers it has"
+            way = ": give --config, which does" if checkpoint.source.single else ""
+            return f"the config of its {part.name} does not say which layers it has{way}"
         if taken >= LEAST_SHARE:
             return None
         size = bits / 8 + 2 * part.parameters * (1 - taken)
         return (
             f"the kernels take {taken:.0%} of its {part.name}'s weights (others are no multiples of 128 wide), "
-            f"and {size / 1e9:.2f} of {2 * part.parameters / 1e9:.2f} GB would remain; sdnq-uint4 takes nearly all"
+            f"and {size / 1e9:.2g} of {2 * part.parameters / 1e9:.2g} GB would remain; sdnq-uint4 takes nearly all"
         )
 
     def recipe(self, checkpoint: Checkpoint, variant: str) -> Recipe:
@@ -143,8 +144,8 @@ class SVDQuant(QuantizedBackend):
             "The package called nunchaku on PyPI is another project: do not install it for this.",
             f"The method is SVDQuant (Li et al., arXiv 2411.05007), {how}, with a decomposition in closed form "
             "and GPTQ (Frantar et al., arXiv 2210.17323).",
-            "Pictures and likeness were measured on the CPU, with the published weights and in the kernels' "
-            "arithmetic.",
+            "sdhub draws it on the CPU, with the published weights and in the kernels' arithmetic: that is what "
+            "was measured.",
             "LoRAs cannot be loaded onto it: fuse them first.",
         )
 
