@@ -172,7 +172,7 @@ def until(process: subprocess.Popen, word: str) -> str:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("guides")
-    with running_hub(root / "hub", "--spaces", "present") as url:
+    with running_hub(root / "hub", "--spaces", "present", "--jobs") as url:
         furnish(url, root / "sources")
         made = World(root, url)
         yield made

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,6 +17,9 @@ import pytest
 
 from sdhub.core.errors import HubError, UsageError
 from sdhub.core.hub import Hub
+from sdhub.elsewhere.engine import Engine
+from sdhub.elsewhere.publish import plan_jobs
+from sdhub.watching.command import publish_arguments, words_of
 from sdhub.watching.dispatch import one_by_one
 from sdhub.watching.github import Events, Matrix
 from sdhub.watching.jobs import Jobs
@@ -24,6 +28,7 @@ from sdhub.watching.published import is_published
 from sdhub.watching.query import Query, listed, parse_since
 from sdhub.watching.state import ATTEMPTS, State
 from sdhub.watching.watch import Watcher
+from sdhub.workflow.many import PublishRequest
 from sdhub.workflow.options import Options
 from tests.checkpoint.tiny import skeleton
 from tests.guides import calls
@@ -36,7 +41,7 @@ CARD = "---\nlicense: mit\nlibrary_name: diffusers\npipeline_tag: text-to-image\
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    with running_hub(tmp_path_factory.mktemp("hub") / "data") as url:
+    with running_hub(tmp_path_factory.mktemp("hub") / "data", "--jobs") as url:
         yield url
 
 
@@ -393,44 +398,22 @@ def test_a_matrix_of_nothing(tmp_path):
 
 
 class Stub:
-    """A small HTTP server: the jobs of the Hub, and the dispatches of GitHub."""
+    """A small HTTP server: the dispatches of GitHub."""
 
     def __init__(self):
-        stub = self
-        self.jobs: list[dict[str, Any]] = []
         self.events: list[tuple[str, dict[str, Any], str]] = []
-        self.lose = False
+        events = self.events
 
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, *_):
                 pass
 
-            def do_GET(self):
-                self.answer(200, stub.jobs)
-
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if self.path.endswith("/dispatches"):
-                    stub.events.append((self.path, body, self.headers["Authorization"]))
-                    self.answer(204 if "fine" in self.path else 404)
-                    return
-                job = {
-                    "id": f"job{len(stub.jobs)}",
-                    "createdAt": "2026-11-01T00:00:00.000Z",
-                    "owner": {"id": "1", "name": "me", "type": "user"},
-                    "status": {"stage": "RUNNING", "message": None},
-                    **body,
-                }
-                stub.jobs.append(job)
-                self.answer(500 if stub.lose else 200, job)
-
-            def answer(self, status, document=None):
-                raw = b"" if document is None else json.dumps(document).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(raw)))
+                events.append((self.path, body, self.headers["Authorization"]))
+                self.send_response(204 if "fine" in self.path else 404)
+                self.send_header("Content-Length", "0")
                 self.end_headers()
-                self.wfile.write(raw)
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -445,39 +428,53 @@ def stub():
     made.server.server_close()
 
 
-def test_an_order_becomes_one_labelled_job(stub):
-    jobs = Jobs(Options(namespace="me", private=True), Hub(stub.url, "hf_secret"), "me")
-    order = Order((task(),))
-    for _ in range(3):
-        ((_, (outcome,)),) = jobs(iter([order]))
-        assert outcome.status == "dispatched"
-    (job,) = stub.jobs
-    assert job["labels"] == {"sdhub": order.key}
-    assert job["secrets"]["HF_TOKEN"] == "hf_secret"
-    shown = json.dumps({name: value for name, value in job.items() if name != "secrets"})
-    assert "hf_secret" not in shown
-    words = " ".join(job.get("command", []) + job.get("arguments", []))
-    assert f"publish org/model-0@{0:040x}" in words
-    assert "--variant openvino-int8" in words
-    assert "--private" in words
+@pytest.mark.parametrize(
+    ("shells", "statuses"),
+    [
+        (["true"], ["dispatched", "done"]),
+        (["exit 1", "exit 137", "true"], ["dispatched"] * 3 + ["done"]),
+        (["exit 1"] * ATTEMPTS, ["dispatched"] * ATTEMPTS + ["failed"]),
+        (["exit 3"], ["dispatched", "refused"]),
+    ],
+)
+def test_jobs_are_sent_and_looked_after(shells, statuses, hub, checkpoint, state, monkeypatch):
+    """A job for each variant; one that fails is a failed try, one that is refused is not tried again."""
+    author = f"{len(shells)}-jobs-{statuses[-1]}"
+    sha = upload(hub, f"{author}/model", checkpoint)
+    left = iter(shells)
+    monkeypatch.setattr("sdhub.elsewhere.request.Request.command", property(lambda _: ["sh", "-c", next(left)]))
+    at = Hub(hub, "hf_a-secret-token")
+    engine = Engine(at, author)
+    options = Options(namespace=author, variants=("openvino-int8",), private=True)
+    watcher = Watcher(Query((author,)), options, state, Jobs(options, engine), source=at, target=at)
+    seen = []
+    for _ in statuses:
+        watcher.round()
+        (task,) = state.tasks()
+        seen.append(task["status"])
+        for job in engine.jobs():
+            at.api.wait_for_job(job.id, namespace=author, poll_interval=0.05)
+    assert seen == statuses
+    jobs = engine.jobs()
+    assert len(jobs) == len(shells) == task["attempts"]
+    assert len({job.labels["sdhub"] for job in jobs}) == 1
+    assert all(job.labels["sdhub-sha"] == sha and job.docker_image.endswith("bookworm") for job in jobs)
+    watcher.round()
+    assert len(engine.jobs()) == len(shells)
 
 
-def test_a_job_whose_answer_was_lost_is_not_sent_again(stub, monkeypatch):
-    monkeypatch.setattr("sdhub.core.retry.time.sleep", lambda _: None)
-    jobs = Jobs(Options(namespace="me"), Hub(stub.url, "token"), "me")
-    stub.lose = True
-    for _ in range(2):
-        ((_, (outcome,)),) = jobs(iter([Order((task(),))]))
-        assert outcome.status == "dispatched"
-    assert len(stub.jobs) == 1
-
-
-def test_a_job_that_ended_badly_is_sent_again(stub):
-    jobs = Jobs(Options(namespace="me"), Hub(stub.url, "token"), "me")
-    list(jobs(iter([Order((task(),))])))
-    stub.jobs[0]["status"]["stage"] = "ERROR"
-    list(jobs(iter([Order((task(),))])))
-    assert len(stub.jobs) == 2
+def test_a_job_publishes_what_the_watcher_wants(hub, checkpoint, monkeypatch):
+    sha = upload(hub, "wanted/model", checkpoint)
+    order = Order((task(repository="wanted/model", sha=sha, target="wanted/model-openvino-int8"),))
+    options = Options(namespace="wanted", private=True, create_pr=True, license="mit")
+    (made,) = plan_jobs(
+        Engine(Hub(hub, "t"), "wanted"),
+        PublishRequest(order.source, replace(options, variants=order.variants)),
+        words_of(options),
+    )
+    wanted = f"publish wanted/model@{sha} --license mit --private --create-pr --variant openvino-int8 --to wanted"
+    assert " ".join(made.request.words) == f"{wanted} --yes --json"
+    assert set(publish_arguments(order, options)) == set(made.request.words)
 
 
 def test_events_for_github(stub):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdhub.cli import console, options
+from sdhub.cli import console, elsewhere, options
 from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
 from sdhub.core import nextsteps
 
 if TYPE_CHECKING:
+    from sdhub.recipes.recipe import Recipe
     from sdhub.workflow.analyze import Analyzed, Wanted
 
 EXAMPLES = examples(
@@ -24,6 +26,7 @@ EXAMPLES = examples(
 
 
 def analyze(
+    ctx: typer.Context,
     source: options.Source,
     budget: Annotated[
         list[str] | None,
@@ -73,10 +76,16 @@ def analyze(
     device: Annotated[
         str, typer.Option("--device", metavar="NAME", help="Where the denoiser runs: cpu, cuda or mps.")
     ] = "cpu",
+    on: elsewhere.On = None,
+    timeout: elsewhere.Timeout = None,
+    detach: elsewhere.Detach = False,
     json: options.Json = False,
 ) -> None:
     """Find the best treatment of each layer for a size, measured on the checkpoint's own trajectories."""
+    from json import dumps
+
     from sdhub.checkpoint.resolve import resolve
+    from sdhub.recipes.recipe import parse_recipe
     from sdhub.workflow.analyze import Wanted, parse_widths, starting_recipe
     from sdhub.workflow.analyze import analyze as run
 
@@ -90,12 +99,21 @@ def analyze(
         widths=parse_widths(widths),
     )
     _require_places(wanted, output, apple, curve)
+    if on:
+        document = elsewhere.analyze(ctx, on, timeout, detach=detach, json=json)
+        if document and output is not None:
+            _write_recipe(document["recipes"][0], output)
+        if document and json:
+            emit(document)
+        elif document:
+            _show([parse_recipe(dumps(each)) for each in document["recipes"]], document["calls"])
+        return
     found = run(resolve(source, lora, config), wanted, ConsoleProgress())
     _write(found, output, apple, curve)
     if json:
         emit(found.document())
         return
-    _show(found)
+    _show(found.recipes, found.analysis.calls)
     if output is not None:
         say(f"Publish it: {nextsteps.publish_recipe(source, output, lora or (), config)}")
 
@@ -114,23 +132,26 @@ def _require_places(wanted: Wanted, output: Path | None, apple: Path | None, cur
         raise UsageError(f"{curve} is neither .svg nor .png", hint="name the curve so")
 
 
-def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path | None) -> None:
+def _write_recipe(document: Mapping[str, Any], output: Path) -> None:
     import json
 
+    output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write(found: Analyzed, output: Path | None, apple: Path | None, curve: Path | None) -> None:
     from sdhub.analysis.apple import write_apple
 
     if output is not None:
-        text = json.dumps(found.recipes[0].document(), indent=2, ensure_ascii=False) + "\n"
-        output.write_text(text, encoding="utf-8")
+        _write_recipe(found.recipes[0].document(), output)
     if apple is not None:
         apple.write_text(write_apple(found.apple()), encoding="utf-8")
     if curve is not None:
         found.draw(curve)
 
 
-def _show(found: Analyzed) -> None:
+def _show(recipes: Iterable[Recipe], calls: int) -> None:
     rows = []
-    for recipe in found.recipes:
+    for recipe in recipes:
         about = recipe.analysis
         if about is None:
             continue
@@ -149,4 +170,4 @@ def _show(found: Analyzed) -> None:
             say(f"repaired: {', '.join(about.repaired) or 'nothing; the recipe fits'}")
     columns = ["recipe", "bits per weight", "per parameter", "denoiser", "predicted", "measured"]
     console.table(columns, rows, right=range(1, 6))
-    say(f"{found.analysis.calls} calls of the denoiser")
+    say(f"{calls} calls of the denoiser")

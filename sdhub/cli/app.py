@@ -18,6 +18,7 @@ from sdhub.cli import (
     generate,
     hub,
     inspect,
+    jobs,
     plan,
     publish,
     recipe,
@@ -60,6 +61,7 @@ app.add_typer(recipe.app, name="recipe")
 app.add_typer(space.app, name="space")
 app.add_typer(hub.app, name="hub")
 app.add_typer(cache.app, name="cache")
+app.add_typer(jobs.app, name="jobs")
 
 
 def _version(wanted: bool) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sdhub.cli import console, options
+from sdhub.cli import console, elsewhere, options
 from sdhub.cli.console import ConsoleProgress, emit, say
 from sdhub.cli.examples import examples
 from sdhub.core import nextsteps
@@ -18,6 +18,7 @@ EXAMPLES = examples(
 
 
 def build(
+    ctx: typer.Context,
     source: options.Source,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to make; it must not exist.")],
     variant: options.Variants = None,
@@ -33,21 +34,30 @@ def build(
     controlnet: options.ControlNets = None,
     safety_checker: options.SafetyChecker = False,
     config: options.Config = None,
+    on: elsewhere.On = None,
+    timeout: elsewhere.Timeout = None,
+    detach: elsewhere.Detach = False,
     json: options.Json = False,
 ) -> None:
     """Build one variant into a folder and publish nothing."""
     from sdhub.checkpoint.resolve import resolve
     from sdhub.workflow.build import build as run
 
-    checkpoint = resolve(source, lora, config, controlnet, safety_checker)
-    built = run(
-        checkpoint,
-        variant or (),
-        output=output,
-        recipe=recipe,
-        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr, calibration),
-        progress=ConsoleProgress(),
-    )
+    built: dict[str, Any] | None
+    if on:
+        built = elsewhere.build(ctx, output, on, timeout, detach=detach, json=json)
+    else:
+        checkpoint = resolve(source, lora, config, controlnet, safety_checker)
+        built = run(
+            checkpoint,
+            variant or (),
+            output=output,
+            recipe=recipe,
+            adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr, calibration),
+            progress=ConsoleProgress(),
+        )
+    if built is None:
+        return
     if json:
         emit(built)
     else:

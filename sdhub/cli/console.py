@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,14 @@ def say(text: str) -> None:
 def talk(text: str) -> None:
     """A line about what is going on, on standard error."""
     sys.stderr.write(visible(text) + "\n")
+
+
+def asks() -> bool:
+    """Whether there is somebody to ask; says so where not."""
+    if sys.stdin.isatty():
+        return True
+    talk("not asking: standard input is no terminal")
+    return False
 
 
 def fail(message: str, hint: str = "") -> None:
@@ -78,6 +88,7 @@ def visible(text: str) -> str:
 
 
 UNBOUND = 10_000  # columns
+COUNT_SECONDS = 5.0
 BIDI = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x61C)}
 
 
@@ -104,6 +115,29 @@ class Bar(Task):
         self._bars.update(self._task, total=amount)
 
 
+class Counts(Task):
+    """A bar as lines, `  label … 12/48 steps`, every few seconds: who follows a job's log makes a bar of them."""
+
+    def __init__(self, note: Callable[[str], None], label: str, total: float | None, unit: str) -> None:
+        self._note, self._label, self._unit = note, label, unit
+        self._count, self._total = 0.0, total
+        self.tell()
+
+    def tell(self) -> None:
+        """The line of now."""
+        whole = f"/{self._total:.0f}" if self._total else ""
+        self._note(f"  {self._label} … {self._count:.0f}{whole} {self._unit}".rstrip())
+        self._told = time.monotonic()
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._count += amount
+        if time.monotonic() > self._told + COUNT_SECONDS:
+            self.tell()
+
+    def total(self, amount: float) -> None:
+        self._total = amount
+
+
 class ConsoleProgress(Progress):
     """Notes and bars with rate and time left, on standard error; plain lines where it is no terminal."""
 
@@ -116,6 +150,11 @@ class ConsoleProgress(Progress):
 
     @contextmanager
     def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        if not self._depth and os.environ.get("SDHUB_COUNTS"):
+            counts = Counts(self.note, label, total, unit)
+            yield counts
+            counts.tell()
+            return
         if self._depth or not self._console.is_terminal:
             if not self._depth:
                 self.note(f"  {label} …")

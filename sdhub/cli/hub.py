@@ -35,6 +35,12 @@ def serve(
             "That is running the code of all who may write here.",
         ),
     ] = None,
+    jobs: Annotated[
+        bool,
+        typer.Option(
+            "--jobs", help="Run jobs on this machine, which is running the code of all who may write here."
+        ),
+    ] = False,
 ) -> None:
     """Serve the embedded Hub until interrupted."""
     from sdhub.core.errors import HubError
@@ -43,7 +49,15 @@ def serve(
     from sdhub.hub.server import serve as run
 
     try:
-        run(root or home() / "hub", host=host, port=port, users=users, run_spaces=spaces, on_ready=_tell)
+        run(
+            root or home() / "hub",
+            host=host,
+            port=port,
+            users=users,
+            run_spaces=spaces,
+            run_jobs=jobs,
+            on_ready=_tell,
+        )
     except StartError as error:
         raise HubError(str(error), hint="another one may be running: choose a --port") from None
 

@@ -6,17 +6,24 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sdhub.cli import console, options
+import typer
+
+from sdhub.cli import console, elsewhere, options
 from sdhub.cli.console import emit, facts, say, table
 from sdhub.cli.examples import examples
 
 if TYPE_CHECKING:
     from sdhub.workflow.plan import Plan
 
-EXAMPLES = examples("sdhub plan demo", "sdhub plan org/model --variant openvino-int8 --to me --json")
+EXAMPLES = examples(
+    "sdhub plan demo",
+    "sdhub plan org/model --variant openvino-int8 --to me --json",
+    "sdhub plan org/model --on hf-jobs",
+)
 
 
 def plan(
+    ctx: typer.Context,
     source: options.Source,
     variant: options.Variants = None,
     recipe: options.Recipe = None,
@@ -37,6 +44,8 @@ def plan(
     guidance: options.Guidance = None,
     evidence: options.Evidence = None,
     evidence_minutes: options.EvidenceMinutes = None,
+    on: elsewhere.On = None,
+    timeout: elsewhere.Timeout = None,
     json: options.Json = False,
 ) -> None:
     """Say what publish would do: files, bytes, memory, minutes, repositories. Changes nothing."""
@@ -53,10 +62,13 @@ def plan(
         budget=options.budget(evidence, evidence_minutes),
     )
     made = make_plan(checkpoint, drawn_as(wanted, checkpoint, prompts, steps, guidance))
+    jobs = elsewhere.plan(ctx, wanted, on, timeout) if on else []
     if json:
-        emit(made.document())
-    else:
-        show(made)
+        emit(made.document() | ({"jobs": [each.document() for each in jobs]} if on else {}))
+        return
+    show(made)
+    if on:
+        elsewhere.show_jobs(jobs)
 
 
 def show(made: Plan) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdhub.cli import options
-from sdhub.cli.console import ConsoleProgress, emit, fail, say, talk
+from sdhub.cli import elsewhere, options
+from sdhub.cli.console import ConsoleProgress, asks, emit, fail, say
 from sdhub.cli.examples import examples
 from sdhub.cli.reports import leave, show, show_many, show_way
 from sdhub.core import nextsteps
@@ -26,11 +26,13 @@ EXAMPLES = examples(
     "sdhub publish org/model --variant openvino-int8 --private",
     "sdhub publish ./my-finetune --license openrail++ --dry-run",
     "sdhub publish org/model --recipe mine.json --create-pr",
+    "sdhub publish org/model --variant sdnq-int8 --on hf-jobs --to me",
     "sdhub publish org/one org/two --variant openvino-int8 --variant sdnq-int8 --jobs 2 --memory 24",
 )
 
 
 def publish(
+    ctx: typer.Context,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -101,6 +103,9 @@ def publish(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Make and measure all, and show what would be written.")
     ] = False,
+    on: elsewhere.On = None,
+    timeout: elsewhere.Timeout = None,
+    detach: elsewhere.Detach = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before publishing.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -139,8 +144,10 @@ def publish(
     orders = [replace(order, source=source) for source in dict.fromkeys(sources)]
     ask = not (yes or json or dry_run or hub == "local")
     if space:
-        _fit_for_a_space(orders)
-    if len(orders) == 1:
+        _fit_for_a_space(orders, on)
+    if on:
+        elsewhere.publish(ctx, orders, on, timeout, detach=detach, ask=ask, json=json)
+    elif len(orders) == 1:
         _one(orders[0], space=space, ask=ask, json=json)
     else:
         _many(orders, jobs, memory, ask=ask, json=json)
@@ -168,13 +175,14 @@ def _one(order: PublishRequest, *, space: bool, ask: bool, json: bool) -> None:
     leave(report)
 
 
-def _fit_for_a_space(orders: Sequence[PublishRequest]) -> None:
+def _fit_for_a_space(orders: Sequence[PublishRequest], on: str | None) -> None:
     """Raises UsageError, before any work, where a Space could not show what will be published."""
     from sdhub.core.errors import UsageError
 
     options = orders[0].options
-    if len(orders) > 1:
-        raise UsageError("--space is for one source at a time", hint=f"deploy others with: {nextsteps.deploy()}")
+    if len(orders) > 1 or on:
+        when = "not with --on" if on else "for one source at a time"
+        raise UsageError(f"--space is {when}", hint=f"deploy others with: {nextsteps.deploy()}")
     if options.create_pr or options.branches or options.private or orders[0].dry_run:
         raise UsageError(
             "--space shows public variants on main: not with --create-pr, --branches, --private or --dry-run",
@@ -193,7 +201,7 @@ def _deploy(report: Report, job: Job) -> Deployed | None:
 def _many(orders: Sequence[PublishRequest], jobs: int, memory: float | None, *, ask: bool, json: bool) -> None:
     from sdhub.workflow.many import publish_many
 
-    if ask and _asks():
+    if ask and asks():
         typer.confirm(f"Publish variants of {len(orders)} sources?", abort=True, err=True)
     bound = None if memory is None else memory * GIB
     outcomes = publish_many(orders, jobs=jobs, memory=bound, progress=ConsoleProgress())
@@ -212,15 +220,6 @@ def _many(orders: Sequence[PublishRequest], jobs: int, memory: float | None, *, 
 def _confirm(job: Job) -> None:
     from sdhub.cli import plan
 
-    if _asks():
+    if asks():
         plan.show(job.plan)
         typer.confirm(f"Publish to {job.hub.url}?", abort=True, err=True)
-
-
-def _asks() -> bool:
-    import sys
-
-    if sys.stdin.isatty():
-        return True
-    talk("not asking: standard input is no terminal")
-    return False

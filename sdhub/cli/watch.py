@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sdhub.cli import options
+from sdhub.cli import elsewhere, options
 from sdhub.cli.console import ConsoleProgress, emit, say, table, talk
 from sdhub.cli.examples import examples
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = examples(
     "sdhub watch --author me --variant openvino-int8 --to me",
-    "sdhub watch --filter text-to-image --likes-over 1000 --since 30d --once --dispatch jobs --to me",
+    "sdhub watch --filter text-to-image --likes-over 1000 --since 30d --once --on hf-jobs --to me",
     "sdhub watch --author acme --once --hub local --to acme",
     "sdhub watch --show",
 )
-Where = Literal["local", "jobs", "github"]
+Where = Literal["local", "github"]
 
 
 def watch(
@@ -62,16 +62,17 @@ def watch(
         Where,
         typer.Option(
             "--dispatch",
-            metavar="local|jobs|github",
-            help="Who does it: this machine; HF Jobs, one for each; or GitHub Actions (the matrix of the running "
-            "workflow; elsewhere repository_dispatch events).",
+            metavar="local|github",
+            help="Who does it: this machine, or GitHub Actions (the matrix of the running workflow; elsewhere "
+            "repository_dispatch events).",
         ),
     ] = "local",
     github: Annotated[
         str | None,
         typer.Option("--github", metavar="OWNER/NAME", help="Where events go (default: GITHUB_REPOSITORY)."),
     ] = None,
-    flavor: Annotated[str, typer.Option("--flavor", metavar="NAME", help="Hardware of HF Jobs.")] = "cpu-upgrade",
+    on: elsewhere.On = None,
+    timeout: elsewhere.Timeout = None,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -103,14 +104,22 @@ def watch(
             talk(f"{known.path} was damaged: set aside as {known.set_aside.name}, and a new one is begun")
             talk("  what is published is seen on the Hub, and not done again")
         if query is not None:
-            with _watcher(known, query, wanted, hub, where=dispatch, github=github, flavor=flavor) as watcher:
+            jobs = elsewhere.asked(on, timeout) if on else None
+            with _watcher(known, query, wanted, hub, where=dispatch, github=github, jobs=jobs) as watcher:
                 _run(watcher, None if once else interval)
         _tell(known, json=json)
 
 
 @contextmanager
 def _watcher(
-    known: State, query: Query, wanted: Options, hub: str | None, *, where: Where, github: str | None, flavor: str
+    known: State,
+    query: Query,
+    wanted: Options,
+    hub: str | None,
+    *,
+    where: Where,
+    github: str | None,
+    jobs: elsewhere.Asked | None,
 ) -> Iterator[Watcher]:
     """Connected to the Hub that it publishes to, whose token is checked."""
     from sdhub.core.access import check_token
@@ -118,11 +127,12 @@ def _watcher(
     from sdhub.watching.watch import Watcher, dispatcher
 
     progress = ConsoleProgress()
-    with connect(hub) as target:
+    with connect(hub, jobs=jobs is not None) as target:
         wanted = replace(wanted, namespace=check_token(target, wanted.namespace, propose=wanted.create_pr))
-        source = endpoint(None) if hub == "local" else target
+        source = endpoint(None) if hub == "local" and not jobs else target
+        engine = jobs.engine(target, str(wanted.namespace)) if jobs else None
         who = dispatcher(
-            where, wanted, source=source, target=target, github=github, flavor=flavor, progress=progress
+            where, wanted, source=source, target=target, github=github, engine=engine, progress=progress
         )
         yield Watcher(query, wanted, known, who, source=source, target=target, progress=progress)
 

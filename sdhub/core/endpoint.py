@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,8 +31,10 @@ def endpoint(hub: str | None) -> Hub:
 
 
 @contextmanager
-def connect(hub: str | None) -> Iterator[Hub]:
-    """The Hub to publish to. `local` is the embedded one: a running one is used, else one runs for the block."""
+def connect(hub: str | None, *, jobs: bool = False) -> Iterator[Hub]:
+    """The Hub to publish to. `local` is the embedded one: a running one is used, else one runs for the block, with
+    `jobs` where they are needed.
+    """
     if hub != "local":
         yield endpoint(hub)
         return
@@ -41,31 +43,31 @@ def connect(hub: str | None) -> Iterator[Hub]:
     if there:
         yield Hub(there, LOCAL_TOKEN)
         return
-    with embedded(root, LOCAL_PORT) as url:
+    with embedded(root, LOCAL_PORT, *(["--jobs"] if jobs else [])) as url:
         yield Hub(url, LOCAL_TOKEN)
 
 
 @contextmanager
-def embedded(root: Path, port: int = 0) -> Iterator[str]:
-    """Run the embedded Hub in a process of its own; yields its address. Raises HubError.
+def embedded(root: Path, port: int = 0, *options: str) -> Iterator[str]:
+    """Run the embedded Hub in a process of its own, with further `options`; yields its address. Raises HubError.
 
     Where another program has the port, or takes it first, it runs on a free one: several may serve one root.
     """
     with temporary("hub") as folder:
-        process, url = _start(root, port if port and _free(port) else 0, folder)
+        process, url = _start(root, port if port and _free(port) else 0, folder, options)
         try:
             yield url
         finally:
             _end(process)
 
 
-def _start(root: Path, port: int, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+def _start(root: Path, port: int, folder: Path, options: Sequence[str]) -> tuple[subprocess.Popen[bytes], str]:
     """The Hub's process, and its address, which it tells in `folder`."""
     ready, said = folder / f"ready-{port}.json", folder / f"said-{port}"
     command = [sys.executable, "-I", "-m", "sdhub.hub", "--root", str(root), "--port", str(port), "--quiet"]
     with said.open("wb") as errors:
         process = subprocess.Popen(  # noqa: S603 — our own program
-            [*command, "--ready-file", str(ready), "--exit-with-parent"],
+            [*command, "--ready-file", str(ready), "--exit-with-parent", *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -76,7 +78,7 @@ def _start(root: Path, port: int, folder: Path) -> tuple[subprocess.Popen[bytes]
     except BaseException as error:
         _end(process)
         if port and isinstance(error, HubError) and TAKEN in str(error):
-            return _start(root, 0, folder)
+            return _start(root, 0, folder, options)
         raise
 
 

@@ -64,6 +64,21 @@ def deploy(repo: str = "REPO") -> str:
     return _line("space", "deploy", repo)
 
 
+def serve_jobs() -> str:
+    """Opens the embedded Hub, and runs jobs."""
+    return _line("hub", "serve", "--jobs")
+
+
+def follow(job: str, namespace: str, hub: str | None = None) -> str:
+    """Follows a job."""
+    return _line("jobs", "follow", job, "--namespace", namespace, *(["--hub", hub] if hub else []))
+
+
+def cancel(job: str, namespace: str, hub: str | None = None) -> str:
+    """Cancels a job."""
+    return _line("jobs", "cancel", job, "--namespace", namespace, *(["--hub", hub] if hub else []))
+
+
 def program() -> str:
     """How this program is called: `sdhub` where the shell finds it so, else as it was, `.venv/bin/sdhub`."""
     called = Path(sys.argv[0])

@@ -3,7 +3,8 @@
 A stage builds into `<stage>/<key>.partial` and is renamed to `<stage>/<key>` when whole, so a result that
 exists is complete, whatever was killed when; the next run finds it and goes on. A lock per key lets two runs
 share one work folder. `<stage>/<key>.json` holds the key; its time is that of the last use, and who uses the
-result holds it locked (shared), so that `sdhub.workflow.cache` clears only what nobody uses.
+result holds it locked (shared), so that `sdhub.workflow.cache` clears only what nobody uses. `sdhub.core.kept` has
+a second place for results.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.core.disk import watched
+from sdhub.core.kept import make_or_restore
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
 
@@ -93,7 +95,7 @@ class Work:
             if label:
                 progress.note(label)
             with watched(done.parent):
-                _make(done, key, make)
+                _make(done, key, lambda out: make_or_restore(name, done.name, out, make, progress))
             self._use(done, key)
         self._seen.add(done)
         return done

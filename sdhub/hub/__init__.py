@@ -16,6 +16,9 @@ Limits: 64 GiB a file, 32 MiB a line and 2 GiB a commit of regular files, 25,000
 JSON body, 68 MiB a xorb, 64 GiB the files of one shard. While a Xet upload runs, and for ten minutes after, its
 data is on disk twice.
 
-Not here: git over HTTP, LFS multipart, `.gitignore` on the server, Spaces that run, super-squash, copying LFS
-files between repositories, the dataset viewer.
+Jobs run where the server is asked to run them (see `jobs.py`); buckets are folders that they write to, whose files
+have no other way in or out.
+
+Not here: git over HTTP, LFS multipart, `.gitignore` on the server, super-squash, copying LFS files between
+repositories, the dataset viewer; scheduled jobs, their metrics, ports and SSH.
 """

@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="run the apps of Spaces, in the present environment or in ones made from their requirements.txt: the "
         "code of all who may write here",
     )
+    parser.add_argument(
+        "--jobs", action="store_true", help="run jobs on this machine: the code of all who may write here"
+    )
     parser.add_argument("--quiet", action="store_true", help="do not say the address")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -38,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
             ready_file=options.ready_file,
             exit_with_parent=options.exit_with_parent,
             run_spaces=options.spaces,
+            run_jobs=options.jobs,
             on_ready=None if options.quiet else _say,
         )
     except StartError as error:

@@ -13,7 +13,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sdhub.hub.api import accounts, collections, commits, discussions, files, repositories, spaces, uploads, xet
+from sdhub.hub.api import (
+    accounts,
+    collections,
+    commits,
+    discussions,
+    files,
+    jobs,
+    repositories,
+    spaces,
+    uploads,
+    xet,
+)
 from sdhub.hub.api.call import refused
 from sdhub.hub.errors import Refusal
 from sdhub.hub.hub import EmbeddedHub
@@ -37,6 +48,7 @@ def make_app(hub: EmbeddedHub) -> ASGIApp:
             *collections.ROUTES,
             *repositories.ROUTES,
             *spaces.ROUTES,
+            *jobs.ROUTES,
             *commits.ROUTES,
             *discussions.ROUTES,
             *uploads.ROUTES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ from sdhub.hub.errors import Refusal
 from sdhub.hub.store import repositories
 from sdhub.hub.store.blobs import Blobs
 from sdhub.hub.store.database import Database
+from sdhub.hub.store.jobs import Job
 from sdhub.hub.store.repositories import Repo
 from sdhub.hub.users import Caller, Users
 
@@ -33,10 +35,20 @@ class Runner(Protocol):
         """Why it failed."""
 
 
+class JobRunner(Protocol):
+    """What runs a Hub's jobs (`sdhub.hub.jobs`)."""
+
+    def submit(self, job: Job, secrets: Mapping[str, str]) -> None:
+        """Run a job when there is room."""
+
+    def cancel(self, job: Job) -> None:
+        """End a job that waits or runs; returns when it is ended."""
+
+
 @dataclass(frozen=True, eq=False)
 class EmbeddedHub:
     """All that a request needs. `loopback`: bound to this machine only; `lasting`: not ending with a parent;
-    `runner`: what runs its Spaces, where they run.
+    `runner`: what runs its Spaces, where they run; `jobs`: what runs its jobs, where they run.
     """
 
     root: Path
@@ -48,6 +60,7 @@ class EmbeddedHub:
     loopback: bool
     lasting: bool = True
     runner: Runner | None = None
+    jobs: JobRunner | None = None
 
     def sign(self, *parts: object) -> str:
         """A signature over `parts` that only this store can make (hex)."""

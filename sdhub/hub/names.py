@@ -21,6 +21,8 @@ RESERVED: Final = frozenset(
         "datasets",
         "spaces",
         "collections",
+        "buckets",
+        "jobs",
         "discussions",
         "static",
         "xet",

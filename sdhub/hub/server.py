@@ -39,6 +39,7 @@ def serve(
     ready_file: Path | None = None,
     exit_with_parent: bool = False,
     run_spaces: Python | None = None,
+    run_jobs: bool = False,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the Hub in `root` until SIGTERM or SIGINT; several servers may share one root.
@@ -46,10 +47,10 @@ def serve(
     `port` 0 picks a free one. `users` is a users file (see `users.py`); without it any token may write.
     When connections are accepted, `ready_file` is written, as JSON `{"url", "pid"}`, and `on_ready` called with
     the address. With `exit_with_parent` the server ends when its standard input does. `run_spaces` runs the apps
-    of Spaces (see `running.py`), which is running the code of all who may write.
+    of Spaces (see `running.py`), `run_jobs` jobs (see `jobs.py`): the code of all who may write.
 
-    Raises StartError: the port is taken, the root cannot be written, the users file is broken, Spaces would be run
-    for anyone on other machines.
+    Raises StartError: the port is taken, the root cannot be written, the users file is broken, Spaces or jobs
+    would be run for anyone on other machines.
     """
     import uvicorn
 
@@ -67,12 +68,12 @@ def serve(
             raise StartError(f"the Hub cannot keep its data in {root}: {error.strerror}") from None
         if not loopback:
             logger.warning("the Hub is open to other machines on %s%s", host, _warning(accounts.open))
-        if run_spaces and not loopback and accounts.open:
+        if (run_spaces or run_jobs) and not loopback and accounts.open:
             raise StartError(
-                "Spaces run the code of all who may write: give --users, or listen on this machine only"
+                "Spaces and jobs run the code of all who may write: give --users, or listen on this machine only"
             )
         url = address(host, listener)
-        with _running_spaces(hub, run_spaces, url) as hub:
+        with _running_spaces(hub, run_spaces, url) as hub, _running_jobs(hub, run_jobs, url) as hub:
             config = uvicorn.Config(
                 make_app(hub),
                 log_config=None,
@@ -103,6 +104,21 @@ def _running_spaces(hub: EmbeddedHub, python: Python | None, url: str) -> Iterat
     runner = Runner(hub, python, url)
     try:
         yield replace(hub, runner=runner)
+    finally:
+        runner.close()
+
+
+@contextmanager
+def _running_jobs(hub: EmbeddedHub, wanted: bool, url: str) -> Iterator[EmbeddedHub]:
+    """The Hub with a runner for jobs, where they are to run."""
+    if not wanted:
+        yield hub
+        return
+    from sdhub.hub.jobs import JobRunner
+
+    runner = JobRunner(hub, url)
+    try:
+        yield replace(hub, jobs=runner)
     finally:
         runner.close()
 

@@ -8,16 +8,17 @@ from sdhub.workflow.options import Options
 
 def publish_arguments(order: Order, options: Options) -> list[str]:
     """The arguments of `sdhub` for an order: `publish SOURCE@SHA --variant … --to …`."""
-    arguments = ["publish", order.source, "--yes", "--json"]
-    for variant in order.variants:
-        arguments += ["--variant", variant]
-    if options.namespace:
-        arguments += ["--to", options.namespace]
-    if options.license:
-        arguments += ["--license", options.license]
+    variants = [word for each in order.variants for word in ("--variant", each)]
+    to = ["--to", options.namespace] if options.namespace else []
+    return ["publish", order.source, "--yes", "--json", *variants, *to, *words_of(options)]
+
+
+def words_of(options: Options) -> list[str]:
+    """What `options` say besides variants, recipe and namespace."""
     flags = {
         "--private": options.private,
         "--allow-public": options.allow_public,
         "--create-pr": options.create_pr,
     }
-    return arguments + [flag for flag, given in flags.items() if given]
+    license = ["--license", options.license] if options.license else []
+    return license + [flag for flag, given in flags.items() if given]

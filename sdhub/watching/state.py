@@ -232,6 +232,11 @@ class State:
                 (outcome.status, outcome.detail, _now(), task.repository, task.sha, task.recipe, task.target),
             )
 
+    def sent(self) -> dict[Task, str]:
+        """Tasks that were sent to be done elsewhere, with the address of what does each."""
+        rows = self._read(f"SELECT {_TASK}, detail FROM task WHERE status = 'dispatched' ORDER BY number")  # noqa: S608
+        return {Task(*tuple(row)[:-1]): str(row["detail"]) for row in rows}
+
     def attempts(self, task: Task) -> int:
         """How often it was begun."""
         rows = self._read(

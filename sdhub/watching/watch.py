@@ -14,9 +14,10 @@ from typing import Literal
 from sdhub.core.errors import HubError
 from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress
-from sdhub.watching import jobs
+from sdhub.elsewhere.engine import Engine
 from sdhub.watching.dispatch import Dispatch, reason_of
 from sdhub.watching.github import github as to_github
+from sdhub.watching.jobs import Jobs
 from sdhub.watching.local import Local
 from sdhub.watching.look import Looker
 from sdhub.watching.orders import Order, Outcome, Task
@@ -26,7 +27,7 @@ from sdhub.watching.state import State
 from sdhub.workflow.options import Options
 
 INTERVAL_SECONDS = 15 * 60
-Where = Literal["local", "jobs", "github"]
+Where = Literal["local", "github"]
 
 
 def dispatcher(
@@ -36,18 +37,19 @@ def dispatcher(
     source: Hub,
     target: Hub,
     github: str | None = None,
-    flavor: str = jobs.FLAVOR,
+    engine: Engine | None = None,
     progress: Progress = SILENT,
 ) -> Dispatch:
-    """Who makes variants on `target` of what is on `source`: this machine, HF Jobs or GitHub Actions.
+    """Who makes variants on `target` of what is on `source`: the jobs of an engine, else this machine or GitHub
+    Actions.
 
     Raises UsageError.
     """
+    if engine is not None:
+        return Jobs(options, engine)
     if where == "local":
         return Local(options, source, target.name, progress)
-    if where == "github":
-        return to_github(options, github, progress)
-    return jobs.Jobs(options, target, str(options.namespace), flavor=flavor, progress=progress)
+    return to_github(options, github, progress)
 
 
 class Watcher:
@@ -89,6 +91,7 @@ class Watcher:
 
         Not `at_once`: what failed before waits first, longer after each try.
         """
+        look_back(self.state, self.dispatch, self.progress)
         self.state.recover(at_once=at_once)
         self.look(at_once=at_once)
         carry_out(self.state, self.dispatch, self.target, self.progress)
@@ -107,6 +110,16 @@ class Watcher:
             ) from error
         if self.looker.look(found, at_once=at_once) and found and by_change:
             self.state.set_mark(key, found[-1].changed)
+
+
+def look_back(state: State, dispatch: Dispatch, progress: Progress = SILENT) -> None:
+    """Note what became of the jobs that were sent: one that failed is a failed try, and is sent again."""
+    if not isinstance(dispatch, Jobs):
+        return
+    for task, outcome in dispatch.became(state.sent()):
+        state.settle(task, outcome)
+        if outcome.status != "done":
+            progress.note(f"{task.repository}: {task.variant} {outcome.status}: {outcome.detail}")
 
 
 def carry_out(state: State, dispatch: Dispatch, target: Hub, progress: Progress = SILENT) -> None:

@@ -100,7 +100,7 @@ def publish_many(
     def one(order: PublishRequest) -> SourceResult:
         try:
             with bound.taken(order.peak_bytes()):
-                return _run_isolated(order, progress if jobs == 1 else _Named(order.source, progress))
+                return _run_isolated(order, progress if jobs == 1 else Named(order.source, progress))
         except SdhubError as error:
             return SourceResult(order.source, error=error, exit_code=error.exit_code)
 
@@ -157,7 +157,7 @@ class _Bound:
                 self._change.notify_all()
 
 
-class _Named(Progress):
+class Named(Progress):
     """Notes with the source's name before them, and no bars: several talk at once."""
 
     def __init__(self, name: str, progress: Progress) -> None:

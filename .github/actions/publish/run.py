@@ -159,7 +159,7 @@ def check_size(plan: dict[str, Any], variants: list[dict[str, Any]]) -> None:
     disk = plan["download"]["bytes"] + DISK_COPIES * sum(each["bytes"] for each in variants) + RESERVE
     memory = max(each["peak_bytes"] for each in variants)
     free, there = shutil.disk_usage(home).free, total_memory()
-    way_out = "take a larger runner, or send it to HF Jobs (sdhub watch --dispatch jobs)"
+    way_out = "take a larger runner, or send it to HF Jobs (sdhub watch --on hf-jobs)"
     if disk > free:
         raise Refused(f"it takes about {disk / GB:.0f} GB of disk, and {free / GB:.0f} GB are free: {way_out}", 1)
     if memory > there:

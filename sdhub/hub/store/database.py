@@ -136,6 +136,34 @@ CREATE TABLE IF NOT EXISTS collection_item (
   position INTEGER NOT NULL,
   UNIQUE (collection_id, item_type, item_id)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS job (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  namespace TEXT NOT NULL COLLATE NOCASE,
+  initiator TEXT NOT NULL,
+  spec TEXT NOT NULL,
+  stage TEXT NOT NULL,
+  message TEXT NOT NULL DEFAULT '',
+  created_at TEXT NOT NULL,
+  started_at TEXT NOT NULL DEFAULT '',
+  finished_at TEXT NOT NULL DEFAULT ''
+);
+CREATE INDEX IF NOT EXISTS job_namespace ON job (namespace, number);
+CREATE TABLE IF NOT EXISTS job_label (
+  number INTEGER NOT NULL REFERENCES job (number) ON DELETE CASCADE,
+  key TEXT NOT NULL,
+  value TEXT NOT NULL,
+  PRIMARY KEY (number, key)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS job_label_value ON job_label (key, value);
+CREATE TABLE IF NOT EXISTS bucket (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  namespace TEXT NOT NULL COLLATE NOCASE,
+  name TEXT NOT NULL COLLATE NOCASE,
+  private INTEGER NOT NULL,
+  created_at TEXT NOT NULL,
+  UNIQUE (namespace, name)
+);
 CREATE TABLE IF NOT EXISTS xet_session (
   id TEXT PRIMARY KEY,
   token_sha256 TEXT NOT NULL,
