@@ -70,9 +70,7 @@ def analyze(
     ] = None,
     lora: options.Loras = None,
     config: options.Config = None,
-    device: Annotated[
-        str, typer.Option("--device", metavar="NAME", help="Where the denoiser runs: cpu, cuda or mps.")
-    ] = "cpu",
+    device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
     """Find the best treatment of each layer for a size, measured on the checkpoint's own trajectories."""

@@ -32,6 +32,7 @@ def build(
     controlnet: options.ControlNets = None,
     safety_checker: options.SafetyChecker = False,
     config: options.Config = None,
+    device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
     """Build one variant into a folder and publish nothing."""
@@ -45,6 +46,7 @@ def build(
         output=output,
         recipe=recipe,
         adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
+        device=device,
         progress=ConsoleProgress(),
     )
     if json:

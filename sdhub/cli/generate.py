@@ -27,15 +27,27 @@ def generate(
     steps: options.Steps = None,
     guidance: options.Guidance = None,
     hub: options.Hub = None,
+    device: options.Device = "auto",
+    openvino_device: options.OpenVINODevice = None,
     json: options.Json = False,
 ) -> None:
     """Draw a picture with a variant on this machine."""
     from sdhub.workflow.variants import generate as run
 
     result = run(
-        variant, prompt, output, seed=seed, steps=steps, guidance=guidance, hub=hub, progress=ConsoleProgress()
+        variant,
+        prompt,
+        output,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        hub=hub,
+        device=device,
+        runtime_device=openvino_device,
+        progress=ConsoleProgress(),
     )
     if json:
         emit(result)
     else:
-        say(f"{output}: {result['width']} × {result['height']}, {result['seconds']:.1f} s, seed {seed}")
+        drawn = f"{result['width']} × {result['height']}, {result['seconds']:.1f} s, seed {seed}"
+        say(f"{output}: {drawn}, {result['device']} in {result['precision']}")

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Evidence:
     `latency` None: the variant's own runtime is not on this machine. `nearest`: of the same formats without
     calibration, every weight rounded to the nearest value, where that was made for comparison. `subject`: whether
     pictures still show what the base's show, where an encoder was named. `noise_snr`: the document of
-    `sdhub.evidence.noise.NoiseSnr`.
+    `sdhub.evidence.noise.NoiseSnr`. `ran`: of base and variant `device` and `precision`, and the variant's
+    `kernels` where its pictures were drawn with those of its users' machines.
     """
 
     fidelity: Fidelity
@@ -62,6 +63,7 @@ class Evidence:
     nearest: Fidelity | None = None
     subject: Subject | None = None
     noise_snr: Mapping[str, Any] | None = None
+    ran: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The JSON form; an infinite PSNR is null."""
@@ -83,6 +85,9 @@ class Evidence:
             "base_peak_mib": self.base_peak_mib,
             "prompts": [{"text": each.text, "seed": each.seed, **_figures(each)} for each in fidelity.prompts],
             "sampling": self.sampling.document(),
+            "device": {side: each["device"] for side, each in self.ran.items()},
+            "precision": {side: each["precision"] for side, each in self.ran.items()},
+            "kernels": self.ran.get("variant", {}).get("kernels"),
             "machine": dict(self.machine),
             "versions": dict(self.versions),
         }

@@ -120,6 +120,8 @@ def _context(publication: Publication, packages: Sequence[Package], bundles: Seq
         "evidence": evidence,
         "latency": latency,
         "settings": _pairs(latency["settings"]),
+        "ran": _ran(evidence),
+        "kernels": evidence["kernels"],
         "size_ratio": _size_ratio(evidence),
         "speed": _speed(latency.get("ratio")),
         "prompts": [_figures(each) for each in prompts_of(evidence)],
@@ -284,6 +286,13 @@ def _license_words(publication: Publication) -> markdown.Markdown:
     license = publication.license
     name = markdown.code(license.name or license.id)
     return markdown.Markdown(f"Licence: {markdown.link(name, publication.license_link)}.")
+
+
+def _ran(evidence: Mapping[str, Any]) -> str:
+    """What base and variant were drawn on and in, where the evidence says so."""
+    device, kind = _mapping(evidence["device"]), _mapping(evidence["precision"])
+    known = [side for side in ("base", "variant") if side in device and side in kind]
+    return ", ".join(f"the {side} on {device[side]} in {kind[side]}" for side in known)
 
 
 def _not_measured(evidence: Mapping[str, Any]) -> list[str]:

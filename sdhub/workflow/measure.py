@@ -12,6 +12,7 @@ from sdhub.backends.base import backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fetch
 from sdhub.checkpoint.load import load
+from sdhub.core.device import CPU, of_pipeline, precision, resolve
 from sdhub.core.hub import Hub
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
@@ -21,11 +22,24 @@ from sdhub.evidence.sampling import Sample, Sampling, draw
 PEAK_STEPS = 2
 
 
-def load_base(checkpoint: Checkpoint, hub: Hub, progress: Progress, *, half_precision: bool = False) -> Any:
-    """The checkpoint as a float32 pipeline, downloaded if need be; `half_precision` as in `load`."""
+def load_base(
+    checkpoint: Checkpoint,
+    hub: Hub,
+    progress: Progress,
+    *,
+    half_precision: bool = False,
+    device: str = CPU,
+    drawing: bool = False,
+) -> Any:
+    """The checkpoint as a float32 pipeline on `device`, downloaded if need be; `half_precision` as in `load`.
+
+    `drawing`: in the precision that suits the device (`sdhub.core.device.precision`).
+    """
+    where = resolve(device)
+    dtype = precision(where) if drawing else "float32"
     path = fetch(checkpoint, hub, progress=progress)
     with progress.task(f"loading {checkpoint.name}"), quiet():
-        return load(checkpoint, path, half_precision=half_precision, hub=hub)
+        return load(checkpoint, path, dtype=dtype, half_precision=half_precision, device=where, hub=hub)
 
 
 def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:
@@ -47,21 +61,31 @@ def noise_snr(
         return noise.noise_snr(pipe, trajectories, prompts, sampling, on_call=task.advance)
 
 
-def peak_of_base(checkpoint: Checkpoint, hub: Hub, sampling: Sampling, out: Path, progress: Progress) -> None:
+def peak_of_base(
+    checkpoint: Checkpoint, hub: Hub, device: str, sampling: Sampling, out: Path, progress: Progress
+) -> None:
     """Write the peak memory of this process, in MiB, of loading the base and drawing one picture."""
-    _write_peak(load_base(checkpoint, hub, progress), sampling, out, progress)
+    _write_peak(load_base(checkpoint, hub, progress, device=device, drawing=True), sampling, out, progress)
 
 
-def peak_of_variant(backend: str, folder: Path, sampling: Sampling, out: Path, progress: Progress) -> None:
+def peak_of_variant(
+    backend: str,
+    folder: Path,
+    device: str,
+    runtime_device: str | None,
+    sampling: Sampling,
+    out: Path,
+    progress: Progress,
+) -> None:
     """Write the peak memory of this process, in MiB, of loading a variant and drawing one picture."""
     with quiet():
-        pipe = backends()[backend].open(folder)
+        pipe = backends()[backend].open(folder, device, runtime_device)
     _write_peak(pipe, sampling, out, progress)
 
 
 def _write_peak(pipe: Any, sampling: Sampling, out: Path, progress: Progress) -> None:
-    """Few steps do: each takes the same memory."""
+    """Few steps do: each takes the same memory. On a GPU it is that of the GPU."""
     from sdhub.evidence.memory import peak_mib
 
     draw_all(pipe, replace(sampling, prompts=sampling.prompts[:1], steps=PEAK_STEPS), progress)
-    out.write_text(json.dumps(peak_mib()))
+    out.write_text(json.dumps(peak_mib(of_pipeline(pipe))))

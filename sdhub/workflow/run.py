@@ -228,6 +228,7 @@ class Run:
                 expect=folder / "evidence" / "variant-00.png",
                 usage=self._usage(planned),
                 draws=planned.backend.checks,
+                device=self.base.device,
                 progress=self.base.progress,
             )
 

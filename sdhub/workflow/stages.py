@@ -15,6 +15,7 @@ from sdhub.checkpoint.fetch import fetch, require_unchanged
 from sdhub.checkpoint.load import vetted
 from sdhub.checkpoint.remote import download
 from sdhub.checkpoint.shapes import check_shapes
+from sdhub.core.device import CPU, described, empty_cache, on_device, resolve, solver
 from sdhub.core.hub import Hub
 from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import Progress
@@ -28,6 +29,7 @@ from sdhub.workflow import measure
 
 NOISE_PROMPTS = 4  # whose trajectories are kept: four points of four are 16 predictions
 DRAWING = ("torch", "diffusers", "transformers")
+RAN = "ran.json"
 
 
 def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Hub) -> tuple[Path, ...]:
@@ -38,19 +40,19 @@ def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Hub) -> tupl
 
 
 def build_variant(
-    checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, out: Path, progress: Progress
+    checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, device: str, out: Path, progress: Progress
 ) -> None:
-    """Build a variant into the empty folder `out`."""
+    """Build a variant into the empty folder `out`, calibrated and solved on `device`."""
     maker = backends()[backend]
     if maker.streams(checkpoint, recipe):
         path = fetch(checkpoint, hub, progress=progress)
         with vetted(checkpoint, path) as folder:
             for line in check_shapes(checkpoint, folder):
                 progress.note(line)
-            maker.build_streamed(checkpoint, folder, recipe, out, progress)
+            maker.build_streamed(checkpoint, folder, recipe, out, progress, solver(resolve(device)))
         require_unchanged(checkpoint)
         return
-    pipeline = measure.load_base(checkpoint, hub, progress, half_precision=maker.half_precision)
+    pipeline = measure.load_base(checkpoint, hub, progress, half_precision=maker.half_precision, device=device)
     if checkpoint.companions:
         companions = load_all(checkpoint, pipeline, hub, progress)
         maker.build_with_companions(checkpoint, pipeline, companions, recipe, out, progress)
@@ -62,7 +64,8 @@ class Base:
     """The uncompressed checkpoint at work: fetched and loaded when first needed, and no earlier.
 
     `identity` is its fingerprint; `hub` where it comes from; `judge` the encoder that tells whether subjects are
-    kept (`sdhub.evidence.subject`).
+    kept (`sdhub.evidence.subject`). `device` is torch's, by its name, `runtime_device` that of runtimes which have
+    a choice (`Backend.runtime_devices`).
     """
 
     def __init__(
@@ -74,7 +77,11 @@ class Base:
         work: Work,
         progress: Progress,
         judge: str | None = None,
+        device: str = CPU,
+        runtime_device: str | None = None,
     ) -> None:
+        self.device = device
+        self.runtime_device = runtime_device
         self.checkpoint = checkpoint
         self.identity = identity
         self.sampling = sampling
@@ -84,9 +91,10 @@ class Base:
         self.judge = judge
         self._pipeline: Any = None
 
-    def load(self) -> Any:
-        """A fresh float32 pipeline."""
-        return measure.load_base(self.checkpoint, self.hub, self.progress)
+    def load(self, device: str | None = None) -> Any:
+        """A fresh pipeline to draw with, on this device or another."""
+        where = device or self.device
+        return measure.load_base(self.checkpoint, self.hub, self.progress, device=where, drawing=True)
 
     @property
     def pipeline(self) -> Any:
@@ -97,12 +105,15 @@ class Base:
 
     def release(self) -> None:
         """Give the memory back."""
-        self._pipeline = None
+        if self._pipeline is not None:
+            self._pipeline = None
+            empty_cache(resolve(self.device))
 
     def samples(self, versions: Mapping[str, str]) -> Path:
-        """What the base draws, and the points of its trajectories."""
+        """What the base draws, and the points of its trajectories; what it ran on in `ran.json`."""
         key = {
             "source": self.identity,
+            "device": on_device(self.device),
             "sampling": self.sampling.document(),
             "trajectories": NOISE_PROMPTS,
             "versions": {name: version for name, version in versions.items() if name in DRAWING},
@@ -113,6 +124,7 @@ class Base:
             with noise.recorded(self.pipeline) as points:
                 drawn = measure.draw_all(self.pipeline, self.sampling, self.progress)
             samples.save(out, drawn)
+            (out / RAN).write_text(json.dumps(described(self.pipeline)))
             length = len(points) // len(drawn)
             noise.save(out, [points[n * length : (n + 1) * length] for n in range(min(len(drawn), NOISE_PROMPTS))])
 
@@ -132,8 +144,13 @@ class VariantStages:
             "recipe": recipe.sha256,
             "backend": [backend.name, backend.revision],
             "versions": self.versions,
+            **({} if base.device == CPU else {"device": on_device(base.device)}),
         }
-        self._drawn = {"variant": self.key, "sampling": base.sampling.document()}
+        self._drawn = {
+            "variant": self.key,
+            "sampling": base.sampling.document(),
+            "device": [on_device(base.device), base.runtime_device if backend.runtime_devices else None],
+        }
         self._pipeline: Any = None
 
     def build(self) -> Path:
@@ -148,6 +165,7 @@ class VariantStages:
                 base.hub,
                 self.backend.name,
                 self.recipe,
+                base.device,
                 out,
                 progress=base.progress,
             )
@@ -161,19 +179,32 @@ class VariantStages:
         """The variant, opened to draw with; kept until `release`."""
         if self._pipeline is None:
             with quiet():
-                self._pipeline = self.backend.open(self.build())
+                self._pipeline = self._open(self.build())
         return self._pipeline
+
+    def _open(self, folder: Path) -> Any:
+        own = self.base.runtime_device if self.backend.runtime_devices else None
+        return self.backend.open(folder, self.base.device, own)
 
     def release(self) -> None:
         """Give the memory back."""
-        self._pipeline = None
+        if self._pipeline is not None:
+            self._pipeline = None
+            empty_cache(resolve(self.base.device))
+
+    @property
+    def kernels(self) -> str | None:
+        """What runs the variant here as its users' machines do, where that is not so everywhere."""
+        return self.backend.kernels(self.build(), resolve(self.base.device))
 
     def samples(self) -> Path:
-        """What the variant draws."""
+        """What the variant draws; what it ran on in `ran.json`."""
         base = self.base
 
         def make(out: Path) -> None:
             samples.save(out, measure.draw_all(self.pipeline, base.sampling, base.progress))
+            ran = {**self.backend.described(self.pipeline), "kernels": self.kernels}
+            (out / RAN).write_text(json.dumps(ran))
 
         label = f"draw with {self.recipe.name}"
         return base.work.stage("samples", self._drawn, make, progress=base.progress, label=label)
@@ -192,7 +223,7 @@ class VariantStages:
 
     def measured(self) -> Path:
         """`measured.json`: what differs from run to run and from machine to machine, speed and memory."""
-        base, stand_in = self.base, self.backend.checks == "sdhub"
+        base, stand_in = self.base, self.backend.checks == "sdhub" and self.kernels is None
 
         def make(out: Path) -> None:
             if stand_in:  # its speed and memory say nothing of the variant's
@@ -212,30 +243,40 @@ class VariantStages:
         """Beside the base, and beside the same runtime without compression; `place` may hold that for a while."""
         base, backend, variant = self.base, self.backend, self.build()
         place.mkdir()
+        pipeline = base.pipeline if self._where == base.device else base.load(self._where)
         try:
-            name = backend.plain(base.checkpoint, base.pipeline, variant, place)
+            name = backend.plain(base.checkpoint, pipeline, variant, place)
             with quiet():
-                reference = (name, backend.open(place)) if name else None
+                reference = (name, self._open(place)) if name else None
             return latency.alternate(
-                base.pipeline,
+                pipeline,
                 self.pipeline,
                 base.sampling,
                 reference=reference,
-                settings=backend.settings(self.pipeline),
+                settings={
+                    **backend.settings(self.pipeline),
+                    **({} if base.device == CPU else {"base": ", ".join(described(pipeline).values())}),
+                },
                 progress=base.progress,
             )
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
+    @property
+    def _where(self) -> str:
+        """The device that the base is timed on: the variant's, or the CPU beside a runtime that is not torch."""
+        return self.base.device if self.backend.on_torch else CPU
+
     def _peaks(self, out: Path) -> dict[str, float | None]:
         """Peak memory of both, in MiB, each in a process of its own."""
         base, file = self.base, out / "peak"
         peaks = {}
-        run_isolated(measure.peak_of_base, base.checkpoint, base.hub, base.sampling, file, progress=base.progress)
+        named = (base.checkpoint, base.hub, self._where, base.sampling, file)
+        run_isolated(measure.peak_of_base, *named, progress=base.progress)
         peaks["base_peak_mib"] = json.loads(file.read_text())
-        run_isolated(
-            measure.peak_of_variant, self.backend.name, self.build(), base.sampling, file, progress=base.progress
-        )
+        own = base.runtime_device if self.backend.runtime_devices else None
+        opened = (self.backend.name, self.build(), base.device, own, base.sampling, file)
+        run_isolated(measure.peak_of_variant, *opened, progress=base.progress)
         peaks["peak_mib"] = json.loads(file.read_text())
         file.unlink()
         return peaks
@@ -300,6 +341,10 @@ class VariantStages:
             nearest=compare.compare(base, samples.load(nearest), self.base.sampling) if nearest else None,
             subject=kept,
             noise_snr=snr,
+            ran={
+                side: json.loads((place / RAN).read_text())
+                for side, place in (("base", reference), ("variant", drawn))
+            },
         )
         document = json.dumps(evidence.document(), indent=2, ensure_ascii=False, allow_nan=False)
         (out / "evidence.json").write_text(document + "\n", encoding="utf-8")
@@ -309,8 +354,8 @@ class VariantStages:
             base,
             variant,
             fidelity.prompts,
-            title=f"{name} in float32, and {self.recipe.name}",
-            labels=(f"{name} float32", self.recipe.name),
+            title=f"{name} in {evidence.ran['base']['precision']}, and {self.recipe.name}",
+            labels=(f"{name} {evidence.ran['base']['precision']}", self.recipe.name),
         )
         for side, pictures in (("base", reference), ("variant", drawn)):
             (out / side).mkdir()

@@ -51,6 +51,7 @@ class CoreML(Backend):
     install = 'pip install "sdhub[coreml]"'
     shows_uncalibrated = True
     companions = True
+    on_torch = False
     revision = 2
 
     @property
