@@ -62,8 +62,8 @@ class SensitivityAnalyzer:
     bytes.
 
     `device`: where it is run, a name of torch's; where that cannot hold the pipeline, on the CPU. `calls` counts
-    those of the denoiser that were made or, from an earlier run, kept: one per trajectory and step, and one more for
-    going back.
+    those of the denoiser that were made or, from an earlier run, kept: one per trajectory and step, and one more
+    for going back.
     """
 
     load: Callable[[], Any]

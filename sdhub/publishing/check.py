@@ -96,9 +96,9 @@ def check(
     The cache is empty, so everything comes from the Hub. `revision` is the commit or pull request to check;
     one that is not the head of `branch` is put into the cache as its head first. `usage`, if given, is what the
     card must say, so that nothing but our own lines is run. `draws` "sdhub": the lines need another machine, so
-    sdhub opens the download and draws the first prompt of its evidence on `device` instead. `expect` is the evidence's
-    picture of the same prompt and seed. The picture is kept in `folder_for_picture` as `downloaded.png`. Raises
-    CheckError.
+    sdhub opens the download and draws the first prompt of its evidence on `device` instead. `expect` is the
+    evidence's picture of the same prompt and seed. The picture is kept in `folder_for_picture` as
+    `downloaded.png`. Raises CheckError.
     """
     with (
         temporary("check") as home,

@@ -140,11 +140,12 @@ class SVDQuant(QuantizedBackend):
 
     def kernels(self, folder: Path, device: torch.device) -> str | None:
         """Those that diffusers gets from the Hub, where the user lets it (CONSENT) and they know the GPU."""
+        consent = os.environ.get(CONSENT, "").lower() in ("1", "true", "yes", "on")
+        if device.type != "cuda" or not consent or not find_spec("diffusers.quantizers.nunchaku"):
+            return None
         said = quantized_parts(folder, self.method).values()
         layers: Mapping[str, Any] = next((each[W4A4] for each in said if isinstance(each.get(W4A4), dict)), {})
-        if os.environ.get(CONSENT, "").lower() not in ("1", "true", "yes", "on"):
-            return None
-        if not runs(str(layers.get("precision")), device) or not find_spec("diffusers.quantizers.nunchaku"):
+        if not runs(str(layers.get("precision")), device):
             return None
         return installed("kernels")
 

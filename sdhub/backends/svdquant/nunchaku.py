@@ -127,9 +127,8 @@ class Nunchaku(SVDQuant):
         return open_single(folder, *found)
 
     def kernels(self, folder: Path, device: torch.device) -> str | None:
-        found = _file(folder)
-        precision = "nvfp4" if found and found[0].name.startswith("svdq-fp4") else "int4"
-        if not runs(precision, device):
+        found = _file(folder) if device.type == "cuda" else None
+        if found is None or not runs("nvfp4" if found[0].name.startswith("svdq-fp4") else "int4", device):
             return None
         try:
             there = all(find_spec(module) for module, _ in CLASSES.values())
