@@ -91,7 +91,10 @@ def test_precision_suits_the_device(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", native)
     assert devices.precision(torch.device("cpu")) == "float32"
-    assert [devices.precision(GPU) for _ in range(2)] == ["float16", "bfloat16"]
+    assert devices.precision(GPU) == "float16"
+    asked.clear()
+    assert devices.precision(GPU, "transformer") == "float32"
+    assert devices.precision(GPU, "transformer") == devices.precision(GPU) == "bfloat16"
     assert asked[0] == {"including_emulation": False}
     assert devices.precision(torch.device("mps")) == "float16"
 
@@ -138,8 +141,14 @@ def test_a_runtime_says_which_devices_it_has(tmp_path):
     with pytest.raises(UsageError, match="sdnq variants have no device GPU"):
         SDNQ.open(tmp_path, "cpu", "GPU")
     with pytest.raises(UsageError, match="OpenVINO has no device NPU here") as caught:
-        openvino.load_on(tmp_path, torch.device("cpu"), "NPU")
+        openvino.open(tmp_path, "cpu", "NPU")
     assert "CPU" in caught.value.hint
+    for variant, said in (
+        ("openvino-int8", "no device NPU here"),
+        ("sdnq-int8", "sdnq variants have no device NPU"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            sdhub.publish("demo", variant, sdhub.Options(namespace="me", runtime_device="NPU"), dry_run=True)
 
 
 def sizes(pipe: Any) -> list[int]:

@@ -207,6 +207,14 @@ class Backend(ABC):
         `checks` is "sdhub" and it is installed here; None: sdhub stands in for it."""
         return None
 
+    def vet_runtime_device(self, name: str) -> None:
+        """Raises UsageError for a device that is none of the variants' own runtime, or not here."""
+        if name not in self.runtime_devices:
+            raise UsageError(
+                f"{self.name} variants have no device {shown(name, 40)}",
+                hint=f"there are: {', '.join(self.runtime_devices)}" if self.runtime_devices else "leave it out",
+            )
+
     def load_on(self, folder: Path, device: torch.device, runtime_device: str | None = None) -> Any:
         """As `load`, placed on a device of torch, and there by the variant's own `kernels` where there are some.
 
@@ -215,11 +223,13 @@ class Backend(ABC):
         import torch
 
         if self.kernels(folder, device) is not None:
-            return place(self.load_native(folder), device)
+            pipeline = self.load_native(folder)
+            return pipeline if devices.of_pipeline(pipeline) == device else place(pipeline, device)
         pipeline = self.load(folder)
         if device.type == devices.CPU or not self.on_torch:
             return pipeline
-        return place(pipeline.to(getattr(torch, devices.precision(device))), device)
+        denoiser = "transformer" if "transformer" in pipeline.components else "unet"
+        return place(pipeline.to(getattr(torch, devices.precision(device, denoiser))), device)
 
     def open(self, folder: Path, device: str = devices.CPU, runtime_device: str | None = None) -> Any:
         """The variant as a pipeline of diffusers' calling convention, whoever made the folder.
@@ -228,11 +238,8 @@ class Backend(ABC):
         `sdhub.core.device`; `runtime_device`: as in `load_on`. Raises UnsafeError, SourceError, UnsupportedError,
         BuildError, MissingExtraError, and UsageError for a device that is not there.
         """
-        if runtime_device is not None and runtime_device not in self.runtime_devices:
-            raise UsageError(
-                f"{self.name} variants have no device {shown(runtime_device, 40)}",
-                hint=f"there are: {', '.join(self.runtime_devices)}" if self.runtime_devices else "leave it out",
-            )
+        if runtime_device is not None:
+            self.vet_runtime_device(runtime_device)
         where = devices.resolve(device)
         return opened(folder, self.layout(), lambda view: self.load_on(view, where, runtime_device))
 

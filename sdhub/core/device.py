@@ -49,14 +49,20 @@ def resolve(word: str = AUTO) -> torch.device:
     return torch.device("cuda:0" if name == "cuda" else name)
 
 
-def precision(device: torch.device) -> str:
-    """The number type that pictures are drawn in there: float32, bfloat16 or float16, as torch calls them."""
+def precision(device: torch.device, denoiser: str = "unet") -> str:
+    """The number type that pictures are drawn in there: float32, bfloat16 or float16, as torch calls them.
+
+    Transformers leave float16's range: where there is no bfloat16 they stay in float32.
+    """
     torch = _torch()
     if device.type == CPU:
         return "float32"
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16" if device.type == "xpu" else "float16"
+    wide = device.type == "xpu" or (
+        device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    if wide:
+        return "bfloat16"
+    return "float16" if denoiser == "unet" else "float32"
 
 
 def solver(device: torch.device) -> torch.device:

@@ -291,8 +291,10 @@ def _license_words(publication: Publication) -> markdown.Markdown:
 def _ran(evidence: Mapping[str, Any]) -> str:
     """What base and variant were drawn on and in, where the evidence says so."""
     device, kind = _mapping(evidence["device"]), _mapping(evidence["precision"])
-    known = [side for side in ("base", "variant") if side in device and side in kind]
-    return ", ".join(f"the {side} on {device[side]} in {kind[side]}" for side in known)
+    if not all(side in each for side in ("base", "variant") for each in (device, kind)):
+        return ""
+    told = f"The base was drawn on {device['base']} in {kind['base']}"
+    return f"{told}, the variant on {device['variant']} in {kind['variant']}"
 
 
 def _not_measured(evidence: Mapping[str, Any]) -> list[str]:

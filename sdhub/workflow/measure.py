@@ -36,7 +36,7 @@ def load_base(
     `drawing`: in the precision that suits the device (`sdhub.core.device.precision`).
     """
     where = resolve(device)
-    dtype = precision(where) if drawing else "float32"
+    dtype = precision(where, checkpoint.family.denoiser) if drawing else "float32"
     path = fetch(checkpoint, hub, progress=progress)
     with progress.task(f"loading {checkpoint.name}"), quiet():
         return load(checkpoint, path, dtype=dtype, half_precision=half_precision, device=where, hub=hub)

@@ -79,6 +79,10 @@ def prepare(
         if not dry_run or (namespace is None and target.token):
             namespace = check_token(target, namespace, propose=options.create_pr)
         plan = make_plan(checkpoint, options, namespace=namespace)
+        if options.runtime_device is not None:
+            own = [each.backend for each in plan.variants if each.backend.runtime_devices]
+            for backend in own or [plan.variants[0].backend]:
+                backend.vet_runtime_device(options.runtime_device)
         source = source_hub or endpoint(None)
         yield Job(plan, options, settled, source, target, namespace or NAMESPACE, dry_run)
 

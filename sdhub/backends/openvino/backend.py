@@ -171,6 +171,16 @@ class OpenVINO(Backend):
 
         return layout(frozenset({*PIPELINES, *PIPELINES.values()}))
 
+    def vet_runtime_device(self, name: str) -> None:
+        super().vet_runtime_device(name)
+        try:
+            from openvino import Core
+        except ImportError:
+            raise MissingExtraError(self.extra, "openvino") from None
+        there = Core().available_devices
+        if name not in {each.partition(".")[0] for each in there}:
+            raise UsageError(f"OpenVINO has no device {name} here", hint=f"there are: {', '.join(there)}")
+
     def load(self, folder: Path) -> Any:
         return self._load(folder, "CPU")
 
@@ -180,13 +190,9 @@ class OpenVINO(Backend):
     def _load(self, folder: Path, device: str) -> Any:
         telemetry.off()
         try:
-            import openvino
             from optimum.intel import OVDiffusionPipeline
         except ImportError:
             raise MissingExtraError(self.extra, "optimum-intel") from None
-        there = openvino.Core().available_devices
-        if device not in {each.partition(".")[0] for each in there}:
-            raise UsageError(f"OpenVINO has no device {device} here", hint=f"there are: {', '.join(there)}")
         from sdhub.backends.openvino.graph import require_readable
 
         parts = load_beside(folder)
