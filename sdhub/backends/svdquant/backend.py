@@ -20,6 +20,7 @@ from sdhub.backends.variant.files import BESIDE, WEIGHTS
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.load import LOADABLE
+from sdhub.core.device import resolve
 from sdhub.core.documents import parse_object
 from sdhub.core.errors import UnsupportedError
 from sdhub.core.progress import Progress
@@ -150,6 +151,9 @@ class SVDQuant(QuantizedBackend):
         return installed("kernels")
 
     def load_native(self, folder: Path) -> Any:
+        """By the kernels on the first GPU, where they are here."""
+        if self.kernels(folder, resolve()) is None:
+            return self.load(folder)
         import torch
         from diffusers import DiffusionPipeline
 

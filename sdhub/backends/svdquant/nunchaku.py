@@ -24,6 +24,7 @@ from sdhub.backends.variant.layout import File, Layout, Variant
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.load import LOADABLE
+from sdhub.core.device import resolve
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import BuildError, SdhubError, SourceError, UnsafeError, UnsupportedError
 from sdhub.core.progress import Progress
@@ -137,6 +138,8 @@ class Nunchaku(SVDQuant):
         return installed("nunchaku") if there else None
 
     def load_native(self, folder: Path) -> Any:
+        if self.kernels(folder, resolve()) is None:
+            return self.load(folder)
         import torch
         from diffusers import DiffusionPipeline
 
