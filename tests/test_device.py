@@ -183,6 +183,7 @@ def test_an_offloaded_pipeline_draws_the_same_and_comes_home_whole():
     free = int(max(sizes(pipeline())) / ROOM) + 1
     with far_device(free=free):
         pipe = place(pipeline(), GPU)
+        assert devices.described(pipe)["device"] == f"cuda:0, {NAME}, offloaded"
         drawn = draw(pipe, SAMPLING.prompts[0], SAMPLING)
         assert take_home(pipe) == GPU
     assert abs(drawn.latents - base.latents).max() < 1e-3 * abs(base.latents).max()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,11 @@ def of_pipeline(pipe: Any) -> torch.device:
 
 
 def described(pipe: Any) -> dict[str, str]:
-    """What a pipeline computes on and in, for evidence: `device`, a GPU's with its model, and `precision`."""
+    """What a pipeline computes on and in, for evidence: `device`, a GPU's with its model and whether weights are
+    brought there call by call, and `precision`."""
     torch, name = _torch(), on_device(str(of_pipeline(pipe)))
+    if any(hasattr(part, "_hf_hook") for part in getattr(pipe, "components", {}).values()):
+        name += ", offloaded"
     denoiser = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     dtype = getattr(denoiser, "dtype", None)
     kind = str(dtype if isinstance(dtype, torch.dtype) else torch.float32).removeprefix("torch.")
@@ -109,8 +113,9 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def empty_cache(device: torch.device) -> None:
-    """Give memory of tensors that are gone back to the device, for other processes."""
+    """Give memory of tensors that are gone back to the device, for other pipelines and processes."""
     if device.type in ("cuda", "mps", "xpu"):
+        gc.collect()  # pipelines hold themselves
         getattr(_torch(), device.type).empty_cache()
 
 

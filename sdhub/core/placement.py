@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,6 @@ def take_home(pipe: Any) -> torch.device:
     if device.type != CPU:
         pipe.remove_all_hooks()
         pipe.to(CPU)
-        gc.collect()
         empty_cache(device)
     return device
 
