@@ -34,6 +34,7 @@ def build(
     controlnet: options.ControlNets = None,
     safety_checker: options.SafetyChecker = False,
     config: options.Config = None,
+    device: options.Device = "auto",
     on: elsewhere.On = None,
     timeout: elsewhere.Timeout = None,
     detach: elsewhere.Detach = False,
@@ -54,6 +55,7 @@ def build(
             output=output,
             recipe=recipe,
             adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr, calibration),
+            device=device,
             progress=ConsoleProgress(),
         )
     if built is None:

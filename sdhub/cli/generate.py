@@ -30,6 +30,8 @@ def generate(
         str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="In pixels (default: the variant's own).")
     ] = None,
     hub: options.Hub = None,
+    device: options.Device = "auto",
+    openvino_device: options.OpenVINODevice = None,
     json: options.Json = False,
 ) -> None:
     """Draw a picture with a variant on this machine."""
@@ -45,9 +47,12 @@ def generate(
         guidance=guidance,
         size=parse_size(size) if size else None,
         hub=hub,
+        device=device,
+        runtime_device=openvino_device,
         progress=ConsoleProgress(),
     )
     if json:
         emit(result)
     else:
-        say(f"{output}: {result['width']} × {result['height']}, {result['seconds']:.1f} s, seed {seed}")
+        drawn = f"{result['width']} × {result['height']}, {result['seconds']:.1f} s, seed {seed}"
+        say(f"{output}: {drawn}, {result['device']} in {result['precision']}")

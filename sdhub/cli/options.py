@@ -70,6 +70,14 @@ To = Annotated[
     typer.Option("--to", metavar="NAMESPACE", help="User or organization to publish under (default: yours)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="Where torch computes: auto, cpu, cuda, cuda:1, …, mps or xpu."),
+]
+OpenVINODevice = Annotated[
+    str | None,
+    typer.Option("--openvino-device", metavar="NAME", help="Where OpenVINO variants are opened: CPU, GPU or NPU."),
+]
 Prompts = Annotated[
     Path | None,
     typer.Option("--prompts", metavar="FILE", help='Evidence prompts: a JSON list of texts or {"text", "seed"}.'),

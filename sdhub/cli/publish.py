@@ -93,6 +93,8 @@ def publish(
             help="Tell whether subjects were kept, by a CLIP-like model (a Hub id or folder), or pixels.",
         ),
     ] = None,
+    device: options.Device = "auto",
+    openvino_device: options.OpenVINODevice = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=64, help="Sources at a time.")] = 1,
     memory: Annotated[
         float | None,
@@ -125,6 +127,8 @@ def publish(
         branches=branches,
         collection=collection,
         judge=judge,
+        device=device,
+        runtime_device=openvino_device,
         budget=options.budget(evidence, evidence_minutes),
         adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr, calibration),
     )

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ class Evidence:
     calibration, every weight rounded to the nearest value, where that was made for comparison. `subject`: whether
     pictures still show what the base's show, where an encoder was named. `noise_snr`: the document of
     `sdhub.evidence.noise.NoiseSnr`. `picture_seconds`: of a whole picture, for base and variant, by part.
-    `budget`: the document of `sdhub.evidence.budget.Budget`. `usual`: how users draw.
+    `budget`: the document of `sdhub.evidence.budget.Budget`. `usual`: how users draw. `ran`: of base and variant
+    `device` and `precision`, and the variant's `kernels` where its pictures were drawn with those of its users'
+    machines.
     """
 
     fidelity: Fidelity
@@ -67,6 +69,7 @@ class Evidence:
     picture_seconds: Mapping[str, Any] | None = None
     budget: Mapping[str, Any] | None = None
     usual: Sampling | None = None
+    ran: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The JSON form; an infinite PSNR is null."""
@@ -91,6 +94,9 @@ class Evidence:
             "budget": dict(self.budget) if self.budget else None,
             "sampling": self.sampling.document(),
             "usual": _usual(self.usual) if self.usual else None,
+            "device": {side: each["device"] for side, each in self.ran.items()},
+            "precision": {side: each["precision"] for side, each in self.ran.items()},
+            "kernels": self.ran.get("variant", {}).get("kernels"),
             "machine": dict(self.machine),
             "versions": dict(self.versions),
         }

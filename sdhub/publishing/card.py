@@ -129,6 +129,8 @@ def _context(publication: Publication, packages: Sequence[Package], bundles: Seq
         "evidence": evidence,
         "latency": latency,
         "settings": _pairs(latency["settings"]),
+        "ran": _ran(evidence),
+        "kernels": evidence["kernels"],
         "size_ratio": _size_ratio(evidence),
         "speed": _speed(latency.get("ratio")),
         "prompts": [_figures(each) for each in prompts_of(evidence)],
@@ -316,6 +318,15 @@ def _license_words(publication: Publication) -> markdown.Markdown:
     license = publication.license
     name = markdown.code(license.name or license.id)
     return markdown.Markdown(f"Licence: {markdown.link(name, publication.license_link)}.")
+
+
+def _ran(evidence: Mapping[str, Any]) -> str:
+    """What base and variant were drawn on and in, where the evidence says so."""
+    device, kind = _mapping(evidence["device"]), _mapping(evidence["precision"])
+    if not all(side in each for side in ("base", "variant") for each in (device, kind)):
+        return ""
+    told = f"The base was drawn on {device['base']} in {kind['base']}"
+    return f"{told}, the variant on {device['variant']} in {kind['variant']}"
 
 
 def _not_measured(evidence: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.sampling import sampling_defaults
+from sdhub.core.device import of_pipeline
 from sdhub.core.errors import UsageError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.recipes.recipe import Calibration, Recipe
@@ -105,7 +106,8 @@ def calibrate(
 ) -> dict[str, LayerStatistics]:
     """Statistics of the inputs of a component's layers, as `sdhub.compression.calibration.collect` gives them.
 
-    The denoiser is run along the trajectories of all prompts, a text encoder over their texts. Blocks of the Gram
+    The denoiser is run along the trajectories of all prompts, a text encoder over their texts, where the pipeline
+    is placed; what is gathered there ends on the CPU. Blocks of the Gram
     matrices are as wide as the calibration says, and narrower where all together would exceed 2.5 GiB. Tokens are
     bfloat16, which is enough to judge the rounding of inputs to a few bits.
     """
@@ -156,9 +158,10 @@ def _texts(pipeline: Any, calibration: Calibration) -> Drive:
     guided = {"do_classifier_free_guidance": calibration.guidance > 1}
     known = inspect.signature(pipeline.encode_prompt).parameters
     taken = {name: value for name, value in guided.items() if name in known}
+    device = of_pipeline(pipeline)
 
     def drive(_: Any) -> None:
         for prompt in calibration.prompts:
-            pipeline.encode_prompt(prompt, device="cpu", num_images_per_prompt=1, **taken)
+            pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, **taken)
 
     return drive

@@ -6,16 +6,17 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sdhub.backends.base import backends
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fetch
 from sdhub.checkpoint.load import load
+from sdhub.core.device import CPU, described, of_pipeline, precision, resolve
 from sdhub.core.hub import Hub
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
@@ -26,21 +27,36 @@ from sdhub.evidence.memory import peak_mib
 from sdhub.evidence.sampling import Sample, Sampling, draw
 
 DRAWING, NOISE, LATENCY = "drawing.json", "noise.json", "latency.json"
+Where: TypeAlias = "tuple[str, str | None]"  # the devices of torch and of the variant's own runtime
 KEPT_BYTES = 4 * 2**30  # of a denoiser in float32, beyond which weights of 16 bits stay so, and compute in 32
 
 
-def load_base(checkpoint: Checkpoint, hub: Hub, progress: Progress, *, half_precision: bool = False) -> Any:
-    """The checkpoint as a float32 pipeline, downloaded if need be; `half_precision` as in `load`."""
+def load_base(
+    checkpoint: Checkpoint,
+    hub: Hub,
+    progress: Progress,
+    *,
+    half_precision: bool = False,
+    device: str = CPU,
+    drawing: bool = False,
+) -> Any:
+    """The checkpoint as a float32 pipeline on `device`, downloaded if need be; `half_precision` as in `load`.
+
+    `drawing`: in the precision that suits the device (`sdhub.core.device.precision`).
+    """
+    where = resolve(device)
+    dtype = precision(where, checkpoint.family.denoiser) if drawing else "float32"
     path = fetch(checkpoint, hub, progress=progress)
     with progress.task(f"loading {checkpoint.name}"), quiet():
-        return load(checkpoint, path, half_precision=half_precision, hub=hub)
+        return load(checkpoint, path, dtype=dtype, half_precision=half_precision, device=where, hub=hub)
 
 
-def load_to_draw(checkpoint: Checkpoint, hub: Hub, progress: Progress) -> Any:
-    """The base as it is drawn with and timed: a large denoiser's 16-bit weights are widened a layer at a time."""
+def load_to_draw(checkpoint: Checkpoint, hub: Hub, device: str, progress: Progress) -> Any:
+    """The base as it is drawn with and timed; on the CPU a large denoiser's 16-bit weights are widened a layer at
+    a time."""
     part = checkpoint.component(checkpoint.family.denoiser)
-    large = part is not None and 4 * part.parameters > KEPT_BYTES
-    return load_base(checkpoint, hub, progress, half_precision=large)
+    large = device == CPU and part is not None and 4 * part.parameters > KEPT_BYTES
+    return load_base(checkpoint, hub, progress, half_precision=large, device=device, drawing=True)
 
 
 def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:
@@ -48,11 +64,13 @@ def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:
     return _drawn(pipe, sampling, progress)[0]
 
 
-def draw_base(checkpoint: Checkpoint, hub: Hub, sampling: Sampling, out: Path, progress: Progress) -> None:
+def draw_base(
+    checkpoint: Checkpoint, hub: Hub, device: str, sampling: Sampling, out: Path, progress: Progress
+) -> None:
     """Write what the base draws, the points of its first trajectories, and what drawing took."""
-    pipe = load_to_draw(checkpoint, hub, progress)
+    pipe = load_to_draw(checkpoint, hub, device, progress)
     with noise.recorded(pipe) as points:
-        _draw(pipe, sampling, out, progress)
+        _draw(pipe, sampling, out, described(pipe), progress)
     count = len(sampling.prompts)
     length = len(points) // count
     kept = [points[n * length : (n + 1) * length] for n in range(min(count, NOISE_PROMPTS))]
@@ -60,14 +78,16 @@ def draw_base(checkpoint: Checkpoint, hub: Hub, sampling: Sampling, out: Path, p
 
 
 def draw_variant(
-    backend: str, folder: Path, sampling: Sampling, reference: Path, out: Path, progress: Progress
+    backend: str, folder: Path, where: Where, sampling: Sampling, reference: Path, out: Path, progress: Progress
 ) -> None:
     """Write what a variant draws, what drawing took, and its noise SNR on the trajectories in `reference`."""
+    maker = backends()[backend]
     with quiet():
-        pipe = backends()[backend].open(folder)
+        pipe = maker.open(folder, *where)
     found = noise_snr(pipe, noise.load(reference), sampling, progress)
     (out / NOISE).write_text(json.dumps(found.document()))
-    _draw(pipe, sampling, out, progress)
+    ran = {**maker.described(pipe), "kernels": maker.kernels(folder, resolve(where[0]))}
+    _draw(pipe, sampling, out, ran, progress)
 
 
 def noise_snr(
@@ -85,6 +105,7 @@ def time_variant(
     hub: Hub,
     backend: str,
     folder: Path,
+    where: Where,
     sampling: Sampling,
     beside: bool,
     out: Path,
@@ -92,27 +113,33 @@ def time_variant(
 ) -> None:
     """Write the speed of a variant beside its base's, and beside the same runtime without compression too where
     `beside` says so; `out` may hold that for a while.
+
+    The base is on the variant's device, or on the CPU beside a runtime that is not torch.
     """
-    maker, base, place = backends()[backend], load_to_draw(checkpoint, hub, progress), out / "plain"
+    maker, place = backends()[backend], out / "plain"
+    base = load_to_draw(checkpoint, hub, where[0] if maker.on_torch else CPU, progress)
     place.mkdir()
     try:
         name = maker.plain(checkpoint, base, folder, place) if beside else None
         with quiet():
-            variant = maker.open(folder)
-            reference = (name, maker.open(place)) if name else None
+            variant = maker.open(folder, *where)
+            reference = (name, maker.open(place, *where)) if name else None
         timed = latency.alternate(base, variant, sampling, reference=reference, progress=progress)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-    timed = replace(timed, settings=maker.settings(variant))
-    (out / LATENCY).write_text(json.dumps(timed.document()))
+    settings = dict(maker.settings(variant))
+    if where[0] != CPU:
+        settings["base"] = ", ".join(described(base).values())
+    (out / LATENCY).write_text(json.dumps(replace(timed, settings=settings).document()))
 
 
-def _draw(pipe: Any, sampling: Sampling, out: Path, progress: Progress) -> None:
+def _draw(pipe: Any, sampling: Sampling, out: Path, ran: Mapping[str, Any], progress: Progress) -> None:
     drawn, encoding, decoding = _drawn(pipe, sampling, progress)
     samples.save(out, drawn)
     took = {
         "machine": machine(),
-        "peak_mib": peak_mib(),
+        "ran": dict(ran),
+        "peak_mib": peak_mib(of_pipeline(pipe)),
         "encode_seconds": statistics.median(encoding),
         "decode_seconds": statistics.median(decoding),
     }

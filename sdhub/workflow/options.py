@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sdhub.core.device import AUTO, vet_word
 from sdhub.core.errors import UsageError
 from sdhub.evidence.budget import STANDARD, Budget
 from sdhub.evidence.sampling import Sampling
@@ -17,7 +18,7 @@ NAMESPACE = "NAMESPACE"  # where none is named
 
 @dataclass(frozen=True)
 class Options:
-    """How to publish. Raises UsageError for a judge that is none."""
+    """How to publish. Raises UsageError for a judge that is none, or a device."""
 
     namespace: str | None = None
     """User or organization to publish under; None is the token's own."""
@@ -50,7 +51,13 @@ class Options:
     judge: str | None = None
     """The encoder that tells whether subjects were kept; None is plain pixels, for small pictures."""
 
+    device: str = AUTO
+    """Where torch computes: a word of `sdhub.core.device`."""
+    runtime_device: str | None = None
+    """Where variants are opened whose own runtime has a choice: CPU, GPU or NPU of OpenVINO."""
+
     def __post_init__(self) -> None:
+        vet_word(self.device)
         if self.judge is not None:
             vet_encoder(self.judge)
 

@@ -228,6 +228,7 @@ class Run:
                 usage=self._usage(planned),
                 lines=self._usage(planned, self.base.sampling),
                 draws=planned.backend.checks,
+                device=self.base.device,
                 progress=self.base.progress,
             )
 

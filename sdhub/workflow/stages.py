@@ -14,6 +14,7 @@ from sdhub.checkpoint.fetch import fetch, require_unchanged
 from sdhub.checkpoint.load import vetted
 from sdhub.checkpoint.remote import download
 from sdhub.checkpoint.shapes import check_shapes
+from sdhub.core.device import CPU, on_device, resolve, solver
 from sdhub.core.hub import Hub
 from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import Progress
@@ -37,19 +38,19 @@ def source_files(checkpoint: Checkpoint, names: Sequence[str], hub: Hub) -> tupl
 
 
 def build_variant(
-    checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, out: Path, progress: Progress
+    checkpoint: Checkpoint, hub: Hub, backend: str, recipe: Recipe, device: str, out: Path, progress: Progress
 ) -> None:
-    """Build a variant into the empty folder `out`."""
+    """Build a variant into the empty folder `out`, calibrated and solved on `device`."""
     maker = backends()[backend]
     if maker.streams(checkpoint, recipe):
         path = fetch(checkpoint, hub, progress=progress)
         with vetted(checkpoint, path) as folder:
             for line in check_shapes(checkpoint, folder):
                 progress.note(line)
-            maker.build_streamed(checkpoint, folder, recipe, out, progress)
+            maker.build_streamed(checkpoint, folder, recipe, out, progress, solver(resolve(device)))
         require_unchanged(checkpoint)
         return
-    pipeline = measure.load_base(checkpoint, hub, progress, half_precision=maker.half_precision)
+    pipeline = measure.load_base(checkpoint, hub, progress, half_precision=maker.half_precision, device=device)
     if checkpoint.companions:
         companions = load_all(checkpoint, pipeline, hub, progress)
         maker.build_with_companions(checkpoint, pipeline, companions, recipe, out, progress)
@@ -61,7 +62,8 @@ class Base:
     """The uncompressed checkpoint: fetched and drawn with when first needed, and no earlier.
 
     `identity` is its fingerprint; `hub` where it comes from; `scope` what is measured; `usual` how users draw;
-    `judge` the encoder that tells whether subjects are kept (`sdhub.evidence.subject`).
+    `judge` the encoder that tells whether subjects are kept (`sdhub.evidence.subject`). `device` is torch's, by
+    its name, `runtime_device` that of runtimes which have a choice (`Backend.runtime_devices`).
     """
 
     def __init__(
@@ -74,8 +76,12 @@ class Base:
         work: Work,
         progress: Progress,
         judge: str | None = None,
+        device: str = CPU,
+        runtime_device: str | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self.device = device
+        self.runtime_device = runtime_device
         self.identity = identity
         self.scope = scope
         self.usual = usual
@@ -93,6 +99,7 @@ class Base:
         """What the base draws, and the points of its trajectories."""
         key = {
             "source": self.identity,
+            "device": on_device(self.device),
             "sampling": self.sampling.document(),
             "trajectories": NOISE_PROMPTS,
             "versions": {name: version for name, version in versions.items() if name in DRAWING},
@@ -118,8 +125,15 @@ class VariantStages:
             "recipe": recipe.sha256,
             "backend": [backend.name, backend.revision],
             "versions": self.versions,
+            **({} if base.device == CPU else {"device": on_device(base.device)}),
         }
-        self._drawn = {"variant": self.key, "sampling": base.sampling.document(), "points": POINTS}
+        self._where = (base.device, base.runtime_device if backend.runtime_devices else None)
+        self._drawn = {
+            "variant": self.key,
+            "sampling": base.sampling.document(),
+            "points": POINTS,
+            "device": [on_device(base.device), self._where[1]],
+        }
 
     def build(self) -> Path:
         """The variant's folder."""
@@ -132,6 +146,7 @@ class VariantStages:
                 base.hub,
                 self.backend.name,
                 self.recipe,
+                base.device,
                 out,
                 progress=base.progress,
             )
@@ -150,6 +165,7 @@ class VariantStages:
                 measure.draw_variant,
                 self.backend.name,
                 folder,
+                self._where,
                 base.sampling,
                 reference,
                 out,
@@ -159,9 +175,14 @@ class VariantStages:
         label = f"draw with {self.recipe.name}"
         return base.work.stage("samples", self._drawn, make, progress=base.progress, label=label)
 
+    @property
+    def _stood_in(self) -> bool:
+        """Whether sdhub draws in the stead of the variant's own runtime, whose speed and memory that says not."""
+        return self.backend.checks == "sdhub" and not self.backend.kernels(self.build(), resolve(self.base.device))
+
     def latency(self) -> dict[str, Any] | None:
         """The document of the variant's speed; None where its own runtime is not here, and another stood in."""
-        if self.backend.checks == "sdhub":
+        if self._stood_in:
             return None
         base, folder = self.base, self.build()
 
@@ -172,6 +193,7 @@ class VariantStages:
                 base.hub,
                 self.backend.name,
                 folder,
+                self._where,
                 base.sampling,
                 base.scope.whole,
                 out,
@@ -227,8 +249,10 @@ class VariantStages:
             kept = subject_kept(*drawings, encoder(judge), name=judge)
         took = {
             "base": _took(reference),
-            "variant": _took(drawn) if self.backend.checks != "sdhub" else {},  # a stand-in's say nothing of it
+            "variant": {} if self._stood_in else _took(drawn),
         }
+        ran = {"base": _read(reference / measure.DRAWING)["ran"], "variant": _read(drawn / measure.DRAWING)["ran"]}
+        alike = self.backend.on_torch or self.base.device == CPU  # the base was timed where it was drawn
         evidence = compare.Evidence(
             fidelity=fidelity,
             latency=Latency(**latency) if latency else None,
@@ -236,7 +260,7 @@ class VariantStages:
             base_bytes=self.base.checkpoint.bytes,
             peak_mib=took["variant"].get("peak_mib"),
             base_peak_mib=took["base"].get("peak_mib"),
-            picture_seconds=_picture_seconds(latency, took, self.base.sampling),
+            picture_seconds=_picture_seconds(latency, took, self.base.sampling) if alike else None,
             sampling=self.base.sampling,
             machine=compare.machine(),
             versions=self.versions,
@@ -245,6 +269,7 @@ class VariantStages:
             noise_snr=_read(drawn / measure.NOISE),
             budget=self.base.scope.budget.document(),
             usual=self.base.usual,
+            ran=ran,
         )
         document = json.dumps(evidence.document(), indent=2, ensure_ascii=False, allow_nan=False)
         (out / "evidence.json").write_text(document + "\n", encoding="utf-8")
@@ -254,8 +279,8 @@ class VariantStages:
             base,
             variant,
             fidelity.prompts,
-            title=f"{name} in float32, and {self.recipe.name}",
-            labels=(f"{name} float32", self.recipe.name),
+            title=f"{name} in {ran['base']['precision']}, and {self.recipe.name}",
+            labels=(f"{name} {ran['base']['precision']}", self.recipe.name),
         )
         for side, pictures in (("base", reference), ("variant", drawn)):
             (out / side).mkdir()

@@ -10,6 +10,7 @@ from typing import Any
 from sdhub.backends.base import Backend, backends
 from sdhub.backends.variant.gate import Vetted, vet
 from sdhub.checkpoint.tree import Folder
+from sdhub.core.device import AUTO, vet_word
 from sdhub.core.documents import shown
 from sdhub.core.endpoint import connect
 from sdhub.core.errors import BuildError, SourceError
@@ -20,15 +21,19 @@ from sdhub.evidence.sampling import Prompt, Sampling, bounded, draw, usual_sampl
 STEPS, GUIDANCE = 20, 7.5
 
 
-def load(variant: str | Path, *, hub: str | None = None) -> Any:
+def load(
+    variant: str | Path, *, hub: str | None = None, device: str = AUTO, runtime_device: str | None = None
+) -> Any:
     """A variant as a pipeline of diffusers' calling convention.
 
-    `variant` is a folder, or a repository id on `hub` ("local", an address, or None for the default).
-    Raises SourceError, HubError, BuildError.
+    `variant` is a folder, or a repository id on `hub` ("local", an address, or None for the default). `device`: a
+    word of `sdhub.core.device`, where torch computes; `runtime_device`: where the variant's own runtime does, if
+    it has a choice (OpenVINO: CPU, GPU, NPU). Raises SourceError, HubError, BuildError, UsageError.
     """
+    vet_word(device)
     folder = locate(variant, hub=hub)
     with quiet():
-        return backend_of_folder(folder).open(folder)
+        return backend_of_folder(folder).open(folder, device, runtime_device)
 
 
 def locate(variant: str | Path, *, hub: str | None = None) -> Path:
@@ -96,6 +101,8 @@ def generate(
     guidance: float | None = None,
     size: tuple[int, int] | None = None,
     hub: str | None = None,
+    device: str = AUTO,
+    runtime_device: str | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Draw one picture into `output` (PNG) of `size` (width, height) in pixels; returns what was done.
@@ -109,9 +116,11 @@ def generate(
         raise SourceError(f"{output}: its folder does not exist")
     if output.is_dir():
         raise SourceError(f"{output} is a folder", hint="name a file, such as picture.png")
+    vet_word(device)
     folder = locate(variant, hub=hub)
+    backend = backend_of_folder(folder)
     with progress.task("loading"), quiet():
-        pipe = backend_of_folder(folder).open(folder)
+        pipe = backend.open(folder, device, runtime_device)
     sampling = sampling_of(folder, pipe, Prompt(prompt, seed), steps=steps, guidance=guidance)
     if size:
         sampling = replace(sampling, width=size[0], height=size[1])
@@ -131,4 +140,5 @@ def generate(
         "width": sampling.width,
         "height": sampling.height,
         "seconds": round(seconds, 3),
+        **backend.described(pipe),
     }

@@ -56,7 +56,7 @@ def built(checkpoint: Any, variant: str, out: Path) -> Path:
     recipe = backend.recipe(checkpoint, variant).uncalibrated()
     backend.accept(checkpoint, recipe)
     out.mkdir()
-    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
+    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, "cpu", out, SILENT)
     return out
 
 

@@ -53,6 +53,7 @@ class CoreML(Backend):
     shows_uncalibrated = True
     fixed_sizes = True
     companions = True
+    on_torch = False
     revision = 2
 
     @property

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.calibration import calibration_seconds
@@ -19,12 +19,15 @@ from sdhub.backends.variant.beside import load_beside
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.cost import call_seconds
-from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
+from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError, UsageError
 from sdhub.core.progress import Progress
 from sdhub.core.units import GIB
 from sdhub.recipes.calibration import calibration_for, is_large
 from sdhub.recipes.presets import preset
 from sdhub.recipes.recipe import Affine, Calibration, ComponentRecipe, Float, Recipe, Rounding, Treatment
+
+if TYPE_CHECKING:
+    import torch
 
 PIPELINES = {
     name: f"OV{name}"
@@ -42,6 +45,7 @@ PIPELINES = {
         "SanaSprintPipeline",
     )
 }
+PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 MERGING = re.compile(r"(?P<base>.+)-tome(?P<ratio>0\.[0-9]{1,2})")
 MOST_MERGED = 0.7
 ROUNDING_PROMPTS, LARGE_ROUNDING_STEPS = 8, 3  # ranges of activations settle sooner than Gram matrices
@@ -68,6 +72,8 @@ class OpenVINO(Backend):
     repository = "{model}-openvino-{treatment}"
     install = 'pip install "optimum-intel[openvino]" diffusers'
     revision = 5
+    runtime_devices = ("CPU", "GPU", "NPU")
+    on_torch = False
 
     def knows(self, variant: str) -> bool:
         return _merging(variant)[0] in self.variants
@@ -170,7 +176,23 @@ class OpenVINO(Backend):
 
         return layout(frozenset({*PIPELINES, *PIPELINES.values()}))
 
+    def vet_runtime_device(self, name: str) -> None:
+        super().vet_runtime_device(name)
+        try:
+            from openvino import Core
+        except ImportError:
+            raise MissingExtraError(self.extra, "openvino") from None
+        there = Core().available_devices
+        if name not in {each.partition(".")[0] for each in there}:
+            raise UsageError(f"OpenVINO has no device {name} here", hint=f"there are: {', '.join(there)}")
+
     def load(self, folder: Path) -> Any:
+        return self._load(folder, "CPU")
+
+    def load_on(self, folder: Path, device: torch.device, runtime_device: str | None = None) -> Any:
+        return self._load(folder, runtime_device or "CPU")
+
+    def _load(self, folder: Path, device: str) -> Any:
         telemetry.off()
         try:
             from optimum.intel import OVDiffusionPipeline
@@ -180,7 +202,7 @@ class OpenVINO(Backend):
 
         parts = load_beside(folder)
         try:
-            return OVDiffusionPipeline.from_pretrained(folder, **parts)
+            return OVDiffusionPipeline.from_pretrained(folder, device=device, **parts)
         except Exception:
             require_readable(folder)
             raise
@@ -189,10 +211,14 @@ class OpenVINO(Backend):
         compiled = (pipeline.unet or pipeline.transformer).request
         if compiled is None:
             return {}
-        return {
-            "precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
-            "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),
-        }
+        found = {"precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string()}
+        if pipeline._device == "CPU":
+            found["threads"] = str(compiled.get_property("INFERENCE_NUM_THREADS"))
+        return found
+
+    def described(self, pipeline: Any) -> Mapping[str, str]:
+        said = self.settings(pipeline).get("precision", "f32")
+        return {"device": f"OpenVINO {pipeline._device}", "precision": PRECISIONS.get(said, said)}
 
     def plain(self, checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Path) -> str | None:
         from sdhub.backends.openvino.export import plain_denoiser

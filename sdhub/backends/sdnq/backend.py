@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.base import Forecast
 from sdhub.backends.calibration import calibrated, calibration_seconds, peak_bytes
-from sdhub.backends.quantized import QuantizedBackend
+from sdhub.backends.quantized import QuantizedBackend, installed
 from sdhub.backends.sdnq.config import keep
 from sdhub.backends.sdnq.formats import format_of
 from sdhub.backends.sdnq.presets import PRESETS, choices
@@ -22,6 +22,9 @@ from sdhub.core.progress import Progress
 from sdhub.core.units import GIB
 from sdhub.recipes.presets import preset
 from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe, Rounding, Treatment
+
+if TYPE_CHECKING:
+    import torch
 
 LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
 LAYERS, WIDEST = 300, 2000  # of a usual component, for the share of scales and factors in a forecast
@@ -100,11 +103,17 @@ class SDNQ(QuantizedBackend):
         build(pipeline, checkpoint.family.denoiser, recipe, out, progress)
 
     def build_streamed(
-        self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        folder: Path,
+        recipe: Recipe,
+        out: Path,
+        progress: Progress,
+        device: torch.device | None = None,
     ) -> None:
         from sdhub.backends.sdnq.build import build_streamed
 
-        build_streamed(folder, checkpoint.family.denoiser, recipe, out, progress)
+        build_streamed(folder, checkpoint.family.denoiser, recipe, out, progress, device)
 
     def layout(self) -> Layout:
         return Layout(frozenset(LOADABLE), (*BESIDE, *WEIGHTS), quantization=keep)
@@ -126,6 +135,9 @@ class SDNQ(QuantizedBackend):
             f"pipe = {pipeline}.from_pretrained({repo_id!r}{pin}, torch_dtype=dtype).to(device)",
         )
 
+    def kernels(self, folder: Path, device: torch.device) -> str | None:
+        return installed("sdnq") if device.type == "cuda" else None
+
     def load_native(self, folder: Path) -> Any:
         """By SDNQ's own kernels, on a GPU where there is one."""
         import sdnq  # noqa: F401 — teaches diffusers the format
@@ -141,7 +153,6 @@ class SDNQ(QuantizedBackend):
         return (
             f"The weights were rounded {how}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
             "al., arXiv 2210.17323); the format is that of SDNQ (Disty0).",
-            "sdhub draws it on the CPU in 32 bits, with the weights unpacked: that is what was measured.",
         )
 
 

@@ -155,7 +155,7 @@ def test_a_fused_lora_is_in_the_text_encoder_and_in_layers_of_either_kind(checkp
     BACKEND.build(fused, pipeline, recipe_for(BACKEND, LAYERS, calibrated=False), out, SILENT)
     saved = load_file(out / "text_encoder" / "model.safetensors")[key]
     opened = BACKEND.open(out).unet
-    four = opened.get_submodule(quantized).layer
+    four = opened.get_submodule(quantized)
     assert (saved.float() - wanted[0]).abs().max() <= 2**-11 * wanted[0].abs().max()
     other = opened.get_submodule(kept).weight
     assert (other - wanted[2]).abs().max() <= 2**-11 * wanted[2].abs().max()
