@@ -347,7 +347,7 @@ class Bench:
         folder.mkdir()
         hub = endpoint(None)
         run_isolated(
-            stages.build_variant, self.checkpoint, hub, self.backend.name, recipe, folder, progress=SILENT
+            stages.build_variant, self.checkpoint, hub, self.backend.name, recipe, "cpu", folder, progress=SILENT
         )
 
     def quality_target(self, wanted: float) -> None:

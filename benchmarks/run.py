@@ -16,7 +16,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "RESULTS.md"
 PACKAGES = ("torch", "openvino", "nncf", "optimum-intel", "coremltools", "diffusers", "numpy")
-NOT_BENCHMARKS = {"run", "shapes", "mixed_peer", "openvino_unet"}
+NOT_BENCHMARKS = {"run", "shapes", "true_shapes", "mixed_peer", "openvino_unet"}
 
 
 def main() -> None:

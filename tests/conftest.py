@@ -43,6 +43,7 @@ SLOW = (  # they build, convert or publish: what `make test-quick` leaves out
     "tests/recipes/test_analysis_run.py",
     "tests/spaces/test_deploy.py",
     "tests/test_cli.py",
+    "tests/test_device_stages.py",
     "tests/test_isolate.py",
     "tests/test_jobs_",
     "tests/test_mixed.py",

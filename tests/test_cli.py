@@ -1,6 +1,7 @@
 """What people do: Ctrl-C at any moment, calls that are wrong, and words of the guide."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,6 +91,14 @@ def test_a_folder_here_is_told_of_where_the_hub_has_no_such_id(tmp_path, monkeyp
         assert "spelling" in sdhub("inspect", "my/other", home=tmp_path, endpoint=url, code=2).stderr
     said = sdhub("inspect", "my/fol der", home=tmp_path, code=2).stderr
     assert "no such file or folder: my/fol der" in said and "did you mean my/folder?" in said
+
+
+def test_inspect_names_the_loras_with_their_scales(tmp_path):
+    from tests.checkpoint.test_lora import kohya
+
+    kohya(tmp_path / "style.safetensors", 4.0)
+    done = sdhub("inspect", "demo", "--lora", f"{tmp_path}/style.safetensors:0.5", home=tmp_path)
+    assert re.search(r"LoRAs +style.safetensors × 0.5\n", done.stdout)
 
 
 def test_version(tmp_path):

@@ -1,7 +1,8 @@
 """Every command and every Python block of the guides runs as it stands there.
 
 On a Hub that has what the guides name, in a folder for each guide. What takes seconds runs with all tests; the
-rest with `make test-guides`. The commands of spaces.md run in `tests/spaces/test_journey.py`.
+rest with `make test-guides`. The commands of spaces.md run in `tests/spaces/test_journey.py`, those of gpu.md
+where there is a GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tests.guides import DOCS, GUIDES, ROOT, Piece, blocks, commands, furnish
 from tests.hubs import running_hub
 from tests.runs import environment
 
-ELSEWHERE = {"spaces.md"}  # tests/spaces/test_journey.py
+ELSEWHERE = {"spaces.md", "gpu.md"}  # tests/spaces/test_journey.py; a GPU is needed
 OTHER_BLOCKS = {"yaml", "json", ""}  # a workflow, a recipe; layouts and drawings
 QUICK = re.compile(r"sdhub (inspect|plan|recipe (show|check)|cache|watch --show|compile)\b|sed |pip ")
 QUICK_BLOCKS = {"compression", "python"}

@@ -137,6 +137,7 @@ def test_heavy_libraries_are_imported_where_they_are_used():
 BACKENDS = ("coreml", "openvino", "svdquant", "sdnq", "nunchaku")
 NAMED = {  # outside of the backends' packages, with the reason
     "sdhub.workflow.compiled": "sdhub compile is Core ML's own verb, and works on published repositories",
+    "sdhub.cli.options": "--openvino-device is a device of that runtime, by OpenVINO's own names",
     "sdhub.hub.pages.view": "openvino is the tag and the file by which huggingface.co knows that library",
     "sdhub.compression.packing": "formats of the ecosystem, by their own names",
 }

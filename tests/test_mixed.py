@@ -49,7 +49,7 @@ def test_the_analysis_fills_in_the_layers(tmp_path: Path, monkeypatch: pytest.Mo
     adjusted = Adjustment(attention=("original",), chunked=True)
     ((_, recipe),) = choose(checkpoint, [NAME], None, adjusted)
     monkeypatch.setattr(analyze, "sensitivity_analyzer", brief(analyze.sensitivity_analyzer))
-    mixed.run_analysis(checkpoint, Hub(), recipe, tmp_path, SILENT)
+    mixed.run_analysis(checkpoint, Hub(), recipe, "cpu", tmp_path, SILENT)
     found = load_recipe(tmp_path / mixed.RECIPE)
     assert (found.name, found.attention, found.chunked) == (NAME, ("original",), True)
     assert found.analysis is not None and found.analysis.bits <= 4.5

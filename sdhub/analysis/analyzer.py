@@ -16,7 +16,9 @@ from sdhub.analysis.allocation import Choice
 from sdhub.analysis.analysis import MOST_DB, Analysis, Subject, analysis_of
 from sdhub.analysis.sensitivity import Trace
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.core.device import CPU, of_pipeline, resolve, solver
 from sdhub.core.errors import EvidenceError
+from sdhub.core.placement import holds
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.work import Work
 from sdhub.evidence.metrics import psnr
@@ -59,8 +61,9 @@ class SensitivityAnalyzer:
     """Measures one component. `load` gives the pipeline when it is first needed; `fingerprint` identifies its
     bytes.
 
-    `device`: where it is run, a name of torch's. `calls` counts those of the denoiser that were made or, from an
-    earlier run, kept: one per trajectory and step, and one more for going back.
+    `device`: where it is run, a name of torch's; where that cannot hold the pipeline, on the CPU. `calls` counts
+    those of the denoiser that were made or, from an earlier run, kept: one per trajectory and step, and one more
+    for going back.
     """
 
     load: Callable[[], Any]
@@ -69,15 +72,19 @@ class SensitivityAnalyzer:
     setting: Calibration
     work: Work
     component: str = "unet"
-    device: str = "cpu"
+    device: str = CPU
     progress: Progress = SILENT
     calls: int = field(default=0, init=False)
 
     @cached_property
     def pipeline(self) -> Any:
-        """The pipeline, on the device."""
-        loaded = self.load()
-        return loaded if self.device == "cpu" else loaded.to(self.device)
+        """The pipeline, on the device: passes backwards need all of it there."""
+        loaded, device = self.load(), resolve(self.device)
+        modules = [each for each in loaded.components.values() if hasattr(each, "parameters")]
+        if device.type == CPU or holds(device, modules, times=2):
+            return loaded if device.type == CPU else loaded.to(device)
+        self.progress.note(f"  {self.device} cannot hold the pipeline twice: analyzing on the CPU")
+        return loaded
 
     @property
     def denoiser(self) -> torch.nn.Module:
@@ -248,6 +255,7 @@ class SensitivityAnalyzer:
                     kept,
                     treatments,
                     self.statistics if _calibrated(treatments.values()) else None,
+                    device=solver(of_pipeline(self.pipeline)),
                     progress=self.progress,
                 ):
                     weights[name].copy_(found)

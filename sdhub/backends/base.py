@@ -11,18 +11,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sdhub.backends.variant.layout import Layout
 from sdhub.backends.variant.view import opened
 from sdhub.checkpoint.checkpoint import Checkpoint, Component
 from sdhub.checkpoint.companions import LoadedCompanion
+from sdhub.core import device as devices
 from sdhub.core import nextsteps
 from sdhub.core.documents import shown
-from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
+from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
+from sdhub.core.placement import place
 from sdhub.core.progress import Progress
 from sdhub.recipes.recipe import Recipe, Rounding, Treatment
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,12 @@ class Backend(ABC):
     `demo`: the variant that `sdhub demo` makes (empty: none).
     `spaces`: the hardware of a Space that draws with its variants (empty: none does), `space_packages` what that
     Space needs besides sdhub[openvino].
+    `fixed_sizes`: its graphs have one size, so that pictures of another cannot be drawn.
     `companions`: ControlNets and the safety checker go along into its variants. `half_precision`: it also builds
     from a denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.half_precision`).
+    `runtime_devices`: what its variants' own runtime calls the devices that it may be opened on; empty where that
+    is torch, or has no choice. `on_torch`: opened variants compute where torch is told to, and not by a runtime of
+    the CPU.
     """
 
     name: str
@@ -73,6 +82,9 @@ class Backend(ABC):
     demo: str = ""
     spaces: Literal["", "any", "gpu"] = ""
     space_packages: tuple[str, ...] = ()
+    fixed_sizes: bool = False
+    runtime_devices: tuple[str, ...] = ()
+    on_torch: bool = True
 
     def knows(self, variant: str) -> bool:
         """Whether the backend makes a variant of this name; more than are listed, where names have parameters."""
@@ -123,7 +135,9 @@ class Backend(ABC):
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         """Fill the empty folder `out` from a loaded float32 diffusers pipeline, whose modules may be consumed.
 
-        The same inputs and versions give the same bytes. Raises BuildError.
+        The pipeline is placed on a device, perhaps by offloading; `sdhub.core.placement.take_home` puts its
+        weights on the CPU and tells where it computed. The same inputs and versions give the same bytes on the
+        CPU. Raises BuildError.
         """
 
     def build_with_companions(
@@ -159,9 +173,16 @@ class Backend(ABC):
         return False
 
     def build_streamed(
-        self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        folder: Path,
+        recipe: Recipe,
+        out: Path,
+        progress: Progress,
+        device: torch.device | None = None,
     ) -> None:
-        """As `build`, from a diffusers folder of vetted files, in memory that does not grow with the model."""
+        """As `build`, from a diffusers folder of vetted files, in memory that does not grow with the model; layers
+        are solved on `device`, None: the CPU."""
         raise NotImplementedError
 
     @abstractmethod
@@ -183,13 +204,50 @@ class Backend(ABC):
         """As `load`, but by the runtime that the variant's users have, where that is another one: for Spaces."""
         return self.load(folder)
 
-    def open(self, folder: Path) -> Any:
+    def kernels(self, folder: Path, device: torch.device) -> str | None:
+        """What runs the variant in `folder` on `device` as its users' machines do, with its version, where
+        `checks` is "sdhub" and it is installed here; None: sdhub stands in for it."""
+        return None
+
+    def vet_runtime_device(self, name: str) -> None:
+        """Raises UsageError for a device that is none of the variants' own runtime, or not here."""
+        if name not in self.runtime_devices:
+            raise UsageError(
+                f"{self.name} variants have no device {shown(name, 40)}",
+                hint=f"there are: {', '.join(self.runtime_devices)}" if self.runtime_devices else "leave it out",
+            )
+
+    def load_on(self, folder: Path, device: torch.device, runtime_device: str | None = None) -> Any:
+        """As `load`, placed on a device of torch, and there by the variant's own `kernels` where there are some.
+
+        `runtime_device`: one of `runtime_devices`, None for the usual.
+        """
+        import torch
+
+        if self.kernels(folder, device) is not None:
+            pipeline = self.load_native(folder)
+            return pipeline if devices.of_pipeline(pipeline) == device else place(pipeline, device)
+        pipeline = self.load(folder)
+        if device.type == devices.CPU or not self.on_torch:
+            return pipeline
+        denoiser = "transformer" if "transformer" in pipeline.components else "unet"
+        return place(pipeline.to(getattr(torch, devices.precision(device, denoiser))), device)
+
+    def open(self, folder: Path, device: str = devices.CPU, runtime_device: str | None = None) -> Any:
         """The variant as a pipeline of diffusers' calling convention, whoever made the folder.
 
-        It is held against the backend's layout, and loaded from a view of what was vetted. Raises UnsafeError,
-        SourceError, UnsupportedError, BuildError, MissingExtraError.
+        It is held against the backend's layout, and loaded from a view of what was vetted. `device`: a word of
+        `sdhub.core.device`; `runtime_device`: as in `load_on`. Raises UnsafeError, SourceError, UnsupportedError,
+        BuildError, MissingExtraError, and UsageError for a device that is not there.
         """
-        return opened(folder, self.layout(), self.load)
+        if runtime_device is not None:
+            self.vet_runtime_device(runtime_device)
+        where = devices.resolve(device)
+        return opened(folder, self.layout(), lambda view: self.load_on(view, where, runtime_device))
+
+    def described(self, pipeline: Any) -> Mapping[str, str]:
+        """What an opened variant computes on and in, for its evidence: `device`, `precision`."""
+        return devices.described(pipeline)
 
     @abstractmethod
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sdhub.backends.folder import prove_written, stem_of, write_config
 from sdhub.backends.parts import Parts
 from sdhub.core.progress import Progress
-from sdhub.recipes.weights import MEMORY
+from sdhub.recipes.weights import MEMORY, workers_on
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ def write_component(
     statistics: Mapping[str, LayerStatistics],
     progress: Progress,
     read: Read | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
     """Write the component's folder; returns the error of each of `layers`, as `encode` tells it.
 
@@ -39,7 +40,8 @@ def write_component(
     `replaced` parameters; everything else is saved as `dtype`. `quantization` is its document in the config, None
     where there is none. A layer's weight is given up once it is written.
     With `read`, which gives a tensor by its name, the module is one on the meta device, and no more of it is in
-    memory than what is worked on. Layers that an earlier call wrote before it was cut off are kept.
+    memory than what is worked on. With a `device` layers are encoded there, one after another, else several at a
+    time where they are. Layers that an earlier call wrote before it was cut off are kept.
     """
     parts = Parts(folder / ".parts")
     errors = write_parts(
@@ -53,6 +55,7 @@ def write_component(
         statistics=statistics,
         progress=progress,
         read=read,
+        device=device,
     )
     write_config(module, folder, quantization)
     parts.join(folder, stem_of(module), metadata={"format": "pt"})
@@ -74,6 +77,7 @@ def write_parts(
     statistics: Mapping[str, LayerStatistics],
     progress: Progress,
     read: Read | None,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
     """As `write_component`, the tensors into `parts`, which are not joined yet."""
     import torch
@@ -82,7 +86,10 @@ def write_parts(
 
     def work(name: str) -> tuple[dict[str, torch.Tensor], float]:
         layer = module.get_submodule(name)
-        return encode(name, layer if read is None else _materialized(layer, name, read))
+        if read is not None:
+            layer = _materialized(layer, name, read)
+        tensors, error = encode(name, layer if device is None else _moved(layer, device))
+        return {key: each.cpu() for key, each in tensors.items()}, error
 
     def cost(name: str) -> int:
         gram = statistics[name].gram if name in statistics else None
@@ -92,7 +99,9 @@ def write_parts(
     waiting = [name for name in layers if not parts.has(name)]
     total = sum(module.get_submodule(name).weight.numel() for name in waiting) / 1e6
     with progress.task(label, total=total, unit="M weights") as task:
-        for name, (tensors, error) in each_layer(waiting, work, cost=cost, memory=MEMORY):
+        for name, (tensors, error) in each_layer(
+            waiting, work, cost=cost, memory=MEMORY, workers=workers_on(device)
+        ):
             layer = module.get_submodule(name)
             task.advance(layer.weight.numel() / 1e6)
             parts.put(name, {f"{name}.{key}": each for key, each in tensors.items()}, {"error": f"{error:.3e}"})
@@ -120,6 +129,19 @@ def _materialized(layer: Any, name: str, read: Read) -> Any:
     copied.bias = None
     if layer.bias is not None:
         copied.bias = torch.nn.Parameter(read(f"{name}.bias"), requires_grad=False)
+    return copied
+
+
+def _moved(layer: Any, device: torch.device) -> Any:
+    """A copy of a linear layer or convolution on a device."""
+    import torch
+
+    copied = torch.nn.Module()
+    for name in ("weight", "bias"):
+        own = getattr(layer, name)
+        copied.register_parameter(name, None)
+        if own is not None:
+            setattr(copied, name, torch.nn.Parameter(own.detach().to(device), requires_grad=False))
     return copied
 
 

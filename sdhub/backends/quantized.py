@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 from sdhub.backends.base import Backend
@@ -57,3 +58,11 @@ class QuantizedBackend(Backend):
 
     def recognizes(self, folder: Path) -> bool:
         return recognizes(folder, self.method)
+
+
+def installed(package: str) -> str | None:
+    """A distribution with its version, where it is here."""
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return None

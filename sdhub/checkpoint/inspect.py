@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,7 @@ from sdhub.core.nearly import meant
 INDEX = "model_index.json"
 MAX_LISTED = 12
 VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"})
+MAX_NAME = 80
 NO_NAME = re.compile(r"[^A-Za-z0-9_.-]+|\.{2,}|-{2,}")
 
 
@@ -353,5 +355,9 @@ def _folder_name(path: Path) -> str:
 
 
 def _name(identity: str) -> str:
-    """A name that a repository can carry."""
-    return NO_NAME.sub("-", identity.rpartition("/")[2]).strip("-.")[:80].strip("-.") or "checkpoint"
+    """A name that a repository can carry; one that had to be cut is told apart by a hash."""
+    name = NO_NAME.sub("-", identity.rpartition("/")[2]).strip("-.") or "checkpoint"
+    if len(name) <= MAX_NAME:
+        return name
+    mark = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{name[: MAX_NAME - 9].rstrip('-.')}-{mark}"

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint import accounting, lora, original
 from sdhub.checkpoint.checkpoint import Checkpoint
@@ -21,14 +21,19 @@ from sdhub.checkpoint.tokens import CONFIG as TOKENIZER_CONFIG
 from sdhub.checkpoint.tokens import keep_tokenizer
 from sdhub.checkpoint.tree import MAX_VOCABULARY, Folder
 from sdhub.checkpoint.weights import choose, plain_name, require_finite
+from sdhub.core.device import solver
 from sdhub.core.documents import shown
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import MissingExtraError, SdhubError, SourceError, UnsupportedError, UsageError
 from sdhub.core.hub import Hub
 from sdhub.core.nearly import meant
+from sdhub.core.placement import place
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.scratch import temporary
+
+if TYPE_CHECKING:
+    import torch
 
 HALF = ("float16", "bfloat16")
 DTYPES = ("float32", *HALF)
@@ -56,10 +61,12 @@ def load(
     *,
     dtype: str = "float32",
     half_precision: bool = False,
+    device: torch.device | None = None,
     hub: Hub | None = None,
     progress: Progress = SILENT,
 ) -> Any:
-    """The pipeline of a fetched checkpoint, on the CPU, in evaluation mode.
+    """The pipeline of a fetched checkpoint, in evaluation mode, on the CPU or placed on a `device`
+    (`sdhub.core.placement`), where LoRAs are fused too.
 
     `path` is what `fetch` returned, `dtype` one of float32, float16, bfloat16. `half_precision`: where the
     files of the denoiser have 16 bits and nothing is fused into it, its layers keep them, and compute in float32
@@ -83,10 +90,10 @@ def load(
         _check_whole(checkpoint, pipeline, path)
         if stored:
             compute_in_float32(getattr(pipeline, checkpoint.family.denoiser))
-        lora.fuse(pipeline, loras, progress)
+        lora.fuse(pipeline, loras, progress, None if device is None else solver(device))
         require_unchanged(checkpoint)
     _settle_names(checkpoint, pipeline)
-    return pipeline
+    return pipeline if device is None else place(pipeline, device)
 
 
 def _stored(checkpoint: Checkpoint) -> str | None:

@@ -108,10 +108,16 @@ class Change:
     plain: str | None = None
 
 
-def fuse(pipeline: Any, loras: Sequence[tuple[PinnedLora, Path]], progress: Progress) -> None:
+def fuse(
+    pipeline: Any,
+    loras: Sequence[tuple[PinnedLora, Path]],
+    progress: Progress,
+    device: torch.device | None = None,
+) -> None:
     """Change every layer that LoRAs name, by what their files say, and nothing else.
 
-    Weights stay in their type; sums are made in float32, a layer in memory at a time. Raises SourceError,
+    Weights stay in their type and where they are; sums are made in float32, a layer in memory at a time, on
+    `device` where there is one. Raises SourceError,
     UnsupportedError for a layer that the pipeline lacks or that is of another size, naming it.
     """
     if not loras:
@@ -127,7 +133,7 @@ def fuse(pipeline: Any, loras: Sequence[tuple[PinnedLora, Path]], progress: Prog
                 changes.setdefault((change.piece.component, change.piece.path, leaf), []).append(change)
         with progress.task("fusing LoRAs", total=len(changes), unit="weights") as task:
             for (component, path_, leaf), own in changes.items():
-                _apply(getattr(getattr(pipeline, component).get_submodule(path_), leaf), own)
+                _apply(getattr(getattr(pipeline, component).get_submodule(path_), leaf), own, device)
                 task.advance(1)
 
 
@@ -231,35 +237,36 @@ def _plain(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _apply(parameter: torch.Tensor, changes: Sequence[Change]) -> None:
+def _apply(parameter: torch.Tensor, changes: Sequence[Change], device: torch.device | None) -> None:
     """Add all changes of one parameter, and hold the sum against the files."""
     import torch
 
     with torch.no_grad():
-        fused = parameter.detach().float().clone()
+        before = parameter.detach().to(device or parameter.device)
+        fused = before.float().clone()
         for change in changes:
             piece = change.piece
             rows = fused[piece.into : piece.into + piece.stop - piece.start]
-            rows += _delta(change).reshape(rows.shape)
+            rows += _delta(change, fused.device).reshape(rows.shape)
         result = fused.to(parameter.dtype)
         if not bool(torch.isfinite(result).all()):
             raise SourceError(
                 f"{changes[-1].label} makes numbers that are infinite or none", hint="is its scale right?"
             )
-        _prove(parameter.detach(), result, changes)
+        _prove(before, result, changes)
         parameter.data.copy_(result)
 
 
-def _delta(change: Change) -> torch.Tensor:
+def _delta(change: Change, device: torch.device) -> torch.Tensor:
     """What is added, in float32, of the rows that are this piece's."""
     piece = change.piece
     if change.plain is not None:
-        return change.factor * _tensor(change, change.plain)[piece.start : piece.stop]
+        return change.factor * _tensor(change, change.plain, device)[piece.start : piece.stop]
     assert change.up is not None
-    up = _tensor(change, change.up)[piece.start : piece.stop]
+    up = _tensor(change, change.up, device)[piece.start : piece.stop]
     if change.down is None:
         return change.factor * up
-    return change.factor * (up.flatten(1) @ _tensor(change, change.down).flatten(1))
+    return change.factor * (up.flatten(1) @ _tensor(change, change.down, device).flatten(1))
 
 
 def _prove(before: torch.Tensor, after: torch.Tensor, changes: Sequence[Change]) -> None:
@@ -270,20 +277,20 @@ def _prove(before: torch.Tensor, after: torch.Tensor, changes: Sequence[Change])
     """
     import torch
 
-    width = before.flatten(1).shape[1] if before.ndim > 1 else 1
-    probe = torch.randn(width, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    width, device = before.flatten(1).shape[1] if before.ndim > 1 else 1, before.device
+    probe = torch.randn(width, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(device)
     old, new = (each.double().reshape(-1, width) for each in (before, after))
-    got, wanted = (new - old) @ probe, torch.zeros(len(old), 1, dtype=torch.float64)
+    got, wanted = (new - old) @ probe, torch.zeros(len(old), 1, dtype=torch.float64, device=device)
     room = torch.finfo(before.dtype).eps * (new.abs() @ probe.abs())
     for change in changes:
         piece = change.piece
         into = slice(piece.into, piece.into + piece.stop - piece.start)
-        left = _tensor(change, change.plain or change.up or "").double()[piece.start : piece.stop]
+        left = _tensor(change, change.plain or change.up or "", device).double()[piece.start : piece.stop]
         left = left.reshape(len(left), -1)
         right = probe if change.plain is not None or change.down is None else None
         if right is None:
-            right = _tensor(change, str(change.down)).double().flatten(1) @ probe
-            most = _tensor(change, str(change.down)).double().flatten(1).abs() @ probe.abs()
+            down = _tensor(change, str(change.down), device).double().flatten(1)
+            right, most = down @ probe, down.abs() @ probe.abs()
         else:
             most = right.abs()
         wanted[into] += change.factor * (left @ right)
@@ -292,10 +299,10 @@ def _prove(before: torch.Tensor, after: torch.Tensor, changes: Sequence[Change])
         raise SdhubError(f"{changes[-1].label} was not fused as its file says", hint="this is a fault of sdhub")
 
 
-def _tensor(change: Change, name: str) -> torch.Tensor:
+def _tensor(change: Change, name: str, device: torch.device) -> torch.Tensor:
     import torch
 
-    tensor: torch.Tensor = change.file.get_tensor(name).float()
+    tensor: torch.Tensor = change.file.get_tensor(name).to(device).float()
     if not bool(torch.isfinite(tensor).all()):
         raise SourceError(f"{change.label}: {shown(name, 120)} has numbers that are none", hint="use another file")
     return tensor

@@ -60,13 +60,29 @@ FLUX_OTHERS = {
     "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
     "final_layer.linear": "proj_out",
 }
+SD3_OTHERS = {
+    "x_embedder.proj": "pos_embed.proj",
+    "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
+    "t_embedder.mlp.2": "time_text_embed.timestep_embedder.linear_2",
+    "y_embedder.mlp.0": "time_text_embed.text_embedder.linear_1",
+    "y_embedder.mlp.2": "time_text_embed.text_embedder.linear_2",
+    "final_layer.linear": "proj_out",
+}
 SD3_JOINT = {
+    "x_block.adaLN_modulation.1": ("norm1.linear",),
     "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "x_block.attn.proj": ("attn.to_out.0",),
     "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
     "x_block.attn2.proj": ("attn2.to_out.0",),
     "x_block.mlp.fc1": ("ff.net.0.proj",),
     "x_block.mlp.fc2": ("ff.net.2",),
+    "x_block.attn.ln_q": ("attn.norm_q",),
+    "x_block.attn.ln_k": ("attn.norm_k",),
+    "x_block.attn2.ln_q": ("attn2.norm_q",),
+    "x_block.attn2.ln_k": ("attn2.norm_k",),
+    "context_block.adaLN_modulation.1": ("norm1_context.linear",),
+    "context_block.attn.ln_q": ("attn.norm_added_q",),
+    "context_block.attn.ln_k": ("attn.norm_added_k",),
     "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
     "context_block.attn.proj": ("attn.to_add_out",),
     "context_block.mlp.fc1": ("ff_context.net.0.proj",),
@@ -175,26 +191,27 @@ def _original(component: str, module: Any, layers: Mapping[str, torch.Tensor]) -
             for name, paths in table.items():
                 own = [f"{blocks}.{number}.{path}" for path in paths]
                 if all(path in layers for path in own):
-                    yield f"{prefix}.{number}.{name}", _stacked(component, own, layers)
-    if not hasattr(module, "single_transformer_blocks"):
-        return
-    for name, path in FLUX_OTHERS.items():
+                    yield f"{prefix}.{number}.{name}", _stacked(component, module, own, layers)
+    others = FLUX_OTHERS if hasattr(module, "single_transformer_blocks") else SD3_OTHERS
+    for name, path in {**others, "final_layer.adaLN_modulation.1": "norm_out.linear"}.items():
         if path in layers:
-            yield name, _stacked(component, [path], layers)
-    last = "norm_out.linear"
-    if last in layers:  # shift and scale there, scale and shift here
-        half = len(layers[last]) // 2
-        yield (
-            "final_layer.adaLN_modulation.1",
-            (Piece(component, last, 0, half, half), Piece(component, last, half, 2 * half, 0)),
-        )
+            yield name, _stacked(component, module, [path], layers)
 
 
-def _stacked(component: str, paths: Iterable[str], layers: Mapping[str, torch.Tensor]) -> Place:
-    pieces, start = [], 0
+def _stacked(component: str, module: Any, paths: Iterable[str], layers: Mapping[str, torch.Tensor]) -> Place:
+    """The rows of layers one above the other; the original code has a last norm's shift before its scale."""
+    pieces: list[Piece] = []
+    start = 0
     for path in paths:
-        pieces.append(Piece(component, path, start, start + len(layers[path])))
-        start = pieces[-1].stop
+        rows = len(layers[path])
+        if type(module.get_submodule(path.rpartition(".")[0])).__name__ == "AdaLayerNormContinuous":
+            pieces += (
+                Piece(component, path, start, start + rows // 2, rows // 2),
+                Piece(component, path, start + rows // 2, start + rows),
+            )
+        else:
+            pieces.append(Piece(component, path, start, start + rows))
+        start += rows
     return tuple(pieces)
 
 

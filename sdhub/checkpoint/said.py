@@ -20,6 +20,7 @@ MEAN, STD = "edm_mean", "edm_std"
 SIGMA_MAX, SIGMA_MIN = "edm_vpred.sigma_max", "edm_vpred.sigma_min"
 MARKERS: Mapping[str, int] = {V: 1, ZERO_SNR: 1, MEAN: 16, STD: 16, SIGMA_MAX: 1, SIGMA_MIN: 1}  # numbers at most
 PREDICTION = "modelspec.prediction_type"
+TRAINED = {"true": "v_prediction", "false": "epsilon"}
 SPELLINGS = {"epsilon": "epsilon", "eps": "epsilon", "v": "v_prediction", "vprediction": "v_prediction"}
 RESCALING = frozenset(
     {
@@ -48,6 +49,12 @@ class Said:
     prediction: str | None = None
     zero_snr: bool = False
     edm: Literal["playground", "cosxl"] | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What goes beside the prediction type, for people."""
+        made = {"playground": "noise levels and latents of Playground v2.5", "cosxl": "noise levels of CosXL"}
+        return (*(["zero terminal SNR"] if self.zero_snr else []), *([made[self.edm]] if self.edm else []))
 
     def scheduler(self, class_name: str) -> tuple[str, dict[str, Any]]:
         """The scheduler's class, and the settings that go over its config, where a config names `class_name`.
@@ -115,12 +122,10 @@ def _by_metadata(metadata: Mapping[str, str], name: str) -> str | None:
             f"{shown(name)} says {PREDICTION} {shown(given, 30)}, which sdhub does not know",
             hint="known are epsilon and v",
         )
-    trained = metadata.get("ss_v_parameterization", "").lower()
-    if trained == "true":
-        if said == "epsilon":
-            raise _contradiction(name, "ss_v_parameterization", f"epsilon in {PREDICTION}")
-        return "v_prediction"
-    return said
+    trained = TRAINED.get(metadata.get("ss_v_parameterization", "").lower())
+    if said and trained and said != trained:
+        raise _contradiction(name, f"{trained} by ss_v_parameterization", f"{said} by {PREDICTION}")
+    return said or trained
 
 
 def _where(metadata: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ within the bounds of `values.py` a config can still ask for more than any checkp
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ SECONDS = 60
 MEMORY_MIB = 2_048
 MODULES = 50_000  # twenty times what the largest have
 HINT = "get the config and the weights of one version; if that is what the author published, ask for a whole copy"
-Shapes = Mapping[str, tuple[int, ...]]
+Check = tuple[Callable[..., list[str]], tuple[Any, ...]]  # arguments end with what the file is called
 
 # Names that files have had, and the libraries still read: attention of autoencoders before diffusers 0.15.
 FORMER = (
@@ -50,11 +50,11 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
     tokenizer, for a tensor that is missing, and for one of another shape: with the component, the tensor and both
     shapes.
     """
-    notes: list[str] = []
+    checks: list[Check] = []
     for part in checkpoint.components:
         whole = view / part.name / WHOLE
         if part.class_name in TOKENIZERS and whole.is_file():
-            _check_tokenizer(whole, f"{part.name}/{WHOLE} of {checkpoint.id}")
+            checks.append((_read_tokenizer, (str(whole), f"{part.name}/{WHOLE} of {checkpoint.id}")))
         schedule = view / part.name / "scheduler_config.json"
         if part.class_name in SCHEDULERS and schedule.is_file() and not checkpoint.source.single:
             settings = json.loads(schedule.read_text("utf-8"))
@@ -66,8 +66,8 @@ def check_shapes(checkpoint: Checkpoint, view: Path) -> list[str]:
             continue
         where = f"{part.name}/config.json of {checkpoint.id}"
         files = [] if checkpoint.source.single else [str(view / plain_name(name)) for name in part.files]
-        notes += check_model(part, config, files, where)
-    return notes
+        checks.append((_check, (part, str(config), files, where)))
+    return _bounded(checks)
 
 
 def check_model(part: Component, config: Path, files: Sequence[str], where: str) -> list[str]:
@@ -75,11 +75,23 @@ def check_model(part: Component, config: Path, files: Sequence[str], where: str)
 
     Returns and raises as `check_shapes`; messages name `where`.
     """
+    return _bounded([(_check, (part, str(config), files, where))])
+
+
+def _bounded(checks: Sequence[Check]) -> list[str]:
+    """What all checks return, in one child; where that takes too much, in one each, so that it can be named."""
     try:
-        notes: list[str] = bounded(_check, part, str(config), files, where, seconds=SECONDS, mib=MEMORY_MIB)
+        notes: list[str] = bounded(_all, checks, seconds=SECONDS, mib=MEMORY_MIB)
     except ExhaustedError as error:
-        raise SourceError(f"{where} asks for a model that cannot be made: {error}", hint=HINT) from None
+        if len(checks) > 1:
+            return [note for each in checks for note in _bounded([each])]
+        where = checks[0][1][-1]
+        raise SourceError(f"{where} asks for what cannot be made: {error}", hint=HINT) from None
     return notes
+
+
+def _all(checks: Sequence[Check]) -> list[str]:
+    return [note for check, arguments in checks for note in check(*arguments)]
 
 
 def require_schedule(checkpoint: Checkpoint, class_name: str, config: Mapping[str, Any], file: str) -> None:
@@ -97,21 +109,15 @@ def require_schedule(checkpoint: Checkpoint, class_name: str, config: Mapping[st
         raise SourceError(f"{where} makes no {class_name} that draws {steps} steps: {reason}", hint=HINT) from None
 
 
-def _check_tokenizer(path: Path, where: str) -> None:
-    """Raises SourceError for what the tokenizers library cannot read, or dies of."""
-    try:
-        bounded(_read_tokenizer, str(path), where, seconds=SECONDS, mib=MEMORY_MIB)
-    except ExhaustedError as error:
-        raise SourceError(f"{where} makes no tokenizer: {error}", hint=HINT) from None
-
-
-def _read_tokenizer(path: str, where: str) -> None:
+def _read_tokenizer(path: str, where: str) -> list[str]:
+    """Nothing. Raises SourceError for what the tokenizers library cannot read; it may die of it as well."""
     from tokenizers import Tokenizer
 
     try:
         Tokenizer.from_file(path)
     except Exception as error:  # noqa: BLE001 — it raises Exception itself
         raise SourceError(f"{where} makes no tokenizer: {shown(error, 200)}", hint=HINT) from None
+    return []
 
 
 def _check(part: Component, config: str, files: Sequence[str], where: str) -> list[str]:

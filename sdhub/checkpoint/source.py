@@ -242,6 +242,8 @@ def _path_of_address(text: str) -> list[str]:
 
 def parse_config(text: str) -> str:
     """Where the configs of a single file are: an absolute folder or `org/name[@revision]`. Raises SourceError."""
+    if text == "demo":
+        return _source(text, None).ref
     path = _path(text)
     if path is not None and path.is_dir():
         return str(_diffusers_folder(path))
@@ -308,7 +310,7 @@ def _beside(text: str) -> str:
         return ""
     names = [each for each, _ in zip(_names(path.parent), range(LOOK_AT), strict=False)]
     near = nearest(path.name, [*names, *(["demo"] if "/" not in text else [])])
-    if near is None:
+    if near is None or near == path.name:
         return ""
     return f"did you mean {shown(near if near == 'demo' else Path(text).parent / near, 300)}?"
 

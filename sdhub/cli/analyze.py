@@ -73,9 +73,7 @@ def analyze(
     ] = None,
     lora: options.Loras = None,
     config: options.Config = None,
-    device: Annotated[
-        str, typer.Option("--device", metavar="NAME", help="Where the denoiser runs: cpu, cuda or mps.")
-    ] = "cpu",
+    device: options.Device = "auto",
     on: elsewhere.On = None,
     timeout: elsewhere.Timeout = None,
     detach: elsewhere.Detach = False,

@@ -24,6 +24,7 @@ def build(
     variant: options.Variants = None,
     recipe: options.Recipe = None,
     fast: options.Fast = False,
+    calibration: options.Calibrations = None,
     attention: options.Attentions = None,
     size: options.Sizes = None,
     static: options.Static = None,
@@ -33,6 +34,7 @@ def build(
     controlnet: options.ControlNets = None,
     safety_checker: options.SafetyChecker = False,
     config: options.Config = None,
+    device: options.Device = "auto",
     on: elsewhere.On = None,
     timeout: elsewhere.Timeout = None,
     detach: elsewhere.Detach = False,
@@ -52,7 +54,8 @@ def build(
             variant or (),
             output=output,
             recipe=recipe,
-            adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
+            adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr, calibration),
+            device=device,
             progress=ConsoleProgress(),
         )
     if built is None:

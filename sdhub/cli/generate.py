@@ -26,16 +26,33 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial latents.")] = 0,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="WIDTHxHEIGHT", help="In pixels (default: the variant's own).")
+    ] = None,
     hub: options.Hub = None,
+    device: options.Device = "auto",
+    openvino_device: options.OpenVINODevice = None,
     json: options.Json = False,
 ) -> None:
     """Draw a picture with a variant on this machine."""
+    from sdhub.recipes.adjust import parse_size
     from sdhub.workflow.variants import generate as run
 
     result = run(
-        variant, prompt, output, seed=seed, steps=steps, guidance=guidance, hub=hub, progress=ConsoleProgress()
+        variant,
+        prompt,
+        output,
+        seed=seed,
+        steps=steps,
+        guidance=guidance,
+        size=parse_size(size) if size else None,
+        hub=hub,
+        device=device,
+        runtime_device=openvino_device,
+        progress=ConsoleProgress(),
     )
     if json:
         emit(result)
     else:
-        say(f"{output}: {result['width']} × {result['height']}, {result['seconds']:.1f} s, seed {seed}")
+        drawn = f"{result['width']} × {result['height']}, {result['seconds']:.1f} s, seed {seed}"
+        say(f"{output}: {drawn}, {result['device']} in {result['precision']}")

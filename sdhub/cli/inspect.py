@@ -69,11 +69,13 @@ def document(checkpoint: Checkpoint, variants: list[dict[str, Any]]) -> dict[str
 def _show(checkpoint: Checkpoint, variants: list[dict[str, Any]]) -> None:
     from sdhub.checkpoint.families import TRAITS
 
+    loras = ", ".join(f"{each.name} × {each.scale:g}" for each in checkpoint.loras)
     facts(
         {
             "checkpoint": checkpoint.id + (f" @ {checkpoint.sha[:12]}" if checkpoint.sha else ""),
             "family": f"{checkpoint.family.title} ({checkpoint.pipeline})",
-            "prediction": checkpoint.prediction_type,
+            "prediction": ", ".join([checkpoint.prediction_type, *checkpoint.said.words]),
+            **({"LoRAs": loras} if loras else {}),
             "licence": checkpoint.license.id if checkpoint.license else "not stated",
             "access": ", ".join(
                 word for word, true in (("private", checkpoint.private), ("gated", checkpoint.gated)) if true

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from sdhub.evidence.budget import Budget
     from sdhub.recipes.adjust import Adjustment
 
 Source = Annotated[
@@ -69,17 +70,48 @@ To = Annotated[
     typer.Option("--to", metavar="NAMESPACE", help="User or organization to publish under (default: yours)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="Where torch computes: auto, cpu, cuda, cuda:1, …, mps or xpu."),
+]
+OpenVINODevice = Annotated[
+    str | None,
+    typer.Option("--openvino-device", metavar="NAME", help="Where OpenVINO variants are opened: CPU, GPU or NPU."),
+]
 Prompts = Annotated[
     Path | None,
     typer.Option("--prompts", metavar="FILE", help='Evidence prompts: a JSON list of texts or {"text", "seed"}.'),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Sampling steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance", min=0, max=100, help="Guidance scale.")]
+Evidence = Annotated[
+    str | None,
+    typer.Option(
+        "--evidence",
+        metavar="LEVEL",
+        help="How long variants are measured: quick (5 minutes a checkpoint), standard (20), full (as long as it "
+        "takes). Named prompts or steps are drawn whatever they take.",
+        show_default="standard",
+    ),
+]
+EvidenceMinutes = Annotated[
+    float | None,
+    typer.Option("--evidence-minutes", metavar="N", help="That many minutes instead.", show_default=False),
+]
 License = Annotated[
     str | None,
     typer.Option("--license", metavar="ID", help="The source's licence, where it does not state one."),
 ]
 Fast = Annotated[bool, typer.Option("--fast", help="Without calibration: sooner, and further from the original.")]
+Calibrations = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="LEVEL",
+        help="How often the denoiser is run to calibrate it: quick, standard, full.",
+        show_default="standard",
+    ),
+]
 Attentions = Annotated[
     list[str] | None,
     typer.Option(
@@ -126,6 +158,7 @@ def adjustment(
     chunk: bool = False,
     static: str | None = None,
     min_psnr: float | None = None,
+    calibration: str | None = None,
 ) -> Adjustment:
     """What the options say. Raises UsageError."""
     from typing import get_args
@@ -144,4 +177,21 @@ def adjustment(
         raise UsageError("--size and --static both fix the size", hint="give one of them")
     batch, fixed = parse_static(static) if static else (0, None)
     sizes = (fixed,) if fixed else tuple(parse_size(each) for each in size or ())
-    return Adjustment(fast, chosen, sizes, chunk, batch, min_psnr)
+    return Adjustment(
+        fast=fast,
+        attention=chosen,
+        sizes=sizes,
+        chunked=chunk,
+        batch=batch,
+        calibration=calibration or "standard",
+        min_psnr=min_psnr,
+    )
+
+
+def budget(level: str | None, minutes: float | None) -> Budget:
+    """What the options say. Raises UsageError."""
+    from typing import cast
+
+    from sdhub.evidence.budget import Budget, Level
+
+    return Budget(cast("Level", level or "standard"), minutes)

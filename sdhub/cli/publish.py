@@ -47,6 +47,7 @@ def publish(
     variant: options.Variants = None,
     recipe: options.Recipe = None,
     fast: options.Fast = False,
+    calibration: options.Calibrations = None,
     attention: options.Attentions = None,
     size: options.Sizes = None,
     static: options.Static = None,
@@ -82,6 +83,8 @@ def publish(
     prompts: options.Prompts = None,
     steps: options.Steps = None,
     guidance: options.Guidance = None,
+    evidence: options.Evidence = None,
+    evidence_minutes: options.EvidenceMinutes = None,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -90,6 +93,8 @@ def publish(
             help="Tell whether subjects were kept, by a CLIP-like model (a Hub id or folder), or pixels.",
         ),
     ] = None,
+    device: options.Device = "auto",
+    openvino_device: options.OpenVINODevice = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=64, help="Sources at a time.")] = 1,
     memory: Annotated[
         float | None,
@@ -122,7 +127,10 @@ def publish(
         branches=branches,
         collection=collection,
         judge=judge,
-        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr),
+        device=device,
+        runtime_device=openvino_device,
+        budget=options.budget(evidence, evidence_minutes),
+        adjustment=options.adjustment(fast, attention, size, chunk, static, min_psnr, calibration),
     )
     order = PublishRequest(
         "",

@@ -28,12 +28,22 @@ def verify(
     pictures: Annotated[
         int, typer.Option("--pictures", min=0, max=100, help="How many pictures of the evidence to draw again.")
     ] = 1,
+    device: options.Device = "auto",
+    openvino_device: options.OpenVINODevice = None,
     json: options.Json = False,
 ) -> None:
     """Download a published variant, check every hash, its recipe and figures, and draw again on this machine."""
     from sdhub.workflow.verify import verify as run
 
-    verified = run(repo, hub=hub, revision=revision, pictures=pictures, progress=ConsoleProgress())
+    verified = run(
+        repo,
+        hub=hub,
+        revision=revision,
+        pictures=pictures,
+        device=device,
+        runtime_device=openvino_device,
+        progress=ConsoleProgress(),
+    )
     if json:
         emit(verified.document())
     else:

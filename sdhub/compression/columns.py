@@ -60,7 +60,7 @@ class _Table(_Rows):
 
     def __init__(self, palette: Palette) -> None:
         super().__init__(palette.indices)
-        self.values = palette.table[0, :, 0].numpy()
+        self.values = palette.table[0, :, 0].cpu().numpy()
         self.middle = (self.values[1:] + self.values[:-1]) / 2
 
     def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:
@@ -73,7 +73,7 @@ class _Scalars(_Rows):
 
     def __init__(self, palette: Palette) -> None:
         super().__init__(palette.indices)
-        table = palette.table[..., 0].double().numpy()
+        table = palette.table[..., 0].cpu().double().numpy()
         group = np.arange(self.codes) // palette.group_size
         self.reach = 2 * float(np.abs(table).max()) + 1e-30
         lift = 4 * self.reach * np.arange(len(table))
@@ -92,7 +92,7 @@ class _Vectors:
         self.codes = palette.indices.shape[0]
         self.dtype = palette.indices.dtype
         self.dim, self.size = palette.cluster_dim, palette.group_size
-        self.table = palette.table.numpy()
+        self.table = palette.table.cpu().numpy()
         self.offset = np.square(self.table).sum(axis=2) / 2
 
     def bundled(self, energy: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class _Grid(_Rows):
         super().__init__(grid.codes)
         zero = torch.zeros_like(grid.scale) if grid.zero_point is None else grid.zero_point
         # Columns first, so that a group's scales lie together.
-        self.scale, self.zero = grid.scale.T.contiguous().numpy(), zero.T.contiguous().numpy()
+        self.scale, self.zero = (each.T.contiguous().cpu().numpy() for each in (grid.scale, zero))
         self.size = grid.group_size
         self.span = code_range(grid.bits, grid.zero_point is None)
 
@@ -126,10 +126,10 @@ class _Grid(_Rows):
 class _Levels(_Rows):
     def __init__(self, grid: Levels) -> None:
         super().__init__(grid.codes)
-        levels, order = grid.levels.sort(stable=True)
+        levels, order = grid.levels.cpu().sort(stable=True)
         self.levels, self.order = levels.numpy(), order.to(torch.uint8).numpy()
         self.middle = (self.levels[1:] + self.levels[:-1]) / 2
-        self.scale = grid.scale.T.contiguous().numpy()
+        self.scale = grid.scale.T.contiguous().cpu().numpy()
         self.size = grid.group_size
 
     def nearest(self, column: int, wanted: Column) -> tuple[Codes, Column]:

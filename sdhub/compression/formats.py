@@ -54,7 +54,7 @@ def nvfp4(weight: Tensor, *, search: int = 0) -> Levels:
     groups = _groups(weight, NVFP4_GROUP)
     peak = _peak(groups)
     tensor_scale = _positive((peak.amax() if peak.numel() else peak.sum()) / (E2M1_MAX * E4M3_MAX))
-    levels = torch.tensor(E2M1)
+    levels = torch.tensor(E2M1, device=groups.device)
     scale, error = _block_scale(peak, tensor_scale).float(), torch.full_like(peak, torch.inf)
     for step in range(search + 1):
         trial = _block_scale(peak * (1 - step / (2 * max(search, 1))), tensor_scale).float()
@@ -104,4 +104,4 @@ def _flat(weight: Tensor) -> Tensor:
     if not weight.is_floating_point() or weight.ndim < 2:
         raise UsageError(f"a weight of type {weight.dtype} and shape {tuple(weight.shape)} is no matrix")
     check_finite(weight)
-    return weight.detach().cpu().float().flatten(1)
+    return weight.detach().float().flatten(1)

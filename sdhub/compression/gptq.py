@@ -48,7 +48,8 @@ def gptq(
     `palettize`, `affine.quantize` or `formats.nvfp4` made of it. `gram`: of the layer's inputs, one matrix or
     diagonal blocks (see `gram`). `damping`: share of its mean diagonal that is added, by default the paper's.
     `order`: which columns come first, "energy" those with the largest inputs. `passes` of coordinate descent
-    follow. `block`: columns between two updates of the rest; it changes the speed only.
+    follow. `block`: columns between two updates of the rest; it changes the speed only. The matrices are
+    multiplied on the weight's device; codes are chosen on the CPU and end on the codebook's.
 
     In the damped Gram matrix no row's error is greater than that of its codes in `codebook`, those of
     round-to-nearest. The work is about N K² + K³ / 6 multiplications, and N K² more for each pass; memory, three
@@ -57,22 +58,22 @@ def gptq(
     """
     flat = _check(weight, codebook)
     pick = picker(codebook)
-    plain = codebook.dequantize().flatten(1)
-    codes = _codes(codebook).flatten(1).clone()
+    plain = codebook.dequantize().flatten(1).to(flat.device)
+    codes = _codes(codebook).flatten(1).to("cpu", copy=True)
     first = 0
-    for matrix in blocks_of(gram, flat.shape[1]):
+    for matrix in blocks_of(gram, flat.shape[1], flat.device):
         span = slice(first, first + matrix.shape[0])
         part = _Block(flat[:, span], plain[:, span], pick, first, matrix, damping, order, block)
         part.solve(codes[:, span], passes)
         first = span.stop
-    return _with_codes(codebook, codes.view(_codes(codebook).shape))
+    return _with_codes(codebook, codes.view(_codes(codebook).shape).to(_codes(codebook).device))
 
 
 def output_error(weight: Tensor, approximation: Tensor, gram: Gram) -> float:
     """‖X(Ŵ − W)ᵀ‖ / ‖XWᵀ‖ of two weights (N, ...) from the Gram matrix of X (its blocks, where it has several)."""
     flat, off = weight.float().flatten(1), (approximation.float() - weight.float()).flatten(1)
     noise, signal, first = 0.0, 0.0, 0
-    for block in blocks_of(gram, flat.shape[1]):
+    for block in blocks_of(gram, flat.shape[1], flat.device):
         span = slice(first, first + block.shape[0])
         noise += float(((off[:, span] @ block) * off[:, span]).sum(dtype=torch.float64))
         signal += float(((flat[:, span] @ block) * flat[:, span]).sum(dtype=torch.float64))
@@ -81,7 +82,10 @@ def output_error(weight: Tensor, approximation: Tensor, gram: Gram) -> float:
 
 
 class _Block:
-    """One diagonal block: columns from `first`, all N rows; columns first in memory, so (K, N)."""
+    """One diagonal block: columns from `first`, all N rows; columns first in memory, so (K, N).
+
+    Products with many columns are made on the weight's device, what is done column by column on the CPU.
+    """
 
     def __init__(
         self,
@@ -98,9 +102,10 @@ class _Block:
         diagonal = matrix.diagonal().cpu()
         natural = torch.arange(len(diagonal) - 1, -1, -1)
         self.order = diagonal.argsort(stable=True) if order == "energy" else natural
-        self.matrix = damp_(matrix.detach().cpu()[self.order[:, None], self.order].float(), damping)
-        self.target = weight.T[self.order].contiguous()
-        self.plain = plain.T[self.order]
+        there = self.order.to(matrix.device)
+        self.matrix = damp_(matrix.detach()[there[:, None], there].float(), damping)
+        self.target = weight.T[there].contiguous()
+        self.plain = plain.T[there]
         self.columns = [first + int(column) for column in self.order]
         self.pick = pick
         self.block = block
@@ -116,7 +121,7 @@ class _Block:
         limit = _energy(ratio, pivots, self.target - self.plain)
         if passes:
             energy = _energy(ratio, pivots, error)
-        better = self.pick.bundled(energy) < self.pick.bundled(limit)
+        better = self.pick.bundled(energy.cpu()) < self.pick.bundled(limit.cpu())
         places = codes[:, self.order]
         codes[:, self.order] = torch.where(better[:, None], chosen.T, places)
 
@@ -126,19 +131,23 @@ class _Block:
         energy = torch.zeros(error.shape[1])
         chosen = torch.empty(len(error), self.pick.codes, dtype=self.pick.dtype)
         for start, stop in _spans(0, len(error), self.block):
-            wanted = torch.addmm(self.target[start:stop], ratio[stop:, start:stop].T, error[stop:])
-            for low, high in _spans(start, stop, FEW):
-                part = wanted[low - start : high - start]
-                part.addmm_(ratio[high:stop, low:high].T, error[high:stop])
-                local = ratio[low:high, low:high].T.numpy()
-                self._place(part.numpy(), local, error[low:high].numpy(), chosen[low:high].numpy(), low)
-                energy += part.mul_(pivots[low:high, None]).square_().sum(dim=0)
+            here = slice(start, stop)
+            wanted = torch.addmm(self.target[here], ratio[stop:, here].T, error[stop:]).cpu()
+            target, own, off = (each.cpu() for each in (self.target[here], ratio[here, here], error[here]))
+            weights = pivots[here].cpu()
+            for low, high in _spans(0, stop - start, FEW):
+                part = wanted[low:high]
+                part.addmm_(own[high:, low:high].T, off[high:])
+                local = own[low:high, low:high].T.numpy()
+                place = (part.numpy(), local, off[low:high].numpy(), chosen[here][low:high].numpy())
+                self._place(*place, target[low:high].numpy(), start + low)
+                energy += part.mul_(weights[low:high, None]).square_().sum(dim=0)
+            _give_back(off, error[here])
         return error, chosen, energy
 
-    def _place(self, wanted: Any, local: Any, error: Any, chosen: Any, low: int) -> None:
+    def _place(self, wanted: Any, local: Any, error: Any, chosen: Any, target: Any, low: int) -> None:
         """Few columns from `low` on; of `wanted` is left what they miss it by. Threads would cost more than they
         bring."""
-        target = self.target[low : low + len(error)].numpy()
         for here in range(len(error) - 1, -1, -1):
             after = slice(here + 1, len(error))
             aim = wanted[here] + np.einsum("k,kn->n", local[here, after], error[after])
@@ -149,15 +158,18 @@ class _Block:
     def _improve(self, error: Tensor, chosen: Tensor) -> None:
         """One pass of coordinate descent over all columns; never raises a row's error."""
         for start, stop in _spans(0, len(error), self.block):
-            slope = self.matrix[start:stop] @ error
-            for low, high in _spans(start, stop, FEW):
-                part, before = slope[low - start : high - start], error[low:high].clone()
-                local = self.matrix[low:high, low:high].numpy()
-                self._replace(part.numpy(), local, error[low:high].numpy(), chosen[low:high].numpy(), low)
-                slope[: low - start].addmm_(self.matrix[start:low, low:high], error[low:high] - before)
+            here = slice(start, stop)
+            slope = (self.matrix[here] @ error).cpu()
+            target, own, off = (each.cpu() for each in (self.target[here], self.matrix[here, here], error[here]))
+            for low, high in _spans(0, stop - start, FEW):
+                part, before = slope[low:high], off[low:high].clone()
+                local = own[low:high, low:high].numpy()
+                place = (part.numpy(), local, off[low:high].numpy(), chosen[here][low:high].numpy())
+                self._replace(*place, target[low:high].numpy(), start + low)
+                slope[:low].addmm_(own[:low, low:high], off[low:high] - before)
+            _give_back(off, error[here])
 
-    def _replace(self, slope: Any, local: Any, error: Any, chosen: Any, low: int) -> None:
-        target = self.target[low : low + len(error)].numpy()
+    def _replace(self, slope: Any, local: Any, error: Any, chosen: Any, target: Any, low: int) -> None:
         held = target - error
         for here in range(len(error) - 1, -1, -1):
             aim = slope[here] / local[here, here]
@@ -170,6 +182,12 @@ class _Block:
         np.subtract(target, held, out=error)
 
 
+def _give_back(values: Tensor, place: Tensor) -> None:
+    """Put what was worked out on the CPU where it came from; there it is the same memory."""
+    if place.device != values.device:
+        place.copy_(values)
+
+
 def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:
     """Runs of at most `size`, the last first."""
     return [(max(end - size, start), end) for end in range(stop, start, -size)]
@@ -177,7 +195,7 @@ def _spans(start: int, stop: int, size: int) -> list[tuple[int, int]]:
 
 def _energy(ratio: Tensor, pivots: Tensor, error: Tensor) -> Tensor:
     """eᵀ H e for each column e of `error` (K, N), where H = L Lᵀ and L = `ratio` · diag(`pivots`)."""
-    energy = torch.zeros(error.shape[1])
+    energy = error.new_zeros(error.shape[1])
     for start, stop in _spans(0, len(error), SPAN):  # above the diagonal there is nothing to multiply
         energy += (ratio[start:, start:stop].T @ error[start:]).mul_(pivots[start:stop, None]).square_().sum(dim=0)
     return energy
@@ -202,4 +220,4 @@ def _check(weight: Tensor, codebook: Palette | Grid | Levels) -> Tensor:
     if _codes(codebook).shape != shape:
         raise UsageError(f"codes of shape {tuple(_codes(codebook).shape)} for a weight {tuple(weight.shape)}")
     check_finite(weight)
-    return weight.detach().cpu().float().flatten(1)
+    return weight.detach().float().flatten(1)

@@ -19,9 +19,10 @@ Gram: TypeAlias = "Tensor | Sequence[Tensor]"
 RAISES = 4  # times that the diagonal is raised, tenfold each, from about float32's precision on
 
 
-def blocks_of(gram: Gram, columns: int) -> tuple[Tensor, ...]:
-    """The blocks of `gram`. Raises UsageError if they are not square, finite and `columns` wide together."""
-    blocks = (gram,) if isinstance(gram, Tensor) else tuple(gram)
+def blocks_of(gram: Gram, columns: int, device: torch.device) -> tuple[Tensor, ...]:
+    """The blocks of `gram`, on `device`. Raises UsageError if they are not square, finite and `columns` wide
+    together."""
+    blocks = tuple(block.to(device) for block in ((gram,) if isinstance(gram, Tensor) else gram))
     for block in blocks:
         if block.ndim != 2 or block.shape[0] != block.shape[1]:
             raise UsageError(f"a Gram matrix of shape {tuple(block.shape)} is not square")
@@ -45,7 +46,7 @@ def divided(gram: Gram, width: int) -> tuple[Tensor, ...]:
 
 def damped(block: Tensor, damping: float) -> Tensor:
     """A float32 copy of `block`, damped as by `damp_`."""
-    return damp_(block.detach().cpu().to(torch.float32, copy=True), damping)
+    return damp_(block.detach().to(torch.float32, copy=True), damping)
 
 
 def damp_(block: Tensor, damping: float) -> Tensor:

@@ -27,7 +27,8 @@ def each_layer(
     `cost(name)`: bytes that a layer takes from the start of its work until its result has been used; those under
     way take at most `memory` together, and a layer that needs more than that is worked on alone. `workers`: None
     for as many as torch has threads, which they share out among them, so that a layer's result does not depend on
-    the others. Stop asking for results and nothing further is begun.
+    the others; 1: in this thread, without any other (what a GPU does one after another). Stop asking for results
+    and nothing further is begun.
 
     Raises what `work` raises; the message of an SdhubError begins with the layer's name.
     """
@@ -42,6 +43,9 @@ def each_layer(
         except SdhubError as error:
             raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
 
+    if workers == 1:
+        yield from ((name, labelled(name)) for name in names)
+        return
     begun: deque[tuple[str, int, Future[Result]]] = deque()
     held = 0
     pool = ThreadPoolExecutor(workers)

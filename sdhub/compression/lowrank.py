@@ -206,7 +206,7 @@ def _root(gram: Gram | None, weight: Tensor, damping: float) -> _Root:
     if isinstance(gram, Tensor) and gram.shape == (columns,):
         blocks: tuple[Tensor, ...] = (gram,)
     else:
-        blocks = blocks_of(gram, columns)
+        blocks = blocks_of(gram, columns, weight.device)
     blocks = tuple(block.to(weight.device, torch.float32) for block in blocks)
     if not all(bool(torch.isfinite(block).all()) for block in blocks):
         raise UsageError("the Gram matrix has values that are not finite")

@@ -113,7 +113,7 @@ class Observer:
             raise BuildError(
                 f"the inputs of {self.name} are not finite", hint="run the pipeline in float32 or bfloat16"
             )
-        squares = vectors.square().sum(dim=0, dtype=torch.float64)
+        squares = vectors.square().sum(dim=0, dtype=_widest(vectors.device))
         if self._range is not None:
             low, high = torch.minimum(self._range[0], low), torch.maximum(self._range[1], high)
         self._range = low, high
@@ -126,7 +126,7 @@ class Observer:
             self._gram = self._gram or [taken.new_zeros(width, width) for width in self._widths]
             for block, columns in zip(self._gram, taken.split(self._widths, dim=1), strict=True):
                 block.addmm_(columns.T, columns)
-            total = taken.sum(dim=0, dtype=torch.float64)
+            total = taken.sum(dim=0, dtype=_widest(taken.device))
             self._gram_sum = total if self._gram_sum is None else self._gram_sum + total
         self._gram_rows += index.numel()
 
@@ -140,6 +140,11 @@ class Observer:
         sample = taken if self._sample is None else torch.cat([self._sample, taken])
         least = merged.argsort(stable=True)[: self._tokens]
         self._keys, self._sample = merged[least], sample[least.to(sample.device)]
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """What sums are kept in; GPUs of Apple, and some of Intel, have no float64."""
+    return torch.float32 if device.type in ("mps", "xpu") else torch.float64
 
 
 def block_widths(layer: nn.Linear | nn.Conv2d, block: int) -> list[int]:

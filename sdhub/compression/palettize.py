@@ -61,7 +61,7 @@ class Palette:
         """The weight that the palette stands for, in the weight's shape, float32."""
         rows, rest = self.indices.shape[0], self.indices.shape[1:]
         flat = self.indices.reshape(rows, rest.numel()).long()
-        group = torch.arange(rows) * self.cluster_dim // max(self.group_size, 1)
+        group = torch.arange(rows, device=self.lut.device) * self.cluster_dim // max(self.group_size, 1)
         vectors = self.table[group[:, None], flat]
         return vectors.movedim(-1, 1).reshape(rows * self.cluster_dim, *rest)
 
@@ -85,7 +85,7 @@ def palettize(
     indices are chosen for the table as stored. `seed` draws the first centroids of vectors.
 
     Raises UsageError for a width, size or type that is not offered, and for weights or importances that are
-    infinite or NaN.
+    infinite or NaN. The palette is on the CPU, wherever the weight is.
     """
     size = _check(weight, bits, group_size, cluster_dim, lut_dtype)
     weight = weight.detach().cpu()

@@ -52,6 +52,12 @@ class Inputs:
     absmax: Tensor
     total: Tensor | None = None
 
+    def on(self, device: torch.device) -> Inputs:
+        """The same statistics on `device`."""
+        total = None if self.total is None else self.total.to(device)
+        blocks = [block.to(device) for block in self.gram]
+        return Inputs(blocks, self.rows, self.tokens.to(device), self.absmax.to(device), total)
+
     def shifted(self) -> Inputs:
         """The same inputs, shifted. Raises UsageError where their `total` is not known."""
         if self.total is None:
@@ -117,18 +123,20 @@ def split(
     weight = weight.detach().float()
     columns = weight.shape[1]
     if inputs is None:
-        branch = _branch(randomized_svd(weight, rank) if rank else None, torch.ones(columns), dtype)
+        plain = weight.new_ones(columns)
+        branch = _branch(randomized_svd(weight, rank) if rank else None, plain, dtype)
         residual = rounded_weight(weight - branch.dense(), precision, dtype)
         norm = float(torch.linalg.vector_norm(weight))
         off = residual.dequantize() + branch.dense() - weight
         error = float(torch.linalg.vector_norm(off)) / norm if norm else 0.0
-        return Split(residual, torch.ones(columns), branch.up, branch.down, error)
+        return Split(residual, plain, branch.up, branch.down, error)
+    inputs = inputs.on(weight.device)
     observed = inputs.shifted() if shifted else inputs
 
     def rounded(values: Tensor) -> Tensor:
         return rounded_inputs(values, precision, dtype, unsigned=shifted)
 
-    smooth = torch.ones(columns)
+    smooth = weight.new_ones(columns)
     if smoothing:
         found = _search(weight, rank, precision, observed, dtype, rounded)
         smooth = _stored(found.factors, observed.absmax, dtype)
@@ -272,8 +280,8 @@ def _stored(factors: Tensor, absmax: Tensor, dtype: torch.dtype) -> Tensor:
 def _branch(found: LowRank | None, smooth: Tensor, dtype: torch.dtype) -> LowRank:
     """The factors for inputs that are not smoothed, as `dtype` holds them, both of like size."""
     if found is None:
-        nothing = torch.zeros(0)
-        return LowRank(torch.zeros(0, 0), torch.zeros(0, len(smooth)), nothing, nothing)
+        nothing = smooth.new_zeros(0)
+        return LowRank(smooth.new_zeros(0, 0), smooth.new_zeros(0, len(smooth)), nothing, nothing)
     down = found.down / smooth
     ratio = (found.up.norm(dim=0) / down.norm(dim=1)).sqrt()
     ratio = torch.where(torch.isfinite(ratio) & (ratio > 0), ratio, 1.0)

@@ -118,9 +118,9 @@ def _rounded_nvfp4(weight: Tensor, search: int, importance: Tensor | None) -> Le
     codes = torch.where(size < 2, 2 * size, torch.where(size <= 4, size + 2, 7)) + 8 * (values < 0)
     return Levels(
         codes.flatten(1).to(torch.uint8),
-        torch.tensor(E2M1),
+        torch.tensor(E2M1, device=weight.device),
         best.squeeze(-1).to(torch.float8_e4m3fn),
-        torch.tensor(tensor_scale),
+        torch.tensor(tensor_scale, device=weight.device),
         GROUP["nvfp4"],
     )
 

@@ -42,6 +42,8 @@ PRELOADED = ("torch", "diffusers.pipelines.stable_diffusion", "transformers.mode
 # of the memory of quantizing SDXL; from 1 MiB on it would take half as long again), and are asked for in large
 # pages (a fifth of the time of a large layer).
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": "3145728", "THP_MEM_ALLOC_ENABLE": "1"}
+# What asks whether there is a GPU must not begin to use it: a copy of a process that did cannot.
+FORKED = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 def run_isolated(function: Callable[..., None], *arguments: Any, progress: Progress) -> None:
@@ -80,7 +82,7 @@ def _run_isolated(
 
 def _started(variables: dict[str, str]) -> subprocess.Popen[bytes] | Forked:
     """A child that waits for its call, with these environment variables besides this process's own."""
-    own = {**MEMORY, **os.environ}
+    own = {**MEMORY, **FORKED, **os.environ}
     if sys.platform == "linux":
         with suppress(OSError):  # it was killed just now, or the environment is larger than a message
             return fork_server(COMMAND, own).fork({**own, **variables})

@@ -25,7 +25,7 @@ from sdhub.publishing.manifest import holds
 from sdhub.publishing.terms import settle_all
 from sdhub.recipes.adjust import AS_IT_IS
 from sdhub.workflow.many import Named, PublishRequest, SourceResult
-from sdhub.workflow.plan import PlannedVariant, make_plan, sampling_for
+from sdhub.workflow.plan import PlannedVariant, drawn_as, make_plan
 
 if TYPE_CHECKING:
     from huggingface_hub import JobInfo
@@ -114,8 +114,7 @@ def resolved(order: PublishRequest, hub: Hub) -> tuple[Checkpoint, Any]:
     checkpoint = visible(
         resolve(order.source, order.loras, order.config, order.controlnets, order.safety_checker, hub=hub)
     )
-    sampling = sampling_for(checkpoint, prompts=order.prompts, steps=order.steps, guidance=order.guidance)
-    return checkpoint, replace(order.options, sampling=sampling)
+    return checkpoint, drawn_as(order.options, checkpoint, order.prompts, order.steps, order.guidance)
 
 
 def visible(checkpoint: Checkpoint) -> Checkpoint:

@@ -6,13 +6,14 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sdhub.core.errors import EvidenceError
+from sdhub.core.machine import cpu
 from sdhub.evidence.latency import Latency
 from sdhub.evidence.metrics import latent_psnr, psnr, ssim
 from sdhub.evidence.sampling import Sample, Sampling
@@ -47,7 +48,10 @@ class Evidence:
     `latency` None: the variant's own runtime is not on this machine. `nearest`: of the same formats without
     calibration, every weight rounded to the nearest value, where that was made for comparison. `subject`: whether
     pictures still show what the base's show, where an encoder was named. `noise_snr`: the document of
-    `sdhub.evidence.noise.NoiseSnr`.
+    `sdhub.evidence.noise.NoiseSnr`. `picture_seconds`: of a whole picture, for base and variant, by part.
+    `budget`: the document of `sdhub.evidence.budget.Budget`. `usual`: how users draw. `ran`: of base and variant
+    `device` and `precision`, and the variant's `kernels` where its pictures were drawn with those of its users'
+    machines.
     """
 
     fidelity: Fidelity
@@ -62,6 +66,10 @@ class Evidence:
     nearest: Fidelity | None = None
     subject: Subject | None = None
     noise_snr: Mapping[str, Any] | None = None
+    picture_seconds: Mapping[str, Any] | None = None
+    budget: Mapping[str, Any] | None = None
+    usual: Sampling | None = None
+    ran: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The JSON form; an infinite PSNR is null."""
@@ -82,7 +90,13 @@ class Evidence:
             "peak_mib": self.peak_mib,
             "base_peak_mib": self.base_peak_mib,
             "prompts": [{"text": each.text, "seed": each.seed, **_figures(each)} for each in fidelity.prompts],
+            "picture_seconds": dict(self.picture_seconds) if self.picture_seconds else None,
+            "budget": dict(self.budget) if self.budget else None,
             "sampling": self.sampling.document(),
+            "usual": _usual(self.usual) if self.usual else None,
+            "device": {side: each["device"] for side, each in self.ran.items()},
+            "precision": {side: each["precision"] for side, each in self.ran.items()},
+            "kernels": self.ran.get("variant", {}).get("kernels"),
             "machine": dict(self.machine),
             "versions": dict(self.versions),
         }
@@ -129,7 +143,7 @@ def _comparable(base: Sequence[Sample], variant: Sequence[Sample], sampling: Sam
 def machine() -> dict[str, Any]:
     """The machine that measured, without names of hosts or people."""
     return {
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": os.cpu_count(),
         "memory_gib": _memory_gib(),
         "system": platform.system(),
@@ -140,6 +154,11 @@ def machine() -> dict[str, Any]:
 def folder_bytes(folder: Path) -> int:
     """Bytes of all files below the folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _usual(sampling: Sampling) -> dict[str, Any]:
+    """All but the prompts."""
+    return {name: value for name, value in sampling.document().items() if name != "prompts"}
 
 
 def _figures(fidelity: Fidelity | PromptFidelity) -> dict[str, Any]:
@@ -160,12 +179,3 @@ def _memory_gib() -> int | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
     except (AttributeError, ValueError, OSError):  # no sysconf here, or it does not know
         return None
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Any
 
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
-from sdhub.evidence.sampling import Sampling, draw
+from sdhub.evidence.sampling import Sampling, draw_latents
 
-STEPS_PER_RUN = 4
+STEPS_PER_RUN, LEAST_STEPS = 4, 2
+SLOW_SECONDS, VERY_SLOW_SECONDS = 5.0, 60.0  # of a step of all pipelines
 MIN_ROUNDS, MAX_ROUNDS = 3, 12
 BUDGET_SECONDS = 20.0
 
@@ -48,27 +48,30 @@ def alternate(
     sampling: Sampling,
     *,
     reference: tuple[str, Any] | None = None,
-    settings: Mapping[str, str] = MappingProxyType({}),
     budget: float = BUDGET_SECONDS,
     clock: Callable[[], float] = time.perf_counter,
     progress: Progress = SILENT,
 ) -> Latency:
     """Time the pipelines in alternation for about `budget` seconds, at least 3 rounds and at most 12.
 
-    A round draws a few steps with each; the time between step callbacks counts, and the first interval of a
-    run, which holds its warm-up, does not. Ratios are medians of the rounds' ratios. `reference`: a third pipeline
-    with its name.
+    A round takes a few steps with each and decodes nothing; the time between step callbacks counts, and the first
+    interval of a run, which holds its warm-up, does not. Where a step of all takes seconds a round takes two, and
+    two rounds are enough, or one where it takes a minute: their spread is small beside them. Ratios are medians of
+    the rounds' ratios. `reference`: a third pipeline with its name.
     """
     import torch
 
     pipes = [base, variant, *([reference[1]] if reference else [])]
-    rounds: list[list[float]] = []
-    started = clock()
     with progress.task("timing in alternation", total=MAX_ROUNDS, unit="rounds") as task, quiet():
-        for pipe in pipes:
-            _seconds_per_step(pipe, sampling, clock)
-        while len(rounds) < MIN_ROUNDS or (len(rounds) < MAX_ROUNDS and clock() - started <= budget):
-            rounds.append([_seconds_per_step(pipe, sampling, clock) for pipe in pipes])
+        first = [_seconds_per_step(pipe, sampling, LEAST_STEPS, clock) for pipe in pipes]
+        slow = sum(first) > SLOW_SECONDS
+        least, steps = (
+            (1 if sum(first) > VERY_SLOW_SECONDS else 2, LEAST_STEPS) if slow else (MIN_ROUNDS, STEPS_PER_RUN)
+        )
+        rounds = [first] if slow else []
+        started = clock()
+        while len(rounds) < least or (len(rounds) < MAX_ROUNDS and not slow and clock() - started <= budget):
+            rounds.append([_seconds_per_step(pipe, sampling, steps, clock) for pipe in pipes])
             task.advance()
     seconds = [statistics.median(times) for times in zip(*rounds, strict=True)]
     ratios = [statistics.median(times[number] / times[1] for times in rounds) for number in range(len(pipes))]
@@ -81,13 +84,12 @@ def alternate(
         reference=reference[0] if reference else None,
         reference_seconds_per_step=seconds[2] if reference else None,
         reference_ratio=ratios[2] if reference else None,
-        settings=dict(settings),
     )
 
 
-def _seconds_per_step(pipe: Any, sampling: Sampling, clock: Callable[[], float]) -> float:
+def _seconds_per_step(pipe: Any, sampling: Sampling, steps: int, clock: Callable[[], float]) -> float:
     """The median of one short run."""
     ticks: list[float] = []
-    short = Sampling(sampling.prompts[:1], STEPS_PER_RUN, sampling.guidance, sampling.width, sampling.height)
-    draw(pipe, short.prompts[0], short, on_step=lambda _: ticks.append(clock()))
+    short = replace(sampling, prompts=sampling.prompts[:1], steps=steps)
+    draw_latents(pipe, short.prompts[0], short, on_step=lambda _: ticks.append(clock()))
     return statistics.median(after - before for before, after in pairwise(ticks))

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdhub.core.device import synchronize
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import EvidenceError, SourceError, UsageError
 from sdhub.core.foreign import translate_errors
@@ -78,14 +79,31 @@ def evidence_sampling(folder: Path) -> Sampling | None:
 
     Raises SourceError where it is broken, or beyond the bounds of what is drawn.
     """
+    document = _evidence(folder)
+    return None if document is None else _sampling(document, "sampling")
+
+
+def usual_sampling(folder: Path) -> Sampling | None:
+    """How users draw with it, by its evidence, which may be drawn in fewer steps; else as `evidence_sampling`."""
+    document = _evidence(folder)
+    if document is None or not isinstance(document.get("usual"), dict):
+        return None if document is None else _sampling(document, "sampling")
+    prompts = asdict(_sampling(document, "sampling"))["prompts"]
+    return _sampling({"usual": {**document["usual"], "prompts": prompts}}, "usual")
+
+
+def _evidence(folder: Path) -> Mapping[str, Any] | None:
     path = folder / "evidence" / "evidence.json"
     if not path.is_file():
         return None
     if path.stat().st_size > MAX_EVIDENCE:
         raise SourceError(f"evidence.json has more than {MAX_EVIDENCE} bytes", hint=AGAIN)
-    document = parse_object(path.read_bytes(), "evidence.json")
+    return parse_object(path.read_bytes(), "evidence.json")
+
+
+def _sampling(document: Mapping[str, Any], name: str) -> Sampling:
     try:
-        sampling = parse_sampling(document["sampling"])
+        sampling = parse_sampling(document[name])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SourceError(f"evidence.json does not say how it was drawn ({shown(error)})", hint=AGAIN) from None
     return bounded(sampling, "evidence.json")
@@ -157,8 +175,8 @@ def _called(
     def catch(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         caught["latents"] = tensors["latents"]
         if on_step:
-            if torch.is_tensor(tensors["latents"]) and tensors["latents"].is_cuda:
-                torch.cuda.synchronize()  # the step has only been queued so far, and may be timed
+            if torch.is_tensor(tensors["latents"]):
+                synchronize(tensors["latents"].device)  # the step has only been queued so far, and may be timed
             on_step(step)
         return tensors
 
@@ -179,21 +197,27 @@ def _called(
 def _noise(pipe: Any, sampling: Sampling, generator: Any) -> Mapping[str, Any]:
     """Standard normal noise (1, C, h, w), which the pipeline scales by its scheduler's `init_noise_sigma`.
 
-    Nothing for pipelines that start from a picture, and for transformers, which lay out latents each in its own
-    way: they draw from the generator themselves.
+    Nothing for pipelines that start from a picture, and for transformers in float32: they draw from the generator
+    themselves. In half precision a transformer's are drawn by its pipeline, but in float32.
     """
     import torch
 
-    unet = getattr(pipe, "unet", None)
+    unet, transformer = getattr(pipe, "unet", None), getattr(pipe, "transformer", None)
     if kind_of(type(pipe).__name__) == "picture":
         return {}
+    # No pipeline gives a denoiser in half precision float32 latents: they must come in its own type.
+    dtype = getattr(unet or transformer, "dtype", None)
+    half = dtype in (torch.float16, torch.bfloat16)
     if unet is None:
-        return {"latents": None}
+        if not half or transformer is None:
+            return {"latents": None}
+        channels = transformer.config.in_channels // (4 if "Flux" in type(pipe).__name__ else 1)
+        size, plain = (sampling.height, sampling.width), (torch.float32, torch.device("cpu"))
+        drawn = pipe.prepare_latents(1, channels, *size, *plain, generator)
+        return {"latents": drawn[0] if isinstance(drawn, tuple) else drawn}  # Flux's come with places of tokens
     height, width = (side // pipe.vae_scale_factor for side in (sampling.height, sampling.width))
     noise = torch.randn((1, pipe.vae.config.latent_channels, height, width), generator=generator)
-    # A UNet in half precision is not given float32 latents by any pipeline: they must come in its own type.
-    half = getattr(unet, "dtype", None) in (torch.float16, torch.bfloat16)
-    return {"latents": noise.to(unet.dtype) if half else noise}
+    return {"latents": noise.to(dtype) if half else noise}
 
 
 def load_prompts(path: Path) -> tuple[Prompt, ...]:

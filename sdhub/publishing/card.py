@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.core.beside import folder_beside
 from sdhub.core.errors import CheckError
+from sdhub.evidence.budget import WELL
 from sdhub.publishing import markdown, words
 from sdhub.publishing.front_matter import front_matter
 from sdhub.publishing.package import Package
@@ -82,6 +83,14 @@ def index_card(publication: Publication, rows: Sequence[Sibling]) -> str:
     return f"---\n{front_matter(publication, evaluated=False)}\n---\n\n{body}\n"
 
 
+PARTS = {  # of a picture's seconds
+    "encode": "text encoders",
+    "steps": "denoiser, all steps",
+    "decode": "autoencoder",
+    "all": "the picture",
+}
+
+
 @cache
 def card_revision() -> str:
     """Changes when the templates do, so that kept cards are written anew."""
@@ -120,10 +129,14 @@ def _context(publication: Publication, packages: Sequence[Package], bundles: Seq
         "evidence": evidence,
         "latency": latency,
         "settings": _pairs(latency["settings"]),
+        "ran": _ran(evidence),
+        "kernels": evidence["kernels"],
         "size_ratio": _size_ratio(evidence),
         "speed": _speed(latency.get("ratio")),
         "prompts": [_figures(each) for each in prompts_of(evidence)],
         "sampling": _figures(evidence["sampling"]),
+        "reduced": _reduced(evidence),
+        "picture": _picture_seconds(evidence),
         "scheduler": _scheduler(publication),
         "machine": _pairs(evidence.get("machine")),
         "not_measured": _not_measured(evidence),
@@ -194,6 +207,27 @@ def _noise(snr: Mapping[str, Any]) -> dict[str, Any] | None:
         for key in ("median", "worst")
     }
     return {**words_of, "points": len(points)}
+
+
+def _reduced(evidence: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How users draw, and the minutes that evidence could take, where it was drawn in less."""
+    sampling, usual = _mapping(evidence.get("sampling")), _mapping(evidence.get("usual"))
+    minutes = words.number(_mapping(evidence.get("budget")).get("minutes"))
+    if minutes is None or not usual or all(sampling.get(name) == value for name, value in usual.items()):
+        return None
+    small = (words.number(sampling.get("width")) or 0) < WELL * (words.number(usual.get("width")) or 0)
+    return {**_figures(usual), "minutes": minutes, "small": small}
+
+
+def _picture_seconds(evidence: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the table of a picture's seconds: a part, and what it takes in the variant and in the base."""
+    seconds = _mapping(evidence.get("picture_seconds"))
+    base, variant = (_mapping(seconds.get(side)) for side in ("base", "variant"))
+    return [
+        {"name": name, "variant": variant.get(part), "base": base.get(part)}
+        for part, name in PARTS.items()
+        if part in base and part in variant
+    ]
 
 
 def _size_ratio(evidence: Mapping[str, Any]) -> str:
@@ -284,6 +318,15 @@ def _license_words(publication: Publication) -> markdown.Markdown:
     license = publication.license
     name = markdown.code(license.name or license.id)
     return markdown.Markdown(f"Licence: {markdown.link(name, publication.license_link)}.")
+
+
+def _ran(evidence: Mapping[str, Any]) -> str:
+    """What base and variant were drawn on and in, where the evidence says so."""
+    device, kind = _mapping(evidence["device"]), _mapping(evidence["precision"])
+    if not all(side in each for side in ("base", "variant") for each in (device, kind)):
+        return ""
+    told = f"The base was drawn on {device['base']} in {kind['base']}"
+    return f"{told}, the variant on {device['variant']} in {kind['variant']}"
 
 
 def _not_measured(evidence: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sdhub.core.device import AUTO
 from sdhub.core.documents import shown
 from sdhub.core.errors import CheckError, SdhubError
 from sdhub.core.hub import Hub
@@ -84,8 +85,10 @@ def check(
     folder_for_picture: Path | None = None,
     expect: Path | None = None,
     usage: str | None = None,
+    lines: str | None = None,
     draws: Literal["usage", "sdhub"] = "usage",
     branch: str = "main",
+    device: str = AUTO,
     time_limit: float = TIME_LIMIT,
     progress: Progress = SILENT,
 ) -> Checked:
@@ -93,10 +96,10 @@ def check(
 
     The cache is empty, so everything comes from the Hub. `revision` is the commit or pull request to check;
     one that is not the head of `branch` is put into the cache as its head first. `usage`, if given, is what the
-    card must say, so that nothing but our own lines is run. `draws` "sdhub": the lines need another machine, so
-    sdhub opens the download and draws the first prompt of its evidence instead. `expect` is the evidence's
-    picture of the same prompt and seed. The picture is kept in `folder_for_picture` as `downloaded.png`. Raises
-    CheckError.
+    card must say, so that nothing but our own lines is run; `lines`, what is run in their place: the same, as the
+    evidence was drawn. `draws` "sdhub": the lines need another machine, so sdhub opens the download and draws the
+    first prompt of its evidence on `device` instead. `expect` is the evidence's picture of the same prompt and
+    seed. The picture is kept in `folder_for_picture` as `downloaded.png`. Raises CheckError.
     """
     with (
         temporary("check") as home,
@@ -107,15 +110,15 @@ def check(
             doing, lambda: _download(repo_id, revision, branch, cache, hub), progress
         )
         card = hub.ask(doing, lambda: _card(repo_id, commit, cache, hub), progress)
-        lines = extract_usage(card)
-        if usage is not None and lines.strip() != usage.strip():
+        said = extract_usage(card)
+        if usage is not None and said.strip() != usage.strip():
             raise CheckError(f"the card of {repo_id} has other lines than were published")
         if draws == "sdhub":
             snapshot = hub.ask(doing, lambda: _snapshot(repo_id, commit, cache / "hub", hub), progress)
-            command, what = [STAND_IN, *_generate(repo_id, snapshot)], f"sdhub's drawing with {repo_id}"
+            command, what = [STAND_IN, *_generate(repo_id, snapshot, device)], f"sdhub's drawing with {repo_id}"
             needs_token, offline = False, True
         else:
-            (home / "usage.py").write_text(lines, encoding="utf-8")
+            (home / "usage.py").write_text(lines or said, encoding="utf-8")
             command, what = [RUNNER, str(home / "usage.py")], f"the card's lines of {repo_id}"
         environment = _environment(home, hub if needs_token else Hub(hub.url), offline=offline)
         picture = _run(what, command, home, environment, time_limit, hub)
@@ -151,7 +154,7 @@ def _snapshot(repo_id: str, commit: str, cache: Path, hub: Hub) -> Path:
     return Path(path)
 
 
-def _generate(repo_id: str, snapshot: Path) -> list[str]:
+def _generate(repo_id: str, snapshot: Path, device: str) -> list[str]:
     """Arguments of sdhub that draw the first picture of a downloaded variant's evidence."""
     from sdhub.evidence.sampling import evidence_sampling
 
@@ -161,8 +164,9 @@ def _generate(repo_id: str, snapshot: Path) -> list[str]:
         raise CheckError(f"the evidence of {repo_id} cannot be read: {error.message}") from None
     if sampling is None:
         raise CheckError(f"{repo_id} has no evidence")
-    prompt = sampling.prompts[0]
-    return ["generate", str(snapshot), "--seed", str(prompt.seed), "-o", "picture.png", "--", prompt.text]
+    prompt, size = sampling.prompts[0], f"{sampling.width}x{sampling.height}"
+    settings = ["--seed", str(prompt.seed), "--steps", str(sampling.steps), "--size", size]
+    return ["generate", str(snapshot), *settings, "--device", device, "-o", "picture.png", "--", prompt.text]
 
 
 def _card(repo_id: str, commit: str, cache: Path, hub: Hub) -> str:

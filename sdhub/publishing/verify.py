@@ -87,7 +87,9 @@ def read(folder: Path) -> Manifest:
         return Manifest(
             str(document["variant"]), str(document["recipe_sha256"]), files, frozenset(beside | compiled), compiled
         )
-    except (SdhubError, _Fault, KeyError, TypeError, AttributeError) as error:
+    except _Fault as fault:
+        raise CheckError(f"{MANIFEST} {fault}", hint="was this published by sdhub?") from None
+    except (SdhubError, KeyError, TypeError, AttributeError) as error:
         reason = error.message if isinstance(error, SdhubError) else f"is not as sdhub writes it ({shown(error)})"
         raise CheckError(f"{MANIFEST}: {reason}", hint="was this published by sdhub?") from None
 
@@ -129,7 +131,7 @@ def _finding(name: str, run: Callable[[], str]) -> Finding:
 def _entry(document: Mapping[str, Any]) -> Entry:
     size, sha256 = document["bytes"], document["sha256"]
     if type(size) is not int or size < 0 or not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
-        raise _Fault("a file's entry has no size or hash")
+        raise _Fault("has an entry without a size or hash")
     return Entry(size, sha256)
 
 

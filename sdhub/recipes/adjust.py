@@ -27,6 +27,8 @@ class Adjustment:
     """With the denoiser in two halves as well."""
     batch: int = 0
     """Pictures at a time that fixed shapes are for; 0 fixes none."""
+    calibration: str = "standard"
+    """How many calls of the denoiser calibration takes: quick, standard or full."""
     min_psnr: float | None = None
     """The least PSNR of pictures, in dB. As few layers stay in higher precision as meet it, which
     has to be measured, so that here only the name says it."""

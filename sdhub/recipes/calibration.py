@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.sampling import sampling_defaults
+from sdhub.core.device import of_pipeline
+from sdhub.core.errors import UsageError
 from sdhub.core.progress import SILENT, Progress
-from sdhub.recipes.recipe import Calibration
+from sdhub.recipes.recipe import Calibration, Recipe
 
 if TYPE_CHECKING:
     from sdhub.compression.calibration import LayerStatistics
@@ -22,6 +24,13 @@ LARGE = 200e6  # parameters
 LARGE_PROMPTS, LARGE_STEPS, LARGE_ROWS = 6, 6, 1024
 SMALL_PROMPTS, SMALL_STEPS, SMALL_ROWS = 32, 10, 128
 GRAM_BYTES = 5 * 2**29
+
+
+LEVELS = ("quick", "standard", "full")
+# Prompts, steps, and the longest side in pixels, of denoisers whose calls take seconds and of others; what is not
+# named is not reduced.
+LARGE_LEVELS: dict[str, tuple[int, int, int]] = {"quick": (2, 3, 512), "standard": (3, 4, 512)}
+SMALL_LEVELS: dict[str, tuple[int, int, int]] = {"quick": (6, 6, 512)}
 
 
 def is_large(checkpoint: Checkpoint) -> bool:
@@ -55,6 +64,31 @@ def calibration_for(checkpoint: Checkpoint) -> Calibration:
     )
 
 
+def at_level(recipe: Recipe, checkpoint: Checkpoint, level: str) -> Recipe:
+    """The recipe with no more calls of the denoiser than `level` has, and no larger ones.
+
+    Rows of a layer are like those of larger pictures, only fewer. Sizes that a recipe fixes stay. Raises
+    UsageError for a level that is none.
+    """
+    if level not in LEVELS:
+        raise UsageError(f"no calibration is called {level[:40]!r}", hint=", ".join(LEVELS))
+    most = (LARGE_LEVELS if is_large(checkpoint) else SMALL_LEVELS).get(level)
+    usual = recipe.calibration
+    if most is None or usual is None:
+        return recipe
+    prompts, steps, side = most
+    if recipe.sizes:
+        side = max(usual.width, usual.height)
+    fewer = {
+        "prompts": usual.prompts[:prompts],
+        "steps": min(steps, usual.steps),
+        "recorded": min(steps, usual.recorded),
+        "width": min(side, usual.width),
+        "height": min(side, usual.height),
+    }
+    return recipe.model_copy(update={"calibration": usual.model_copy(update=fewer)})
+
+
 def _spaced(texts: list[str], count: int) -> list[str]:
     """`count` of them, evenly spread."""
     return [texts[index * len(texts) // count] for index in range(min(count, len(texts)))]
@@ -72,7 +106,8 @@ def calibrate(
 ) -> dict[str, LayerStatistics]:
     """Statistics of the inputs of a component's layers, as `sdhub.compression.calibration.collect` gives them.
 
-    The denoiser is run along the trajectories of all prompts, a text encoder over their texts. Blocks of the Gram
+    The denoiser is run along the trajectories of all prompts, a text encoder over their texts, where the pipeline
+    is placed; what is gathered there ends on the CPU. Blocks of the Gram
     matrices are as wide as the calibration says, and narrower where all together would exceed 2.5 GiB. Tokens are
     bfloat16, which is enough to judge the rounding of inputs to a few bits.
     """
@@ -123,9 +158,10 @@ def _texts(pipeline: Any, calibration: Calibration) -> Drive:
     guided = {"do_classifier_free_guidance": calibration.guidance > 1}
     known = inspect.signature(pipeline.encode_prompt).parameters
     taken = {name: value for name, value in guided.items() if name in known}
+    device = of_pipeline(pipeline)
 
     def drive(_: Any) -> None:
         for prompt in calibration.prompts:
-            pipeline.encode_prompt(prompt, device="cpu", num_images_per_prompt=1, **taken)
+            pipeline.encode_prompt(prompt, device=device, num_images_per_prompt=1, **taken)
 
     return drive

@@ -12,6 +12,7 @@ from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, LowRank, Palett
 from sdhub.recipes.weights import codes_of, compress
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from sdhub.compression.calibration import LayerStatistics
@@ -48,7 +49,7 @@ def residuals(treatments: Sequence[Treatment], weight: Tensor, rows: Tensor) -> 
 
     Tables and branches are made for these channels alone, which is cheaper and about as good.
     """
-    whole = weight.detach().cpu()
+    whole = weight.detach()
     part = whole[rows].float()
     tables = _tables(treatments, part)
     for number, treatment in enumerate(treatments):
@@ -59,7 +60,7 @@ def residuals(treatments: Sequence[Treatment], weight: Tensor, rows: Tensor) -> 
                 found = tables[number] if number in tables else _approximation(treatment, part)
         except UsageError:
             continue
-        yield number, (found - part).flatten(1)
+        yield number, (found.to(part.device) - part).flatten(1)
 
 
 def _tables(treatments: Sequence[Treatment], part: Tensor) -> dict[int, Tensor]:
@@ -83,9 +84,11 @@ def dequantized(
     treatments: Mapping[str, Treatment],
     statistics: Mapping[str, LayerStatistics] | None = None,
     *,
+    device: torch.device | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[str, Tensor]]:
-    """What the treatments leave of each weight (N, ...), float32; `statistics` as in `weights.compress`.
+    """What the treatments leave of each weight (N, ...), float32; `statistics` and `device` as in
+    `weights.compress`.
 
     Low-rank treatments are made plainly, without calibration, as `residual` reckons them.
     """
@@ -94,9 +97,10 @@ def dequantized(
     }
     for name, treatment in treatments.items():
         if name not in coded:
-            yield name, _approximation(treatment, weights[name].cpu().float())
+            yield name, _approximation(treatment, weights[name].to(device or "cpu").float())
     component = ComponentRecipe(default=Float(), layers=coded)
-    for name, found in compress({name: weights[name] for name in coded}, component, statistics, progress=progress):
+    chosen = {name: weights[name] for name in coded}
+    for name, found in compress(chosen, component, statistics, device=device, progress=progress):
         yield name, found.dequantize()
 
 

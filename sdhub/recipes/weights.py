@@ -39,6 +39,7 @@ def compress(
     statistics: Mapping[str, LayerStatistics] | None = None,
     *,
     memory: int = MEMORY,
+    device: torch.device | None = None,
     progress: Progress = SILENT,
 ) -> Iterator[tuple[str, Codebook]]:
     """Layer after layer, in the order of `weights` (output channels first), its palette or grid.
@@ -46,15 +47,22 @@ def compress(
     Tables are float16, as all formats that hold palettes store them. "gptq" layers without a Gram matrix
     in `statistics` are rounded to the nearest. A weight is not looked at again after its codes were given, so that
     it may be dropped. Several layers are worked on at once, within `memory` bytes (see
-    `sdhub.compression.layers.each_layer`). Raises UsageError, naming the layer, for weights that are not finite.
+    `sdhub.compression.layers.each_layer`); with a `device` one after another there, and what is found comes back
+    to the CPU. Raises UsageError, naming the layer, for weights that are not finite.
     """
+    from dataclasses import replace
+
+    from torch import Tensor
+
     from sdhub.compression.layers import each_layer
 
     chosen = treatments(weights, component)
     grams = {name: each.gram for name, each in (statistics or {}).items() if each.gram is not None}
 
     def work(name: str) -> Codebook:
-        return codes_of(weights[name], chosen[name], grams.get(name))
+        weight = weights[name] if device is None else weights[name].to(device)
+        found = codes_of(weight, chosen[name], grams.get(name))
+        return replace(found, **{key: each.cpu() for key, each in vars(found).items() if isinstance(each, Tensor)})
 
     def cost(name: str) -> int:
         widest = max((int(block.numel()) for block in grams.get(name, ())), default=0)
@@ -62,9 +70,14 @@ def compress(
 
     millions = {name: weights[name].numel() / 1e6 for name in chosen}
     with progress.task("compressing weights", total=sum(millions.values()), unit="M weights") as task:
-        for name, found in each_layer(chosen, work, cost=cost, memory=memory):
+        for name, found in each_layer(chosen, work, cost=cost, memory=memory, workers=workers_on(device)):
             yield name, found
             task.advance(millions[name])
+
+
+def workers_on(device: torch.device | None) -> int | None:
+    """How many layers `each_layer` works on at once: a GPU takes one after another."""
+    return None if device is None or device.type == "cpu" else 1
 
 
 def codes_of(weight: torch.Tensor, treatment: Treatment, gram: tuple[torch.Tensor, ...] | None) -> Codebook:

@@ -16,14 +16,16 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.core import nextsteps
+from sdhub.core.device import AUTO, CPU, resolve, vet_word
 from sdhub.core.endpoint import endpoint
-from sdhub.core.errors import EvidenceError, MissingExtraError, RecipeError, UnsupportedError, UsageError
+from sdhub.core.errors import EvidenceError, RecipeError, UnsupportedError, UsageError
 from sdhub.core.hub import Hub
 from sdhub.core.nearly import meant
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.work import Work, home
 from sdhub.evidence.curve import Series, draw_curve
+from sdhub.recipes.calibration import at_level
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Affine, Float, Palette, Recipe, Rounding, Treatment, load_recipe
 from sdhub.workflow import measure
@@ -50,8 +52,8 @@ class Wanted:
     """A recipe to repair."""
     curve: bool = False
     """Whether the whole range of sizes is checked."""
-    device: str = "cpu"
-    """Where the denoiser runs, as torch names it."""
+    device: str = AUTO
+    """Where the denoiser runs: a word of `sdhub.core.device`."""
     widths: tuple[int, ...] = ()
     """The bits that palettes may have, where not all (Core ML has 3 bits from iOS 18 and macOS 15 on)."""
     rounding: Rounding = "gptq"
@@ -60,6 +62,7 @@ class Wanted:
     """What other components get; None: a preset of the backend's."""
 
     def __post_init__(self) -> None:
+        vet_word(self.device)
         for budget in self.budgets:
             parse_budget(budget)
         if self.min_psnr is not None and not 0 < self.min_psnr <= MOST_DB:
@@ -122,13 +125,13 @@ def analyze(
     Raises UsageError for a budget that cannot be kept, UnsupportedError for a checkpoint that the backend does not
     take, EvidenceError where no recipe is as good as asked for.
     """
-    require_device(wanted.device)
+    device = str(resolve(wanted.device))
     backend = analyzable(wanted.backend)
     on_offer = _offers(backend, wanted)
     checkpoint = checkpoint_of(source)
     template = wanted.template or _template(checkpoint, backend)
     hub, handful = source_hub or endpoint(None), wanted.start is not None
-    analyzer = sensitivity_analyzer(checkpoint, hub, device=wanted.device, handful=handful, progress=progress)
+    analyzer = sensitivity_analyzer(checkpoint, hub, device=device, handful=handful, progress=progress)
     analysis = analyzer.analysis(on_offer)
     choices: list[tuple[Choice, str | None]] = [
         (analysis.within(analysis.size(budget)), _label(budget)) for budget in wanted.budgets
@@ -186,23 +189,8 @@ def parse_widths(text: str | None) -> tuple[int, ...]:
         raise UsageError(f"{text!r} are no widths", hint="such as 1,2,4,6,8") from None
 
 
-def require_device(name: str) -> None:
-    """Raises UsageError where torch has no such device on this machine, MissingExtraError without torch."""
-    try:
-        import torch
-    except ImportError:
-        raise MissingExtraError("torch", "torch") from None
-    there = ["cpu"]
-    if torch.cuda.is_available():
-        there += ["cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        there.append("mps")
-    if name not in there:
-        raise UsageError(f"this machine has no device {name[:40]!r}", hint=f"there are: {', '.join(there)}")
-
-
 def sensitivity_analyzer(
-    checkpoint: Checkpoint, hub: Hub, *, device: str = "cpu", handful: bool = False, progress: Progress = SILENT
+    checkpoint: Checkpoint, hub: Hub, *, device: str = CPU, handful: bool = False, progress: Progress = SILENT
 ) -> SensitivityAnalyzer:
     """Where a checkpoint's denoiser is measured; with `handful`, on one trajectory."""
     setting = trajectories_for(checkpoint)
@@ -336,7 +324,7 @@ def _template(checkpoint: Checkpoint, backend: Backend) -> Recipe:
             f"{checkpoint.id} cannot become {variant}: {reason}",
             hint=f"see: {nextsteps.inspect(checkpoint.source.text)}",
         )
-    return backend.recipe(checkpoint, variant)
+    return at_level(backend.recipe(checkpoint, variant), checkpoint, "standard")
 
 
 def _treatment_label(treatment: Treatment) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.checkpoint.resolve import checkpoint_of
+from sdhub.core.device import AUTO, resolve, vet_word
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import UsageError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.work import Work, copy_tree, home, publish_folder
+from sdhub.evidence.budget import Scope
 from sdhub.evidence.compare import folder_bytes
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
 from sdhub.recipes.recipe import load_recipe
@@ -32,13 +34,16 @@ def build(
     output: str | Path,
     recipe: Path | None = None,
     adjustment: Adjustment = AS_IT_IS,
+    device: str = AUTO,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Build one variant into the new folder `output`, with its `recipe.json`.
 
-    Returns name, output, bytes and recipe_sha256. Raises UsageError where `output` exists or more than one
-    variant is asked for, BuildError, and what `inspect` raises.
+    `device`: where it is calibrated and solved (`sdhub.core.device`). Returns name, output, bytes and
+    recipe_sha256. Raises UsageError where `output` exists, more than one variant is asked for or there is no such
+    device, BuildError, and what `inspect` raises.
     """
+    vet_word(device)
     checkpoint, output = checkpoint_of(source), Path(output)
     variants = (variants,) if isinstance(variants, str) else variants
     if output.exists():
@@ -48,10 +53,12 @@ def build(
         raise UsageError("one variant can be built into one folder", hint="say which with --variant")
     ((backend, document),) = chosen
     backend.accept(checkpoint, document)
+    where = str(resolve(device))
     hub = endpoint(None)
     identity = fingerprint(checkpoint, hub, progress=progress)
     sampling = fitting(sampling_for(checkpoint), [document])
-    base = Base(checkpoint, identity, sampling, hub, Work(home() / "work"), progress)
+    scope = Scope(sampling, whole=True, seconds=0)  # nothing is measured but what a quality target asks for
+    base = Base(checkpoint, identity, scope, sampling, hub, Work(home() / "work"), progress, device=where)
     if mixed.is_open(document):
         document = load_recipe(mixed.analyzed(base, backend, document) / mixed.RECIPE)
     if adjustment.min_psnr is not None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
 from sdhub.core.units import GIB
 from sdhub.workflow.options import Options
-from sdhub.workflow.plan import make_plan, sampling_for
+from sdhub.workflow.plan import drawn_as, make_plan
 from sdhub.workflow.publish import prepare, run
 from sdhub.workflow.report import Report
 
@@ -58,8 +58,7 @@ class PublishRequest:
     def resolved(self) -> tuple[Checkpoint, Options]:
         """The checkpoint, and how to publish it. Raises SdhubError."""
         checkpoint = resolve(self.source, self.loras, self.config, self.controlnets, self.safety_checker)
-        sampling = sampling_for(checkpoint, prompts=self.prompts, steps=self.steps, guidance=self.guidance)
-        return checkpoint, replace(self.options, sampling=sampling)
+        return checkpoint, drawn_as(self.options, checkpoint, self.prompts, self.steps, self.guidance)
 
     def peak_bytes(self) -> int:
         """Forecast of the most memory that a variant takes; they are made one after another."""

@@ -6,10 +6,12 @@ A backend's recipe of such a name says the formats and the size; the analysis, k
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from sdhub.backends.base import Backend
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.core.device import CPU, on_device
 from sdhub.core.hub import Hub
 from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import Progress
@@ -35,19 +37,21 @@ def analyzed(base: Base, backend: Backend, recipe: Recipe) -> Path:
         "recipe": recipe.sha256,
         "backend": [backend.name, backend.revision],
         "versions": backend.versions(),
+        **({} if base.device == CPU else {"device": on_device(base.device)}),
     }
 
     def make(out: Path) -> None:
-        base.release()  # memory is short
-        run_isolated(run_analysis, base.checkpoint, base.hub, recipe, out, progress=base.progress)
+        run_isolated(run_analysis, base.checkpoint, base.hub, recipe, base.device, out, progress=base.progress)
 
     return base.work.stage("mixed", key, make, progress=base.progress, label=f"analyze for {recipe.name}")
 
 
-def run_analysis(checkpoint: Checkpoint, hub: Hub, recipe: Recipe, out: Path, progress: Progress) -> None:
+def run_analysis(
+    checkpoint: Checkpoint, hub: Hub, recipe: Recipe, device: str, out: Path, progress: Progress
+) -> None:
     """Fill `out` as `analyzed` says."""
     from sdhub.workflow.analyze import Wanted, analyze
 
-    found = analyze(checkpoint, Wanted.of(recipe), progress, source_hub=hub)
+    found = analyze(checkpoint, replace(Wanted.of(recipe), device=device), progress, source_hub=hub)
     (out / RECIPE).write_text(json.dumps(found.recipes[0].document()), encoding="utf-8")
     found.draw(out / CURVE)

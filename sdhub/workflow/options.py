@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sdhub.core.device import AUTO, vet_word
 from sdhub.core.errors import UsageError
+from sdhub.evidence.budget import STANDARD, Budget
 from sdhub.evidence.sampling import Sampling
 from sdhub.evidence.subject import vet_encoder
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
@@ -16,7 +18,7 @@ NAMESPACE = "NAMESPACE"  # where none is named
 
 @dataclass(frozen=True)
 class Options:
-    """How to publish. Raises UsageError for a judge that is none."""
+    """How to publish. Raises UsageError for a judge that is none, or a device."""
 
     namespace: str | None = None
     """User or organization to publish under; None is the token's own."""
@@ -41,11 +43,21 @@ class Options:
     collection: bool = True
     """Whether the variants of the source are tied together in a collection on the Hub."""
     sampling: Sampling | None = None
-    """How the evidence is drawn; None is what suits the checkpoint."""
+    """How the evidence is drawn, to the letter; None is what suits the checkpoint, within the budget."""
+    guidance: float | None = None
+    """Guidance scale of that; None is the checkpoint's."""
+    budget: Budget = STANDARD
+    """What evidence may cost."""
     judge: str | None = None
     """The encoder that tells whether subjects were kept; None is plain pixels, for small pictures."""
 
+    device: str = AUTO
+    """Where torch computes: a word of `sdhub.core.device`."""
+    runtime_device: str | None = None
+    """Where variants are opened whose own runtime has a choice: CPU, GPU or NPU of OpenVINO."""
+
     def __post_init__(self) -> None:
+        vet_word(self.device)
         if self.judge is not None:
             vet_encoder(self.judge)
 

@@ -9,23 +9,21 @@ from typing import Any
 
 from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.cost import call_seconds, decoding_seconds, passes
 from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.checkpoint.sampling import most_steps, sampling_defaults
 from sdhub.core import nextsteps
 from sdhub.core.errors import RecipeError, UnsupportedError, UsageError
 from sdhub.core.nearly import meant
+from sdhub.evidence.budget import Cost, Scope, afforded
 from sdhub.evidence.sampling import MAX_GUIDANCE, MAX_STEPS, Prompt, Sampling, general_prompts, load_prompts
 from sdhub.recipes.adjust import AS_IT_IS, Adjustment
-from sdhub.recipes.calibration import is_large
+from sdhub.recipes.calibration import at_level, is_large
 from sdhub.recipes.presets import mixed_bits
 from sdhub.recipes.recipe import Recipe, load_recipe
 from sdhub.workflow.options import NAMESPACE, Options, options_for
 
-SD15_PARAMETERS = 860e6
-SD15_SECONDS = 4.0  # of one denoiser call at 512 x 512 pixels in torch float32 on two cores
-OVERHEAD_SECONDS = 0.02  # of one denoiser call, however small
 LARGE_PROMPTS, SMALL_PROMPTS = 4, 8
-RUNS = 3  # base, variant, and timing, in calls like the base's
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,19 @@ class Plan:
 
     checkpoint: Checkpoint
     variants: tuple[PlannedVariant, ...]
-    sampling: Sampling
+    usual: Sampling
+    """How users draw, and all that evidence could show."""
+    scope: Scope
+    """What the budget buys of it."""
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the evidence is drawn."""
+        return self.scope.sampling
+
+    def minutes(self, variant: PlannedVariant) -> float:
+        """Forecast of making a variant, with its share of the evidence."""
+        return (variant.forecast.seconds + self.scope.seconds / len(self.variants)) / 60
 
     def document(self) -> dict[str, Any]:
         """The JSON form."""
@@ -55,6 +65,7 @@ class Plan:
             "sha": self.checkpoint.sha,
             "download": {"files": len(self.checkpoint.files), "bytes": self.checkpoint.bytes},
             "evidence": self.sampling.document(),
+            "budget": self.scope.document(),
             "variants": [
                 {
                     "name": each.name,
@@ -63,21 +74,11 @@ class Plan:
                     "recipe_sha256": each.recipe.sha256,
                     "bytes": each.forecast.bytes,
                     "peak_bytes": each.forecast.peak_bytes,
-                    "minutes": round((each.forecast.seconds + self.drawing_seconds) / 60, 1),
+                    "minutes": round(self.minutes(each), 1),
                 }
                 for each in self.variants
             ],
         }
-
-    @property
-    def drawing_seconds(self) -> float:
-        """A rough forecast of drawing the evidence on two cores."""
-        part = self.checkpoint.component(self.checkpoint.family.denoiser)
-        parameters = part.parameters if part else 0
-        pixels = self.sampling.width * self.sampling.height / 512**2
-        call = parameters / SD15_PARAMETERS * pixels * SD15_SECONDS + OVERHEAD_SECONDS
-        guided = 2 if self.sampling.guidance > 1 else 1
-        return RUNS * len(self.sampling.prompts) * self.sampling.steps * guided * call
 
 
 def possible(checkpoint: Checkpoint) -> list[dict[str, Any]]:
@@ -122,7 +123,8 @@ def choose(
     chosen = []
     for name in wanted:
         backend = _fit(checkpoint, backend_of(name), name)
-        chosen.append((backend, adjustment.apply(backend.recipe(checkpoint, name))))
+        made = at_level(backend.recipe(checkpoint, name), checkpoint, adjustment.calibration)
+        chosen.append((backend, adjustment.apply(made)))
     return chosen
 
 
@@ -158,8 +160,20 @@ def make_plan(checkpoint: Checkpoint, options: Options, *, namespace: str | None
         raise UsageError(
             f"{options.template!r} gives several variants one repository", hint="put {treatment} into the template"
         )
-    sampling = options.sampling or sampling_for(checkpoint)
-    return Plan(checkpoint, tuple(planned), fitting(sampling, [each.recipe for each in planned]))
+    usual = options.sampling or sampling_for(checkpoint, guidance=options.guidance)
+    usual = fitting(usual, [each.recipe for each in planned])
+    return Plan(checkpoint, tuple(planned), usual, _scope(checkpoint, options, usual, planned))
+
+
+def _scope(checkpoint: Checkpoint, options: Options, usual: Sampling, planned: Sequence[PlannedVariant]) -> Scope:
+    guided = passes(checkpoint, usual.guidance)
+    cost = Cost(
+        step=lambda width, height: guided * call_seconds(checkpoint, width, height),
+        decode=lambda width, height: decoding_seconds(checkpoint, width, height),
+    )
+    fixed = any(each.backend.fixed_sizes or each.recipe.sizes for each in planned)
+    exact = options.sampling is not None
+    return afforded(usual, options.budget, cost, len(planned), fixed=fixed, exact=exact)
 
 
 def fitting(sampling: Sampling, recipes: Sequence[Recipe]) -> Sampling:
@@ -212,6 +226,17 @@ def _usual(checkpoint: Checkpoint) -> list[str]:
         way = nextsteps.inspect(checkpoint.source.text)
         raise UnsupportedError(f"no variant can be made of {checkpoint.id}: {reasons}", hint=f"see: {way}")
     return usual
+
+
+def drawn_as(
+    options: Options, checkpoint: Checkpoint, prompts: Path | None, steps: int | None, guidance: float | None
+) -> Options:
+    """The options with the evidence that a user asks for: named prompts or steps are drawn to the letter.
+
+    Raises what `sampling_for` raises.
+    """
+    sampling = sampling_for(checkpoint, prompts=prompts, steps=steps, guidance=guidance)
+    return replace(options, sampling=sampling) if prompts or steps else replace(options, guidance=guidance)
 
 
 def sampling_for(

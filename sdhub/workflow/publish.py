@@ -17,6 +17,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import fingerprint
 from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.core.access import check_token
+from sdhub.core.device import AUTO, CPU, resolve
 from sdhub.core.endpoint import connect, endpoint
 from sdhub.core.errors import UsageError
 from sdhub.core.hub import Hub
@@ -68,6 +69,8 @@ def prepare(
     """Plan, and pass the gates: licence, token, privacy. A dry run needs no token."""
     if options.branches and options.create_pr:
         raise UsageError("a pull request goes to main, not to a variant's branch", hint="choose one of the two")
+    if options.device not in (AUTO, CPU):
+        resolve(options.device)
     if options.judge:
         encoder(options.judge)  # before any work: an encoder that is none would fail after all of it
     settled = settle_all(checkpoint, options.license)
@@ -76,6 +79,10 @@ def prepare(
         if not dry_run or (namespace is None and target.token):
             namespace = check_token(target, namespace, propose=options.create_pr)
         plan = make_plan(checkpoint, options, namespace=namespace)
+        if options.runtime_device is not None:
+            own = [each.backend for each in plan.variants if each.backend.runtime_devices]
+            for backend in own or [plan.variants[0].backend]:
+                backend.vet_runtime_device(options.runtime_device)
         source = source_hub or endpoint(None)
         yield Job(plan, options, settled, source, target, namespace or NAMESPACE, dry_run)
 
@@ -87,5 +94,7 @@ def run(job: Job, progress: Progress = SILENT) -> Report:
     sampling, judge = job.plan.sampling, job.options.judge
     if judge is None and max(sampling.width, sampling.height) <= SMALL:
         judge = PIXELS
-    base = Base(checkpoint, identity, sampling, job.source, Work(home() / "work"), progress, judge)
+    device, own = str(resolve(job.options.device)), job.options.runtime_device
+    plan, work = job.plan, Work(home() / "work")
+    base = Base(checkpoint, identity, plan.scope, plan.usual, job.source, work, progress, judge, device, own)
     return Run(job, base).report()

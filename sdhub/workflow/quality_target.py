@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sdhub.backends.base import Backend, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.core.device import on_device
 from sdhub.core.hub import Hub
 from sdhub.core.isolated import run_isolated
 from sdhub.core.progress import Progress
@@ -34,11 +35,12 @@ def meet_target(base: Base, backend: Backend, recipe: Recipe, target: float) -> 
         "versions": versions,
         "sampling": base.sampling.document(),
         "target": target,
+        "device": [on_device(base.device), base.runtime_device],
     }
 
     def make(out: Path) -> None:
-        base.release()  # memory is short
-        named = (base.checkpoint, base.hub, backend.name, recipe, target, base.sampling, reference, out)
+        where = (base.device, base.runtime_device)
+        named = (base.checkpoint, base.hub, backend.name, recipe, target, base.sampling, reference, where, out)
         run_isolated(find_recipe, *named, progress=base.progress)
 
     label = f"look for {target:g} dB"
@@ -53,17 +55,19 @@ def find_recipe(
     target: float,
     sampling: Sampling,
     reference: Path,
+    where: tuple[str, str | None],
     out: Path,
     progress: Progress,
 ) -> None:
-    """Write the recipe that `meet_target` is after into `out`; `reference` holds what the base draws."""
+    """Write the recipe that `meet_target` is after into `out`; `reference` holds what the base draws; `where`: the
+    devices of torch and of the backend's runtime."""
     drawn, found = samples.load(reference), backends()[backend]
 
     def judge(folder: Path) -> float:
         with quiet():
-            pipe = found.open(folder)
+            pipe = found.open(folder, *where)
         return compare.compare(drawn, measure.draw_all(pipe, sampling, progress), sampling).psnr_db
 
-    pipeline = measure.load_base(checkpoint, hub, progress)
+    pipeline = measure.load_base(checkpoint, hub, progress, device=where[0])
     best = found.meet_target(checkpoint, pipeline, recipe, target, judge, progress)
     (out / RECIPE).write_text(json.dumps(best.document()), encoding="utf-8")

@@ -10,6 +10,8 @@ from typing import Any
 from sdhub.checkpoint.checkpoint import Checkpoint, License
 from sdhub.core.errors import SdhubError
 
+EVIDENCE = ("psnr_db", "ssim", "latent_psnr_db", "device", "precision", "kernels")
+
 
 @dataclass(frozen=True)
 class Published:
@@ -39,7 +41,7 @@ class Published:
     def document(self) -> dict[str, Any]:
         """The JSON form."""
         evidence = self.evidence
-        shown = {name: evidence.get(name) for name in ("psnr_db", "ssim", "latent_psnr_db")}
+        shown = {name: evidence.get(name) for name in EVIDENCE}
         shown["latency_ratio"] = (evidence.get("latency") or {}).get("ratio")
         shown["peak_mib"] = evidence.get("peak_mib")
         return {

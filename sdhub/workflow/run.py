@@ -10,6 +10,7 @@ from typing import Any
 
 from sdhub.core.errors import EvidenceError, SdhubError
 from sdhub.core.work import copy_tree
+from sdhub.evidence.sampling import Sampling
 from sdhub.publishing.card import card_revision, index_card
 from sdhub.publishing.check import check
 from sdhub.publishing.collection import Collection, merged
@@ -78,8 +79,6 @@ class Run:
         except Exception as error:  # noqa: BLE001 — of libraries: a fault of one variant stops no other
             failure = EvidenceError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
             return replace(_empty(planned), reason=failure.message, error=failure)
-        finally:
-            self.base.release()
 
     def _measure(self, planned: PlannedVariant) -> Published:
         """Build and measure, once the target is known to be fit."""
@@ -94,7 +93,6 @@ class Run:
             planned = replace(planned, recipe=meet_target(self.base, planned.backend, planned.recipe, target))
         stages = VariantStages(self.base, planned.backend, planned.recipe)
         self.made[planned.name] = _Made(planned, stages, stages.build(), stages.evidence(), curve)
-        stages.release()
         return _empty(planned)
 
     def _publish(self, planned: PlannedVariant) -> Published:
@@ -185,9 +183,10 @@ class Run:
         )
         return replace(publication, bundles=backend.bundles(made.variant, publication.name))
 
-    def _usage(self, planned: PlannedVariant) -> str:
+    def _usage(self, planned: PlannedVariant, sampling: Sampling | None = None) -> str:
+        """The card's lines, or the same drawing otherwise."""
         loading = planned.backend.usage(self.base.checkpoint.pipeline, planned.repo_id, _branch(planned))
-        return usage(self.base.checkpoint.pipeline, loading, self.base.sampling)
+        return usage(self.base.checkpoint.pipeline, loading, sampling or self.base.usual)
 
     def _push(self, planned: PlannedVariant, folder: Path) -> Pushed:
         job = self.job
@@ -227,7 +226,9 @@ class Run:
                 folder_for_picture=out,
                 expect=folder / "evidence" / "variant-00.png",
                 usage=self._usage(planned),
+                lines=self._usage(planned, self.base.sampling),
                 draws=planned.backend.checks,
+                device=self.base.device,
                 progress=self.base.progress,
             )
 

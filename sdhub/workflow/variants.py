@@ -10,25 +10,30 @@ from typing import Any
 from sdhub.backends.base import Backend, backends
 from sdhub.backends.variant.gate import Vetted, vet
 from sdhub.checkpoint.tree import Folder
+from sdhub.core.device import AUTO, vet_word
 from sdhub.core.documents import shown
 from sdhub.core.endpoint import connect
 from sdhub.core.errors import BuildError, SourceError
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.quiet import quiet
-from sdhub.evidence.sampling import Prompt, Sampling, bounded, draw, evidence_sampling
+from sdhub.evidence.sampling import Prompt, Sampling, bounded, draw, usual_sampling
 
 STEPS, GUIDANCE = 20, 7.5
 
 
-def load(variant: str | Path, *, hub: str | None = None) -> Any:
+def load(
+    variant: str | Path, *, hub: str | None = None, device: str = AUTO, runtime_device: str | None = None
+) -> Any:
     """A variant as a pipeline of diffusers' calling convention.
 
-    `variant` is a folder, or a repository id on `hub` ("local", an address, or None for the default).
-    Raises SourceError, HubError, BuildError.
+    `variant` is a folder, or a repository id on `hub` ("local", an address, or None for the default). `device`: a
+    word of `sdhub.core.device`, where torch computes; `runtime_device`: where the variant's own runtime does, if
+    it has a choice (OpenVINO: CPU, GPU, NPU). Raises SourceError, HubError, BuildError, UsageError.
     """
+    vet_word(device)
     folder = locate(variant, hub=hub)
     with quiet():
-        return backend_of_folder(folder).open(folder)
+        return backend_of_folder(folder).open(folder, device, runtime_device)
 
 
 def locate(variant: str | Path, *, hub: str | None = None) -> Path:
@@ -63,11 +68,11 @@ def backend_of_folder(folder: Path) -> Backend:
 
 
 def sampling_of(folder: Path, pipe: Any, prompt: Prompt, *, steps: int | None, guidance: float | None) -> Sampling:
-    """How to draw with a variant: as its evidence was drawn, where it has some.
+    """How to draw with a variant: as its evidence says that users do, where it has some.
 
     Raises SourceError for evidence that is broken, or beyond the bounds of what is drawn.
     """
-    known = evidence_sampling(folder)
+    known = usual_sampling(folder)
     if known is None:
         side = _side(pipe)
         known = bounded(Sampling((prompt,), STEPS, GUIDANCE, side, side), shown(folder.name))
@@ -94,10 +99,16 @@ def generate(
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
+    size: tuple[int, int] | None = None,
     hub: str | None = None,
+    device: str = AUTO,
+    runtime_device: str | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
-    """Draw one picture into `output` (PNG); returns what was done. Raises what `load` raises."""
+    """Draw one picture into `output` (PNG) of `size` (width, height) in pixels; returns what was done.
+
+    What is not said is the variant's own. Raises what `load` raises.
+    """
     output = Path(output)
     if not prompt.strip():
         raise SourceError("the prompt is empty", hint="say what to draw")
@@ -105,10 +116,14 @@ def generate(
         raise SourceError(f"{output}: its folder does not exist")
     if output.is_dir():
         raise SourceError(f"{output} is a folder", hint="name a file, such as picture.png")
+    vet_word(device)
     folder = locate(variant, hub=hub)
+    backend = backend_of_folder(folder)
     with progress.task("loading"), quiet():
-        pipe = backend_of_folder(folder).open(folder)
+        pipe = backend.open(folder, device, runtime_device)
     sampling = sampling_of(folder, pipe, Prompt(prompt, seed), steps=steps, guidance=guidance)
+    if size:
+        sampling = replace(sampling, width=size[0], height=size[1])
     started = time.perf_counter()
     with progress.task("drawing", total=sampling.steps, unit="steps") as task, quiet():
         sample = draw(pipe, sampling.prompts[0], sampling, on_step=lambda _: task.advance())
@@ -125,4 +140,5 @@ def generate(
         "width": sampling.width,
         "height": sampling.height,
         "seconds": round(seconds, 3),
+        **backend.described(pipe),
     }

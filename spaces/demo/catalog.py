@@ -93,7 +93,7 @@ def read_variant(repo: str) -> Variant:
 def parse_variant(repo: str, commit: str, folder: Path) -> Variant:
     """A variant from a folder with `sdhub.json`, `README.md` and `evidence/`."""
     manifest, evidence = _object(folder / "sdhub.json"), _object(folder / "evidence" / "evidence.json")
-    sampling = _mapping(evidence.get("sampling"))
+    sampling = _mapping(evidence.get("usual")) or _mapping(evidence.get("sampling"))
     latency = _mapping(evidence.get("latency"))
     pairs = _pairs(folder / "evidence", evidence)
     return Variant(

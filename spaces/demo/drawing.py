@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,10 +26,18 @@ if TYPE_CHECKING:
 
 QUEUE = 16
 SECONDS = 300.0  # of a drawing, unless the Space's variable DRAW_SECONDS says more or less
+LOADING = 900.0  # seconds of downloading and opening a variant, unless its LOAD_SECONDS does
 KEPT_GB = 20.0  # of downloaded variants, unless its CACHE_GB does
 MAX_PROMPT, MAX_STEPS, MAX_GUIDANCE, MAX_SEED = 300, 50, 20.0, 2**32 - 1
 LOOK_SECONDS = 0.5
 PREVIEW_SHARE = 0.25  # of the time that a step takes
+
+FETCH = """
+import sys
+from huggingface_hub import snapshot_download
+repo, commit, cache, *unneeded = sys.argv[1:]
+print(snapshot_download(repo, revision=commit, cache_dir=cache, ignore_patterns=unneeded))
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +47,7 @@ class Refusal(ValueError):
 
 
 class TooLong(Exception):
-    """A drawing took more than its time."""
+    """Loading or drawing took more than its time; the words are for the visitor."""
 
 
 class Cancelled(Exception):
@@ -99,11 +109,15 @@ class Event:
 
 
 class Studio:
-    """Holds one variant in memory, and draws for one visitor at a time, for at most `seconds`; others wait."""
+    """Holds one variant in memory, and draws for one visitor at a time, for at most `seconds`; others wait.
+
+    Where nothing happens for `loading` seconds the visitor is let go: no turn lasts for ever.
+    """
 
     def __init__(self) -> None:
         self.line = Line("picture")
         self.seconds = above_zero("DRAW_SECONDS", SECONDS)
+        self.loading = above_zero("LOAD_SECONDS", LOADING)
         self._busy = threading.Lock()
         self._loaded: tuple[str, Any] | None = None
 
@@ -138,7 +152,10 @@ class Studio:
         thread.start()
         try:
             while True:
-                event = events.get()
+                try:
+                    event = events.get(timeout=self.loading)
+                except queue.Empty:
+                    event = Event("failed", message=f"Nothing came of it in {self.loading:g} s: come back later.")
                 yield event
                 if event.kind in {"done", "cancelled", "failed"}:
                     return
@@ -148,6 +165,8 @@ class Studio:
     def _work(self, variant: Variant, wanted: Wish, stop: threading.Event, events: queue.Queue[Event]) -> None:
         try:
             with self._busy:
+                if stop.is_set():
+                    raise Cancelled
                 if not self.holds(variant):
                     events.put(Event("loading"))
                 pipe = self._open(variant)
@@ -156,9 +175,8 @@ class Studio:
             events.put(Event("done", wanted.steps, image, time.perf_counter() - started))
         except Cancelled:
             events.put(Event("cancelled"))
-        except TooLong:
-            words = f"It took longer than {self.seconds:g} s, and was ended: fewer steps or a smaller size may do."
-            events.put(Event("failed", message=words))
+        except TooLong as error:
+            events.put(Event("failed", message=str(error)))
         except SdhubError as error:
             logger.error("%s is not drawn with: %s", variant.repo, error.message)
             events.put(Event("failed", message="This variant is not sound. The log of this Space says why."))
@@ -180,14 +198,22 @@ def load(variant: Variant) -> Any:
 
 
 def downloaded(variant: Variant) -> Path:
-    """The variant's folder in a cache of weights alone, of which the least recently used go."""
-    from huggingface_hub import snapshot_download
+    """The variant's folder in a cache of weights alone, of which the least recently used go.
 
-    cache = home() / "variants"
-    unneeded = ["*.zip", "evidence/*", "compiled/*"]
-    found = snapshot_download(variant.repo, revision=variant.commit, ignore_patterns=unneeded, cache_dir=cache)
+    Raises TooLong: a process of its own downloads, since a thread could not be ended.
+    """
+    cache, most = home() / "variants", above_zero("LOAD_SECONDS", LOADING)
+    words = [variant.repo, variant.commit, str(cache), "*.zip", "evidence/*", "compiled/*"]
+    try:
+        done = subprocess.run(  # noqa: S603 — our own program
+            [sys.executable, "-c", FETCH, *words], timeout=most, capture_output=True, text=True, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise TooLong(f"The variant was not downloaded in {most:g} s: come back later.") from None
+    if done.returncode:
+        raise RuntimeError(f"{variant.repo} was not downloaded: {done.stderr[-2000:]}")
     clear_downloads(int(above_zero("CACHE_GB", KEPT_GB) * 1e9), cache, keep=[variant.commit])
-    return Path(found)
+    return Path(done.stdout.splitlines()[-1])
 
 
 def above_zero(name: str, usual: float) -> float:
@@ -226,7 +252,7 @@ def _run(
             raise Cancelled
         last = step + 1 >= wanted.steps
         if not last and time.perf_counter() - started > most:
-            raise TooLong
+            raise TooLong(f"It took longer than {most:g} s, and was ended: fewer steps or a smaller size may do.")
         image = None if last else previews.of(tensors["latents"])
         events.put(Event("step", step + 1, image, time.perf_counter() - started))
         return tensors

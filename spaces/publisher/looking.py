@@ -88,8 +88,7 @@ def choice(checkpoint: Checkpoint, name: str, limits: Limits) -> Choice:
     except SdhubError as error:
         return Choice(name, error.message.partition(f" cannot become {name}: ")[2] or error.message)
     (planned,) = plan.variants
-    minutes = (planned.forecast.seconds + plan.drawing_seconds) / 60
-    forecast = planned.forecast
+    minutes, forecast = plan.minutes(planned), planned.forecast
     if forecast.peak_bytes > limits.memory:
         needs, has = (f"{count / 1e9:.0f} GB" for count in (forecast.peak_bytes, limits.memory))
         return Choice(name, f"making it needs {needs} of memory, and this Space has {has}")

@@ -56,7 +56,7 @@ def test_it_is_made_from_files_alone(checkpoint, drawn, variant, most, tmp_path,
     monkeypatch.setattr(stages.measure, "load_base", None)
     out = tmp_path / "variant"
     out.mkdir()
-    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
+    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, "cpu", out, SILENT)
     assert backend_of_folder(out) is backend
     again = draw(backend.open(out))
     off = float((again - drawn).norm() / drawn.norm())
@@ -116,7 +116,7 @@ def test_a_calibrated_one_is_made_of_the_loaded_pipeline(checkpoint, drawn, vari
     assert not backend.streams(checkpoint, recipe)
     out = tmp_path / "variant"
     out.mkdir()
-    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
+    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, "cpu", out, SILENT)
     off = float((draw(backend.open(out)) - drawn).norm() / drawn.norm())
     assert 0.001 < off < most
     assert torch.isfinite(drawn).all()

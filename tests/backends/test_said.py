@@ -34,6 +34,14 @@ MEAN, STD = [-1.6574, 1.886, -1.383, 2.5155], [8.4927, 5.9022, 6.5498, 5.2299]  
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 V = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
+COSXL = {  # as diffusers' documentation draws with CosXL, but for sigma_min, which is the file's here
+    "sigma_min": 0.004,
+    "sigma_max": 120.0,
+    "sigma_data": 1.0,
+    "prediction_type": "v_prediction",
+    "sigma_schedule": "exponential",
+}
+
 
 def picture(pipeline: Any) -> Any:
     """(64, 64, 3) in [0, 1]."""
@@ -48,7 +56,7 @@ def built(checkpoint: Any, variant: str, out: Path) -> Path:
     recipe = backend.recipe(checkpoint, variant).uncalibrated()
     backend.accept(checkpoint, recipe)
     out.mkdir()
-    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, out, SILENT)
+    stages.build_variant(checkpoint, endpoint(None), backend.name, recipe, "cpu", out, SILENT)
     return out
 
 
@@ -79,6 +87,12 @@ def xl(tmp_path_factory: pytest.TempPathFactory) -> Any:
     save_file(tensors, root / "plain.safetensors")
     marks = {"edm_mean": torch.tensor(MEAN).view(1, 4, 1, 1), "edm_std": torch.tensor(STD).view(1, 4, 1, 1)}
     save_file({**tensors, **marks}, root / "edm.safetensors")
+    levels = {"edm_vpred.sigma_max": torch.tensor(120.0), "edm_vpred.sigma_min": torch.tensor(0.004)}
+    save_file({**tensors, **levels}, root / "cosxl.safetensors")
+    plain = pipeline.scheduler
+    pipeline.scheduler = EDMEulerScheduler(**COSXL)
+    pipeline.save_pretrained(root / "cosxl")
+    pipeline.scheduler = plain
     pipeline.vae.register_to_config(latents_mean=MEAN, latents_std=STD, scaling_factor=0.5)
     for kind in (EDMDPMSolverMultistepScheduler, EDMEulerScheduler):
         pipeline.scheduler = kind(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, prediction_type="epsilon")
@@ -115,6 +129,7 @@ def test_one_file_is_what_the_folder_is(xl: Any, tmp_path: Path) -> None:
         ("EDMEulerScheduler", "EDMEulerScheduler", "openvino-fp16"),
         ("EDMEulerScheduler", "EDMEulerScheduler", "coreml-fp16"),
         ("edm.safetensors", "EDMEulerScheduler", "openvino-fp16"),
+        ("edm.safetensors", "EDMEulerScheduler", "coreml-fp16"),
     ],
 )
 def test_edm_is_drawn_with_its_noise_levels_and_latents(
@@ -139,6 +154,23 @@ def test_edm_is_drawn_with_its_noise_levels_and_latents(
     assert psnr(plain, picture(opened), peak=1.0) > 40
     if variant.startswith("coreml"):
         assert any("latents_mean" in note for note in ours.notes(checkpoint, ours.recipe(checkpoint, variant)))
+
+
+@pytest.mark.parametrize("variant", ["openvino-fp16", "coreml-fp16"])
+def test_a_cosxl_file_is_drawn_with_the_noise_levels_in_it(xl: Any, variant: str, tmp_path: Path) -> None:
+    from diffusers import DiffusionPipeline
+    from optimum.intel import OVDiffusionPipeline
+
+    checkpoint = inspect(parse_source(str(xl.root / "cosxl.safetensors"), config=str(xl.root / "plain")))
+    usual = picture(DiffusionPipeline.from_pretrained(xl.root / "plain", torch_dtype=torch.float32))
+    plain = picture(DiffusionPipeline.from_pretrained(xl.root / "cosxl", torch_dtype=torch.float32))
+    assert psnr(plain, usual, peak=1.0) < 30
+    assert psnr(plain, picture(load(checkpoint, fetch(checkpoint))), peak=1.0) > 100
+    out = built(checkpoint, variant, tmp_path / "variant")
+    assert {key: scheduler(out)[key] for key in COSXL} == pytest.approx(COSXL)
+    ours = backend_of(variant)
+    opened = OVDiffusionPipeline.from_pretrained(out, ov_config=EXACT) if "openvino" in variant else ours.open(out)
+    assert psnr(plain, picture(opened), peak=1.0) > 40
 
 
 @pytest.mark.parametrize("variant", ["openvino-fp16", "coreml-fp16"])

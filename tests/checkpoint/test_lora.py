@@ -391,6 +391,13 @@ def test_each_scale_has_a_name_of_its_own(scale: str, name: str, tmp_path: Path)
     validate_repo_id(f"acme/{made}-openvino-int8")
 
 
+def test_a_name_that_is_cut_still_tells_scales_apart(tmp_path: Path) -> None:
+    file = peft(tmp_path / f"{'long-' * 20}.safetensors")
+    names = {inspect(parse_source("demo", [f"{file}:{scale}"])).name for scale in (0.5, 0.75, 1)}
+    assert len(names) == 3
+    assert all(len(name) <= 80 and name.startswith("emoji-sd-long-") for name in names)
+
+
 # Of the true Stable Diffusion XL: generative-models' names, and diffusers' (two layers a stage, three stages).
 BLOCK = "transformer_blocks"
 SGM = {
@@ -487,12 +494,70 @@ def sd3() -> Any:
         pooled_projection_dim=28,
         out_channels=4,
         pos_embed_max_size=8,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
     )
 
 
 @pytest.mark.parametrize("spelling", ["kohya", "diffusion_model", "model.diffusion_model"])
 def test_names_of_original_sd3_lead_to_rows(spelling: str, tmp_path: Path) -> None:
     fused_as_named("transformer", sd3(), SD3, spelling, tmp_path)
+
+
+def original_sd3(width: int = 24, blocks: int = 2) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights in the code of Stable Diffusion 3 (MMDiT), for the model of `sd3`."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "x_embedder.proj": (width, 4, 2, 2),
+        "context_embedder": (width, 20),
+        "t_embedder.mlp.0": (width, 256),
+        "t_embedder.mlp.2": (width, width),
+        "y_embedder.mlp.0": (width, 28),
+        "y_embedder.mlp.2": (width, width),
+        "final_layer.linear": (16, width),
+        "final_layer.adaLN_modulation.1": (2 * width, width),
+    }
+    for block in range(blocks):
+        for side in ("x_block", "context_block"):
+            last, dual = block == blocks - 1 and side == "context_block", block == 0 and side == "x_block"
+            own = {"adaLN_modulation.1": (width * (2 if last else 9 if dual else 6), width)}
+            for attention in ("attn", "attn2") if dual else ("attn",):
+                own |= {f"{attention}.qkv": (3 * width, width)}
+                own |= {f"{attention}.{norm}": (8,) for norm in ("ln_q", "ln_k")}
+                own |= {} if last else {f"{attention}.proj": (width, width)}
+            own |= {} if last else {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
+            shapes |= {f"joint_blocks.{block}.{side}.{name}": shape for name, shape in own.items()}
+    return shapes
+
+
+@pytest.mark.parametrize("spelling", ["kohya", "model.diffusion_model"])
+def test_every_layer_of_original_sd3_goes_where_diffusers_conversion_puts_it(
+    spelling: str, tmp_path: Path
+) -> None:
+    """What is added to W, converted as diffusers converts W: it turns the last norms' halves, and nothing else."""
+    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+
+    generator, tensors, added = torch.Generator().manual_seed(0), {}, {}
+    for number, (name, shape) in enumerate(original_sd3().items()):
+        rank, alpha = number % 3 + 1, 0.5 + number % 7
+        added[f"{name}.bias"] = torch.zeros(shape[0])
+        if len(shape) == 1:
+            added[f"{name}.weight"] = torch.randn(shape, generator=generator)
+            flat = f"lora_unet_{name.replace('.', '_')}" if spelling == "kohya" else f"{spelling}.{name}"
+            tensors[f"{flat}.w_norm"] = added[f"{name}.weight"]
+            continue
+        up = torch.randn(shape[0], rank, generator=generator)
+        down = torch.randn(rank, *shape[1:], generator=generator)
+        added[f"{name}.weight"] = (alpha / rank * up @ down.flatten(1)).reshape(shape)
+        up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
+        tensors |= spelled(spelling, name, up, down, alpha)
+    model = sd3()
+    wanted = convert_sd3_transformer_checkpoint_to_diffusers({**added, "pos_embed": torch.zeros(1)})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pinned = lora.pin(parse_lora(f"{save(tmp_path / 'x.safetensors', tensors)}:0.7"), Hub())
+    lora.fuse(SimpleNamespace(transformer=model), [(pinned, Path(pinned.file))], SILENT)
+    for name, value in model.state_dict().items():
+        assert (value - before[name] - 0.7 * wanted[name]).abs().max() < 1e-4, name
+        assert name.endswith((".bias", "pos_embed")) or not torch.equal(value, before[name]), name
 
 
 @pytest.mark.parametrize("spelling", ["transformer", "base_model.model"])
@@ -506,7 +571,6 @@ def test_pefts_names_of_sd3(spelling: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "joint_blocks.0.x_block.adaLN_modulation.1",  # of which no table says how its rows lie
         "joint_blocks.1.context_block.attn.proj",  # which the last block lacks
         "joint_blocks.2.x_block.attn.qkv",
         "final_layer.linear_2",

@@ -103,6 +103,14 @@ def test_a_path_that_is_nearly_right(tmp_path: Path, monkeypatch: pytest.MonkeyP
         with pytest.raises(SourceError) as caught:
             parse_source(text)
         assert caught.value.hint == f"did you mean {near}?"
+    with pytest.raises(SourceError) as caught:
+        parse_lora("demo")
+    assert "did you mean" not in caught.value.hint
+
+
+def test_the_built_in_checkpoint_gives_configs_too(tmp_path: Path) -> None:
+    file = write(tmp_path / "m.safetensors", safetensors_bytes({}))
+    assert parse_source(str(file), config="demo").config == parse_source("demo").ref
 
 
 def test_addresses_of_another_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,7 +238,7 @@ def test_markers_go_before_the_config(tensors: Mapping[str, Any], truth: Any, tm
 
 
 def header(*names: str, **metadata: str) -> Header:
-    spelled = {key.replace("_", ".", 1): value for key, value in metadata.items()}
+    spelled = {key.replace("spec_", "spec."): value for key, value in metadata.items()}
     return Header({name: Tensor("float32", (0,), 0) for name in names}, spelled)
 
 
@@ -251,6 +251,8 @@ def header(*names: str, **metadata: str) -> Header:
         (header("ztsnr", modelspec_prediction_type="v"), Said("v_prediction", True)),
         (header("v_pred", modelspec_prediction_type="V-Prediction"), Said("v_prediction")),
         (header(modelspec_prediction_type="epsilon"), Said("epsilon")),
+        (header(ss_v_parameterization="True"), Said("v_prediction")),
+        (header(ss_v_parameterization="False"), Said("epsilon")),
         (header("edm_mean", "edm_std"), Said("epsilon", edm="playground")),
         (header("edm_vpred.sigma_max"), Said("v_prediction", edm="cosxl")),
     ],
@@ -259,10 +261,19 @@ def test_what_a_file_says(given: Header, said: Said) -> None:
     assert said_by(given, "m") == said
 
 
+def test_what_a_file_says_beside_its_prediction_is_shown() -> None:
+    assert Said("v_prediction").words == ()
+    assert Said("v_prediction", True).words == ("zero terminal SNR",)
+    assert Said("v_prediction", edm="cosxl").words == ("noise levels of CosXL",)
+
+
 @pytest.mark.parametrize(
     ("given", "match"),
     [
         (header("v_pred", modelspec_prediction_type="epsilon"), "contradicts itself: tensor v_pred"),
+        (header("v_pred", ss_v_parameterization="False"), "contradicts itself: tensor v_pred"),
+        (header("edm_vpred.sigma_max", ss_v_parameterization="False"), "contradicts itself: tensor edm_vpred"),
+        (header(modelspec_prediction_type="v", ss_v_parameterization="False"), "epsilon by ss_v_parameterization"),
         (header("ztsnr", modelspec_prediction_type="epsilon"), "contradicts itself: ztsnr"),
         (header("edm_mean", "edm_std", "v_pred"), "contradicts itself: tensor edm_mean"),
         (header("edm_mean", "edm_std", "ztsnr"), "contradicts itself: tensor edm_mean"),

@@ -74,7 +74,7 @@ def test_flux_and_its_t5_load_plainly(tmp_path):
     recipe = recipe.model_copy(update={"components": {**recipe.components, "text_encoder_2": small}})
     out = tmp_path / "variant"
     out.mkdir()
-    stages.build_variant(checkpoint, endpoint(None), "sdnq", recipe, out, SILENT)
+    stages.build_variant(checkpoint, endpoint(None), "sdnq", recipe, "cpu", out, SILENT)
     draw_without_sdhub(
         textwrap.dedent(FLUX), [str(out), str(tmp_path / "latents")], "http://127.0.0.1:9", tmp_path
     )

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tests.checkpoint.tiny import TENSORS, copy_demo, safetensors_bytes, skeleton, write
@@ -457,6 +458,37 @@ CONFIGS = [
     *(Case(f"{name} (unused)", _of_demo(path, **entries), harmless=True) for name, path, entries in UNUSED),
     *(Case(name, _of_demo(path, **entries), built=True) for name, path, entries in UNFIT),
 ]
+
+
+def _controlnet(**entries: Any) -> Callable[[Path], Call]:
+    """A sound ControlNet of the built-in checkpoint but for its config, loaded as Core ML's build does it."""
+
+    def make(folder: Path) -> Call:
+        from diffusers import ControlNetModel, UNet2DConditionModel
+
+        root, net = copy_demo(folder / "model"), folder / "net"
+        unet = UNet2DConditionModel.from_pretrained(root / "unet")
+        ControlNetModel.from_unet(unet).save_pretrained(net)
+        _set("config.json", **entries)(net)
+
+        def call() -> None:
+            from sdhub.checkpoint.companions import load_all
+            from sdhub.checkpoint.resolve import resolve
+            from sdhub.core.hub import Hub
+
+            load_all(resolve(str(root), controlnets=[str(net)]), SimpleNamespace(unet=unet), Hub())
+
+        return call
+
+    return make
+
+
+CONTROLNETS = [
+    Case("ControlNet as it was saved", _controlnet(), harmless=True),
+    Case("ControlNet of layers that its file has not", _controlnet(layers_per_block=16)),
+    Case("ControlNet of channels that its file has not", _controlnet(block_out_channels=[65_536] * 3)),
+    Case("ControlNet of hints that its file has not", _controlnet(conditioning_embedding_out_channels=[8192] * 9)),
+]
 BYTECODE = b"\xa7\r\r\n" + bytes(12) + PICKLE
 FILES = [
     *(
@@ -779,7 +811,7 @@ PROMPTS = [
     Case("no prompts", _prompts(b"[]")),
 ]
 
-SOURCES = [*(PICKLES + CODES + PATHS + HEADERS + JSONS + CONFIGS + FILES + LICENSES)]
+SOURCES = [*(PICKLES + CODES + PATHS + HEADERS + JSONS + CONFIGS + CONTROLNETS + FILES + LICENSES)]
 CASES = [
     *SOURCES,
     *(ZIPS + RECIPES + MANIFESTS + CARDS + PROMPTS),

@@ -77,7 +77,7 @@ def verify(folder: Path, out: Path) -> None:
     code = next(each for each in verify_folder(folder, gate=vet_folder) if each.name == "code")
     if code.status == "failed":
         raise SdhubError(code.detail)
-    draw_again(folder, 1, out, SILENT)
+    draw_again(folder, 1, ("cpu", None), out, SILENT)
 
 
 def space(folder: Path, out: Path) -> None:

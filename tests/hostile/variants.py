@@ -25,6 +25,7 @@ MANY = b"[" + b"[]," * (16 * 2**20) + b"[]]"  # small on the disk, gigabytes as 
 XML, BIN = "unet/openvino_model.xml", "unet/openvino_model.bin"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 PACKAGE = "split_einsum/packages/Stable_Diffusion_version_x_unet.mlpackage"
+READ_VALUE = 'type="ReadValue" version="opset6"'  # without its variable it crashes OpenVINO 2026's reader
 MODEL = f"{PACKAGE}/Data/com.apple.CoreML/model.mlmodel"
 Change = Callable[[Path], object]
 
@@ -295,7 +296,15 @@ GRAPHS = [
     Case("constants that are cut off", "openvino", _cut(BIN, 0.5)),
     Case("constants that are not there", "openvino", _without(BIN)),
     Case("constants without a graph", "openvino", _raw("vae_decoder/openvino_model_2.bin", PICKLE)),
-    Case("operation that is not known", "openvino", _graph('type="Convolution"', 'type="Evil"'), by="loader"),
+    Case("operation that is not known", "openvino", _graph('type="Convolution"', 'type="Evil"')),
+    Case("operation that keeps state", "openvino", _graph('type="Multiply" version="opset1"', READ_VALUE)),
+    Case(
+        "operation that loops", "openvino", _graph('type="Add" version="opset1"', 'type="Loop" version="opset5"')
+    ),
+    Case(
+        "operation that branches", "openvino", _graph('type="Add" version="opset1"', 'type="If" version="opset8"')
+    ),
+    Case("graph with a body", "openvino", _graph("<edges>", "<body/><edges>")),
     Case("edge to nowhere", "openvino", _graph(r'from-layer="\d+"', 'from-layer="99999999"'), by="loader"),
     Case("graph without anything", "openvino", _raw(XML, '<net version="11"/>'), by="loader"),
 ]

@@ -331,6 +331,16 @@ def test_what_could_not_be_run_here_is_said(tmp_path):
     assert "times the speed" not in text
 
 
+def test_what_was_never_drawn_is_not_said_to_have_been(tmp_path):
+    """As `sdhub card` makes it, of a folder without evidence."""
+    figures = {"bytes": 100, "base_bytes": 400}
+    text = card(publication(tmp_path, checks="sdhub", evidence=figures), PACKAGES)
+    assert "**were not run**" in text
+    assert "downloaded again" not in text
+    assert "Likeness was measured" not in text
+    assert "How close this variant is to its base was not measured." in text
+
+
 def test_calibrated_variants_stand_beside_the_same_formats_without_calibration(tmp_path):
     figures = {**evidence(), "nearest": {"psnr_db": 20.5, "ssim": 0.9, "identical": False}}
     text = card(publication(tmp_path, evidence=figures), PACKAGES)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.errors import UnsupportedError, UsageError
 from sdhub.recipes.adjust import Adjustment, parse_size, parse_static
-from sdhub.recipes.calibration import calibration_for
+from sdhub.recipes.calibration import LARGE, at_level, calibration_for
 from sdhub.recipes.recipe import Recipe
 from tests.recipes.made import PRESETS, preset
 
@@ -62,3 +64,35 @@ def test_a_floor_of_quality_is_in_the_name_and_needs_layers_to_spare() -> None:
 def test_every_preset_spells_out_every_component(name: str) -> None:
     made = preset(name, ["unet", "text_encoder", "text_encoder_2", "vae"])
     assert list(made.components) == ["unet", "text_encoder", "text_encoder_2", "vae"]
+
+
+def large(checkpoint):
+    """The same with a denoiser whose calls take seconds."""
+    parts = [
+        replace(part, parameters=int(LARGE) + 1) if part.name == "unet" else part for part in checkpoint.components
+    ]
+    return replace(checkpoint, components=tuple(parts), size=1024)
+
+
+def test_calibration_in_levels() -> None:
+    checkpoint = large(resolve("demo"))
+    usual = recipe().model_copy(update={"calibration": calibration_for(checkpoint)})
+    calls = []
+    for level in ("quick", "standard", "full"):
+        made = at_level(usual, checkpoint, level)
+        assert made.components == usual.components
+        assert made.calibration is not None
+        calls.append(made.calibration.calls * made.calibration.width)
+    assert calls == sorted(set(calls))
+    assert at_level(usual, checkpoint, "full") == usual
+    assert at_level(usual, checkpoint, "standard").calibration.width == 512  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="no calibration is called 'some'"):
+        at_level(usual, checkpoint, "some")
+
+
+def test_small_denoisers_are_calibrated_whole_and_fixed_sizes_stay() -> None:
+    assert at_level(recipe(), resolve("demo"), "standard") == recipe()
+    assert at_level(recipe().uncalibrated(), resolve("demo"), "quick").calibration is None
+    checkpoint = large(resolve("demo"))
+    fixed = recipe().model_copy(update={"calibration": calibration_for(checkpoint), "sizes": ((1024, 1024),)})
+    assert at_level(fixed, checkpoint, "quick").calibration.width == 1024  # type: ignore[union-attr]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from html.parser import HTMLParser
 from importlib import metadata
 from types import SimpleNamespace
@@ -217,6 +219,37 @@ def test_a_drawing_has_its_time(monkeypatch, variant):
     assert events[-1].kind == "failed"
     assert "longer than 1e-09 s" in events[-1].message
     assert pipe.steps < 50
+
+
+def test_loading_has_its_time(monkeypatch, variant):
+    """The visitor is let go; who comes next waits no longer either, and draws once it is there."""
+    pipe, loaded = Pipe(), threading.Event()
+    monkeypatch.setenv("LOAD_SECONDS", "0.2")
+    room = studio(monkeypatch, pipe)
+    monkeypatch.setattr(drawing, "load", lambda variant: loaded.wait(30) and pipe)
+    first, second = (list(room.draw(variant, wish(variant, steps=1), threading.Event())) for _ in range(2))
+    assert [event.kind for event in first] == ["loading", "failed"]
+    assert [event.kind for event in second] == ["failed"]
+    assert "0.2 s" in first[-1].message
+    room.loading = 30.0
+    pipe.go.release()
+    loaded.set()
+    assert [event.kind for event in room.draw(variant, wish(variant, steps=1), threading.Event())] == [
+        "step",
+        "done",
+    ]
+    assert pipe.steps == 1
+
+
+def test_a_download_has_its_time(monkeypatch, variant):
+    """From a server that takes the request and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("LOAD_SECONDS", "3")
+        started = time.monotonic()
+        with pytest.raises(drawing.TooLong, match="3 s"):
+            drawing.downloaded(variant)
+        assert time.monotonic() - started < 8
 
 
 @pytest.mark.parametrize("text", ["many", "nan", "-1", "0", ""])

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.calibration import calibration_seconds
 from sdhub.backends.coreml.presets import PRESETS, choices
 from sdhub.backends.coreml.specs import STEP
 from sdhub.backends.coreml.usual import BLOCKS, USUAL, USUAL_UNET
@@ -30,7 +31,7 @@ REST = "text encoders in 6 bit, the VAE in 16 bit"
 ATTENTION = ("split_einsum",)  # runs on every compute unit; `original` is for GPUs alone
 GRAPH_BYTES = 1_500_000  # of a model.mlmodel file, beside its weights
 SECONDS_PER_GIB = 30.0  # tracing, converting and writing, per GiB of 32-bit weights, on two cores
-COMPENSATED_SECONDS_PER_GIB = 400.0
+GPTQ_SECONDS_PER_GIB = 300.0
 IOS18 = "iOS 18 or macOS 15"
 IOS16 = "iOS 16.2 or macOS 13.1"
 
@@ -50,7 +51,9 @@ class CoreML(Backend):
     repository = "coreml-{model}-{treatment}"
     install = 'pip install "sdhub[coreml]"'
     shows_uncalibrated = True
+    fixed_sizes = True
     companions = True
+    on_torch = False
     revision = 2
 
     @property
@@ -128,7 +131,7 @@ class CoreML(Backend):
         full = 4 * parameters / GIB
         seconds = 20 + SECONDS_PER_GIB * full * copies
         if recipe.calibration:
-            seconds += COMPENSATED_SECONDS_PER_GIB * full
+            seconds += GPTQ_SECONDS_PER_GIB * full + calibration_seconds(checkpoint, recipe)
         return Forecast(bytes=size * copies, peak_bytes=int((1.7 * full + 1.5) * GIB), seconds=seconds)
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:

@@ -30,8 +30,10 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.companions import LoadedCompanion
 from sdhub.checkpoint.sampling import sampling_defaults
 from sdhub.checkpoint.vocabulary import write_bpe_files
+from sdhub.core.device import solver
 from sdhub.core.errors import BuildError, RecipeError
 from sdhub.core.nearly import meant
+from sdhub.core.placement import take_home
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.recipes.calibration import calibrate
@@ -130,7 +132,7 @@ def _codes(pipeline: Any, recipe: Recipe, progress: Progress) -> dict[str, dict[
         for name, component in recipe.components.items()
         if name != CONTROLNET
     }
-    found = {}
+    device, found = solver(take_home(pipeline)), {}
     for name in statistics:
         component = recipe.components[name]
         module = getattr(pipeline, name)
@@ -140,7 +142,7 @@ def _codes(pipeline: Any, recipe: Recipe, progress: Progress) -> dict[str, dict[
                 raise RecipeError(
                     f"{recipe.name}: {name} has no layer {layer} with a weight", hint=meant(layer, weights)
                 )
-        found[name] = dict(_consumed(module, weights, component, statistics[name], progress))
+        found[name] = dict(_consumed(module, weights, component, statistics[name], progress, device))
         statistics[name] = {}
     return found
 
@@ -178,11 +180,13 @@ def _consumed(
     component: ComponentRecipe,
     statistics: Mapping[str, Any],
     progress: Progress,
+    device: torch.device | None = None,
 ) -> Iterator[tuple[str, Codes]]:
-    """Codes of a component; a weight is dropped as soon as it has its codes: memory holds one of both."""
+    """Codes of a component, solved on `device`; a weight is dropped as soon as it has its codes: memory holds one
+    of both."""
     from torch import nn
 
-    for name, codes in compress(weights, component, statistics, progress=progress):
+    for name, codes in compress(weights, component, statistics, device=device, progress=progress):
         weight = weights.pop(name)
         module.get_submodule(name).weight = nn.Parameter(weight.to("meta"), requires_grad=False)
         yield name, codes

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.base import Backend, Forecast
+from sdhub.backends.calibration import calibration_seconds
 from sdhub.backends.openvino import telemetry
 from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED
 from sdhub.backends.openvino.presets import PRESETS, choices
@@ -17,12 +18,16 @@ from sdhub.backends.reasons import TINY, reason
 from sdhub.backends.variant.beside import load_beside
 from sdhub.backends.variant.layout import Layout
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError
+from sdhub.checkpoint.cost import call_seconds
+from sdhub.core.errors import MissingExtraError, RecipeError, UnsupportedError, UsageError
 from sdhub.core.progress import Progress
 from sdhub.core.units import GIB
 from sdhub.recipes.calibration import calibration_for, is_large
 from sdhub.recipes.presets import preset
 from sdhub.recipes.recipe import Affine, Calibration, ComponentRecipe, Float, Recipe, Rounding, Treatment
+
+if TYPE_CHECKING:
+    import torch
 
 PIPELINES = {
     name: f"OV{name}"
@@ -40,12 +45,13 @@ PIPELINES = {
         "SanaSprintPipeline",
     )
 }
+PRECISIONS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 MERGING = re.compile(r"(?P<base>.+)-tome(?P<ratio>0\.[0-9]{1,2})")
 MOST_MERGED = 0.7
 ROUNDING_PROMPTS, LARGE_ROUNDING_STEPS = 8, 3  # ranges of activations settle sooner than Gram matrices
 GRAPH_BYTES = 400_000  # of an .xml file, beside its weights
 SECONDS_PER_GIB = 30.0  # tracing, converting and compressing, per GiB of 32-bit weights, on two cores
-CALL_SECONDS_PER_GIB = 0.7  # of one call of a denoiser at its own size
+JUDGED_SIDE = 512  # pixels of what sensitivity is measured on, at most
 
 
 class OpenVINO(Backend):
@@ -66,6 +72,8 @@ class OpenVINO(Backend):
     repository = "{model}-openvino-{treatment}"
     install = 'pip install "optimum-intel[openvino]" diffusers'
     revision = 5
+    runtime_devices = ("CPU", "GPU", "NPU")
+    on_torch = False
 
     def knows(self, variant: str) -> bool:
         return _merging(variant)[0] in self.variants
@@ -141,13 +149,16 @@ class OpenVINO(Backend):
         full = 4 * parameters
         denoiser = checkpoint.component(checkpoint.family.denoiser)
         largest = 4 * denoiser.parameters if denoiser else full
-        calls, gram = _calls(recipe.calibration), 0
+        gram = 0
         if any(_uses_gptq(each) for each in recipe.components.values()):
             gram = min(GRAM_BYTES, 2 * largest)
         return Forecast(
             bytes=size,
             peak_bytes=max(full + largest // 2 + gram, 2 * largest) + int(1.5 * GIB),
-            seconds=20 + SECONDS_PER_GIB * full / GIB + calls * CALL_SECONDS_PER_GIB * largest / GIB,
+            seconds=20
+            + SECONDS_PER_GIB * full / GIB
+            + calibration_seconds(checkpoint, recipe)
+            + _judging_seconds(checkpoint, recipe),
         )
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
@@ -165,7 +176,23 @@ class OpenVINO(Backend):
 
         return layout(frozenset({*PIPELINES, *PIPELINES.values()}))
 
+    def vet_runtime_device(self, name: str) -> None:
+        super().vet_runtime_device(name)
+        try:
+            from openvino import Core
+        except ImportError:
+            raise MissingExtraError(self.extra, "openvino") from None
+        there = Core().available_devices
+        if name not in {each.partition(".")[0] for each in there}:
+            raise UsageError(f"OpenVINO has no device {name} here", hint=f"there are: {', '.join(there)}")
+
     def load(self, folder: Path) -> Any:
+        return self._load(folder, "CPU")
+
+    def load_on(self, folder: Path, device: torch.device, runtime_device: str | None = None) -> Any:
+        return self._load(folder, runtime_device or "CPU")
+
+    def _load(self, folder: Path, device: str) -> Any:
         telemetry.off()
         try:
             from optimum.intel import OVDiffusionPipeline
@@ -175,7 +202,7 @@ class OpenVINO(Backend):
 
         parts = load_beside(folder)
         try:
-            return OVDiffusionPipeline.from_pretrained(folder, **parts)
+            return OVDiffusionPipeline.from_pretrained(folder, device=device, **parts)
         except Exception:
             require_readable(folder)
             raise
@@ -184,10 +211,14 @@ class OpenVINO(Backend):
         compiled = (pipeline.unet or pipeline.transformer).request
         if compiled is None:
             return {}
-        return {
-            "precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
-            "threads": str(compiled.get_property("INFERENCE_NUM_THREADS")),
-        }
+        found = {"precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string()}
+        if pipeline._device == "CPU":
+            found["threads"] = str(compiled.get_property("INFERENCE_NUM_THREADS"))
+        return found
+
+    def described(self, pipeline: Any) -> Mapping[str, str]:
+        said = self.settings(pipeline).get("precision", "f32")
+        return {"device": f"OpenVINO {pipeline._device}", "precision": PRECISIONS.get(said, said)}
 
     def plain(self, checkpoint: Checkpoint, pipeline: Any, folder: Path, out: Path) -> str | None:
         from sdhub.backends.openvino.export import plain_denoiser
@@ -300,14 +331,13 @@ def _bits(treatment: Treatment) -> float:
     return codes + (scales / treatment.group_size if treatment.group_size else 0)
 
 
-def _calls(calibration: Calibration | None) -> int:
-    """Calls of batch 1 that a calibration and what follows take."""
-    if calibration is None:
-        return 0
-    guided = 2 if calibration.guidance > 1 else 1
-    prompts = len(calibration.prompts)
-    # A call and its backward pass take as long as three.
-    return prompts * calibration.steps * guided + 3 * min(prompts * calibration.recorded, JUDGED)
+def _judging_seconds(checkpoint: Checkpoint, recipe: Recipe) -> float:
+    """Of measuring sensitivity, where layers stay in higher precision: a backward pass takes as long as two."""
+    found = recipe.calibration
+    if found is None or not recipe.keeps_higher_precision:
+        return 0.0
+    width, height = min(found.width, JUDGED_SIDE), min(found.height, JUDGED_SIDE)
+    return 3 * min(found.calls, JUDGED) * call_seconds(checkpoint, width, height)
 
 
 BACKEND = OpenVINO()

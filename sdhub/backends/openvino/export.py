@@ -17,23 +17,29 @@ from sdhub.backends.openvino.quantize import compress, smoothing_of
 from sdhub.backends.openvino.sensitivity import Cost, most_sensitive, sensitivities
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.vocabulary import write_bpe_files
+from sdhub.core.device import solver
 from sdhub.core.errors import BuildError, MissingExtraError, RecipeError
 from sdhub.core.nearly import meant
+from sdhub.core.placement import take_home, visiting
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.scratch import temporary
 from sdhub.recipes.recipe import Affine, Calibration, ComponentRecipe, Recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from sdhub.compression.calibration import LayerStatistics
 
 
 @dataclass(frozen=True)
 class Known:
-    """What calibration found out about the denoiser; `costs` are of layers that may stay in higher precision."""
+    """What calibration found out about the denoiser; `costs` are of layers that may stay in higher precision;
+    layers are solved on `device`, None: the CPU."""
 
     statistics: Mapping[str, LayerStatistics] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    device: torch.device | None = None
 
 
 def export(checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
@@ -156,6 +162,7 @@ def compress_part(checkpoint: Checkpoint, recipe: Recipe, folder: Path, known: K
         component,
         higher_precision=layers_in_higher_precision(component, known.costs),
         statistics=known.statistics,
+        device=known.device,
         progress=progress,
     )
 
@@ -174,9 +181,9 @@ def layers_in_higher_precision(component: ComponentRecipe, costs: Mapping[str, C
 def _calibrated(
     module: Any, pipeline: Any, calibration: Calibration | None, component: ComponentRecipe, progress: Progress
 ) -> Known:
-    """Run the denoiser as the calibration says, if there is one."""
+    """Run the denoiser as the calibration says, if there is one, where the pipeline is; then take that home."""
     if calibration is None:
-        return Known()
+        return Known(device=solver(take_home(pipeline)))
     from sdhub.compression.calibration import fitting_block
 
     treatments = {layer: component.layers.get(layer, component.default) for layer in _weighted(module)}
@@ -195,16 +202,18 @@ def _calibrated(
             block=block,
             progress=progress,
         )
+        device = solver(take_home(pipeline))
         if not isinstance(component.default, Affine) or not component.default.higher_precision:
-            return Known(statistics)
+            return Known(statistics, device=device)
         judged = {
             layer: each
             for layer, each in affine.items()
             if layer not in component.layers and (layer in statistics or layer not in rounded)
         }
         few = calls.some(JUDGED)
-        costs = sensitivities(module, few, judged, statistics, seed=calibration.seed, progress=progress)
-    return Known(statistics, costs)
+        with visiting(module, device):
+            costs = sensitivities(module, few, judged, statistics, seed=calibration.seed, progress=progress)
+    return Known(statistics, costs, device)
 
 
 def _say_one_width(pipeline: Any) -> None:

@@ -71,7 +71,7 @@ def factors_of(observed: LayerStatistics, weights: Sequence[torch.Tensor], alpha
     from sdhub.compression.smoothquant import smoothing_factors
 
     columns = torch.stack([each.float().abs().amax(dim=0) for each in weights]).amax(dim=0)
-    factors = smoothing_factors(observed.absmax, columns, alpha, 1 - alpha)
+    factors = smoothing_factors(observed.absmax.to(columns.device), columns, alpha, 1 - alpha)
     return 1 / (1 / factors).clamp(LEAST, MOST).half().float()
 
 
@@ -79,7 +79,7 @@ def grid_of(observed: LayerStatistics, smoothing: torch.Tensor | None = None) ->
     """Step and zero point of the 256 levels of a layer's inputs, which are divided by `smoothing` (C,) first."""
     low, high = observed.low, observed.high
     if smoothing is not None:
-        low, high = low / smoothing, high / smoothing
+        low, high = (each / smoothing.to(each.device) for each in (low, high))
     least, most = min(float(low.min()), 0.0), max(float(high.max()), 0.0)
     step = max(most - least, 1e-12) / (LEVELS - 1)
     return step, round(-least / step)

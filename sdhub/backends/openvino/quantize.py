@@ -15,6 +15,8 @@ from sdhub.recipes.recipe import Affine, ComponentRecipe, Treatment
 from sdhub.recipes.weights import MEMORY
 
 if TYPE_CHECKING:
+    import torch
+
     from sdhub.compression.calibration import LayerStatistics
 
 HIGHER_PRECISION = Affine(bits=8)  # what layers get that lose too much
@@ -26,13 +28,15 @@ def compress(
     *,
     higher_precision: Iterable[str] = (),
     statistics: Mapping[str, LayerStatistics] | None = None,
+    device: torch.device | None = None,
     progress: Progress = SILENT,
 ) -> None:
     """Compress the model in `folder` in place.
 
     `higher_precision`: layers that keep 8-bit weights and float activations whatever the recipe says.
     `statistics`: of the inputs of layers whose activations are rounded or that are rounded by GPTQ. Layers that
-    the component names and the graph does not have (the other half of a VAE) are passed over. Raises BuildError.
+    the component names and the graph does not have (the other half of a VAE) are passed over. `device`: as in
+    `weights.compress`. Raises BuildError.
     """
     if not any(isinstance(each, Affine) for each in component.treatments.values()):
         return
@@ -45,7 +49,7 @@ def compress(
     statistics = statistics or {}
     if unseen := sorted(set(integers) - set(statistics)):
         raise BuildError(f"{folder.name}: the inputs of {unseen[0]} are to be rounded without calibration")
-    _put_grids(found, {layer: wanted[layer] for layer in own}, statistics, progress)
+    _put_grids(found, {layer: wanted[layer] for layer in own}, statistics, device, progress)
     taken = [found[layer].get_friendly_name() for layer in (*integers, *own)]
     model = _plain(model, component, found, wanted, taken)
     if integers:
@@ -88,6 +92,7 @@ def _put_grids(
     found: Mapping[str, Any],
     wanted: Mapping[str, Treatment],
     statistics: Mapping[str, LayerStatistics],
+    device: torch.device | None,
     progress: Progress,
 ) -> None:
     from sdhub.compression.affine import Grid
@@ -98,7 +103,9 @@ def _put_grids(
     given = {layer: constants.weight_of(found[layer]) for layer in wanted}
     fitting = {layer: _fitting(each, given[layer][0].numel()) for layer, each in wanted.items()}
     component = ComponentRecipe(default=HIGHER_PRECISION, layers=fitting)
-    for layer, grid in weights.compress(given, component, statistics, memory=MEMORY, progress=progress):
+    for layer, grid in weights.compress(
+        given, component, statistics, memory=MEMORY, device=device, progress=progress
+    ):
         assert isinstance(grid, Grid)
         constants.put(found[layer], grid)
 

@@ -50,7 +50,8 @@ def sensitivities(
     import torch
 
     modules = {name: denoiser.get_submodule(name) for name in treatments}
-    kept = [_cropped(call) for call in calls]
+    device = next(denoiser.parameters()).device
+    kept = [{name: each.to(device) for name, each in _cropped(call).items()} for call in calls]
     with progress.task("measuring sensitivity", total=len(kept), unit="calls") as task:
         rounded = {name: _rounding(modules[name], each, statistics.get(name)) for name, each in treatments.items()}
         errors, work = dict.fromkeys(modules, 0.0), dict.fromkeys(modules, 0)
@@ -181,5 +182,5 @@ def _backward(denoiser: Any, call: Mapping[str, torch.Tensor], generator: torch.
     name = latents_of(call)
     output = run(denoiser, {**call, name: call[name].clone().requires_grad_()})
     signs = torch.randint(0, 2, output.shape, generator=generator, dtype=torch.float32) * 2 - 1
-    output.backward(signs)
+    output.backward(signs.to(output.device))
     return float(output.detach().square().sum())

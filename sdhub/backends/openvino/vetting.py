@@ -2,7 +2,9 @@
 
 The format is OpenVINO's IR of version 10 and 11: layers with their operation set, and constants by offset and size
 in the `.bin` beside. Operations of extensions would load a library, and a constant beyond the file reads what is
-not the graph's. Source: docs.openvino.ai, "OpenVINO IR format".
+not the graph's. Operations are those by which a network is a function of its inputs: what keeps state, branches or
+loops is in no pipeline, and a `ReadValue` without its variable crashes OpenVINO's reader. Sources:
+docs.openvino.ai, "OpenVINO IR format" and "Available Operation Sets".
 """
 
 from __future__ import annotations
@@ -29,12 +31,26 @@ SHAPE = re.compile(r"([0-9]{1,18}(, ?[0-9]{1,18})*)?")
 TAGS = frozenset(
     {
         *("net", "layers", "layer", "data", "input", "output", "port", "dim", "edges", "edge"),
-        *("port_map", "back_edges", "body", "then_body", "else_body", "then_port_map", "else_port_map"),
         *("rt_info", "meta_data"),
     }
 )
 FREE = ("rt_info", "meta_data")  # what is inside is text about the graph
 CONSTANTS = ("const", "constant")
+_OPERATIONS = """
+parameter result const constant convert convertlike identity range eye abs acos acosh add and asin asinh atan
+atanh bitwiseand bitwisenot bitwiseor bitwisexor ceiling clamp cos cosh divide elu equal erf exp floor floormod
+gelu greater greaterequal hardsigmoid hsigmoid hswish isfinite isinf isnan less lessequal log logicaland
+logicalnot logicalor logicalxor maximum minimum mish mod multiply negative notequal power prelu relu round select
+selu sigmoid sign sin sinh softplus softsign sqrt squareddifference subtract swish tan tanh adaptiveavgpool
+avgpool batchnorminference convolution convolutionbackpropdata cumsum einsum fakeconvert fakequantize
+groupconvolution groupconvolutionbackpropdata groupnormalization interpolate logsoftmax lrn matmul maxpool mvn
+normalizel2 reducel1 reducel2 reducelogicaland reducelogicalor reducemax reducemean reducemin reduceprod
+reducesum rms scaleddotproductattention softmax topk batchtospace broadcast concat depthtospace gather
+gatherelements gathernd nonzero onehot pad reshape reverse roll scatterelementsupdate scatterndupdate
+scatterupdate shapeof slice spacetobatch spacetodepth split squeeze stridedslice tile transpose unsqueeze
+variadicsplit
+"""  # in small letters, as versions spell them differently
+OPERATIONS = frozenset(_OPERATIONS.split())
 TEXT = "string"
 BITS = {
     **dict.fromkeys(("u1",), 1),
@@ -111,10 +127,12 @@ class _Graph:
 
     def _start_layer(self, attributes: dict[str, str]) -> None:
         self._layer = (attributes.get("name", ""), attributes.get("type", ""))
-        if OPSET.fullmatch(attributes.get("version", "")) is None:
+        known = self._layer[1].lower() in OPERATIONS
+        if not known or OPSET.fullmatch(attributes.get("version", "")) is None:
             said = f"{shown(self._layer[1], 40)} of {shown(attributes.get('version', 'no set'), 40)}"
             raise UnsafeError(
-                f"{self.where}: {shown(self._layer[0], 80)} is the operation {said}; extensions are not loaded",
+                f"{self.where}: {shown(self._layer[0], 80)} is the operation {said}, which is in no "
+                "variant's graph",
                 hint=HINT,
             )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.base import Forecast
-from sdhub.backends.calibration import calibrated, peak_bytes
-from sdhub.backends.quantized import QuantizedBackend
+from sdhub.backends.calibration import calibrated, calibration_seconds, peak_bytes
+from sdhub.backends.quantized import QuantizedBackend, installed
 from sdhub.backends.sdnq.config import keep
 from sdhub.backends.sdnq.formats import format_of
 from sdhub.backends.sdnq.presets import PRESETS, choices
@@ -23,10 +23,13 @@ from sdhub.core.units import GIB
 from sdhub.recipes.presets import preset
 from sdhub.recipes.recipe import Affine, ComponentRecipe, Float, Recipe, Rounding, Treatment
 
+if TYPE_CHECKING:
+    import torch
+
 LARGE_ENCODER = 200e6  # parameters: smaller text encoders weigh little beside the denoiser
 LAYERS, WIDEST = 300, 2000  # of a usual component, for the share of scales and factors in a forecast
 MOST_BLOCKS = 1000  # of a text encoder that is one
-SECONDS_PER_GIB = 60.0  # calibrating and quantizing, per GiB of 32-bit weights, on two cores
+SECONDS_PER_GIB = 60.0  # quantizing, per GiB of 32-bit weights, on two cores
 
 
 class SDNQ(QuantizedBackend):
@@ -44,7 +47,7 @@ class SDNQ(QuantizedBackend):
     space_packages = ("sdnq==0.2.8",)
     tags = ("sdnq", "svdquant", "sdhub")
     repository = "{model}-sdnq-{treatment}"
-    install = 'pip install "diffusers>=0.36" sdnq transformers accelerate'
+    install = 'pip install "diffusers>=0.37" sdnq transformers accelerate'
     revision = 2
 
     def choices(self, rounding: Rounding) -> tuple[Treatment, ...]:
@@ -91,7 +94,8 @@ class SDNQ(QuantizedBackend):
             int(part.parameters * _bits(recipe.components[part.name], part.parameters) / 8) for part in parts
         )
         full = 4 * sum(part.parameters for part in parts)
-        return Forecast(size, peak_bytes(full, recipe), seconds=20 + SECONDS_PER_GIB * full / GIB)
+        seconds = 20 + SECONDS_PER_GIB * full / GIB + calibration_seconds(checkpoint, recipe)
+        return Forecast(size, peak_bytes(full, recipe), seconds)
 
     def build(self, checkpoint: Checkpoint, pipeline: Any, recipe: Recipe, out: Path, progress: Progress) -> None:
         from sdhub.backends.sdnq.build import build
@@ -99,11 +103,17 @@ class SDNQ(QuantizedBackend):
         build(pipeline, checkpoint.family.denoiser, recipe, out, progress)
 
     def build_streamed(
-        self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        folder: Path,
+        recipe: Recipe,
+        out: Path,
+        progress: Progress,
+        device: torch.device | None = None,
     ) -> None:
         from sdhub.backends.sdnq.build import build_streamed
 
-        build_streamed(folder, checkpoint.family.denoiser, recipe, out, progress)
+        build_streamed(folder, checkpoint.family.denoiser, recipe, out, progress, device)
 
     def layout(self) -> Layout:
         return Layout(frozenset(LOADABLE), (*BESIDE, *WEIGHTS), quantization=keep)
@@ -125,6 +135,9 @@ class SDNQ(QuantizedBackend):
             f"pipe = {pipeline}.from_pretrained({repo_id!r}{pin}, torch_dtype=dtype).to(device)",
         )
 
+    def kernels(self, folder: Path, device: torch.device) -> str | None:
+        return installed("sdnq") if device.type == "cuda" else None
+
     def load_native(self, folder: Path) -> Any:
         """By SDNQ's own kernels, on a GPU where there is one."""
         import sdnq  # noqa: F401 — teaches diffusers the format
@@ -136,11 +149,10 @@ class SDNQ(QuantizedBackend):
         return DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True).to(device)
 
     def notes(self, checkpoint: Checkpoint, recipe: Recipe) -> Sequence[str]:
-        how = "calibrated on prompts of sdhub's own" if recipe.calibration else "without calibration data"
+        how = "with calibration on prompts of sdhub's own" if recipe.calibration else "without calibration data"
         return (
-            f"The weights were chosen {how}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
+            f"The weights were rounded {how}, after SVDQuant (Li et al., arXiv 2411.05007) and GPTQ (Frantar et "
             "al., arXiv 2210.17323); the format is that of SDNQ (Disty0).",
-            "Pictures and likeness were measured on the CPU in 32 bits, with the published weights unpacked.",
         )
 
 

@@ -19,8 +19,10 @@ from sdhub.backends.sdnq.formats import (
     quantize_layer,
 )
 from sdhub.backends.streaming import copy_rest, stream
+from sdhub.core.device import of_pipeline, solver
 from sdhub.core.errors import BuildError, MissingExtraError, RecipeError
 from sdhub.core.nearly import meant
+from sdhub.core.placement import place, take_home
 from sdhub.core.progress import Progress
 from sdhub.recipes.recipe import ComponentRecipe, Float, Recipe
 
@@ -52,26 +54,34 @@ def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Pro
         return input_statistics(pipeline, name, wanted, recipe.calibration, progress=progress)
 
     def done(name: str, statistics: Mapping[str, LayerStatistics]) -> None:
-        write(getattr(pipeline, name), chosen[name], statistics, out / name, dtypes[name], progress)
+        take_home(pipeline)
+        module, solved = getattr(pipeline, name), solver(device)
+        write(module, chosen[name], statistics, out / name, dtypes[name], progress, device=solved)
 
     # Writing takes a component's weights, and to calibrate one all before it are run.
+    device = of_pipeline(pipeline)
     encoders = [name for name, layers in chosen.items() if layers and name != denoiser]
     if chosen.get(denoiser):
         done(denoiser, observed(denoiser))
+        place(pipeline, device)
     statistics = {name: observed(name) for name in encoders}
+    take_home(pipeline)
     for name in encoders:
         done(name, statistics.pop(name))
     write_rest(pipeline, out, dtypes)
 
 
-def build_streamed(folder: Path, denoiser: str, recipe: Recipe, out: Path, progress: Progress) -> None:
-    """`build` of a diffusers folder without a calibration, a layer in memory at a time. Raises SourceError too."""
+def build_streamed(
+    folder: Path, denoiser: str, recipe: Recipe, out: Path, progress: Progress, device: torch.device | None = None
+) -> None:
+    """`build` of a diffusers folder without a calibration, a layer in memory at a time, which is solved on
+    `device`. Raises SourceError too."""
     done = []
     for name, component in recipe.components.items():
         module, read = stream(folder, name)
         layers = layers_of(module, component, where=f"{recipe.name}: {name}")
         if layers:
-            write(module, layers, {}, out / name, _float_type(component, denoiser), progress, read)
+            write(module, layers, {}, out / name, _float_type(component, denoiser), progress, read, device)
             done.append(name)
     copy_rest(folder, out, _float_type(ComponentRecipe(default=Float()), denoiser), progress, done=done)
 
@@ -114,8 +124,9 @@ def write(
     dtype: torch.dtype,
     progress: Progress,
     read: Read | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
-    """Write a component's folder; returns the error of every layer. `read`: see `write_component`."""
+    """Write a component's folder; returns the error of every layer. `read`, `device`: see `write_component`."""
     import torch
 
     floats = [
@@ -140,6 +151,7 @@ def write(
         statistics=statistics,
         progress=progress,
         read=read,
+        device=device,
     )
 
 

@@ -286,5 +286,5 @@ def _importance(gram: Gram | None, weight: torch.Tensor) -> torch.Tensor | None:
     if gram is None:
         return None
     blocks = (gram,) if isinstance(gram, torch.Tensor) else tuple(gram)
-    energy = torch.cat([block.diagonal() for block in blocks]).float().clamp_min(0)
+    energy = torch.cat([block.diagonal() for block in blocks]).to(weight.device).float().clamp_min(0)
     return (energy / energy.mean().clamp_min(1e-30)).view(weight.shape[1:])

@@ -15,8 +15,10 @@ from sdhub.backends.svdquant.arrangement import FLUX, arrangement_of
 from sdhub.backends.svdquant.lite import METHOD, W4A4, Format, decode, encode, format_of, quantization_config
 from sdhub.backends.svdquant.targets import layers_of
 from sdhub.checkpoint.configs import keep_component
+from sdhub.core.device import solver
 from sdhub.core.documents import parse_object
 from sdhub.core.errors import BuildError, MissingExtraError
+from sdhub.core.placement import take_home
 from sdhub.core.progress import Progress
 from sdhub.recipes.recipe import Recipe
 
@@ -38,23 +40,33 @@ def build(pipeline: Any, denoiser: str, recipe: Recipe, out: Path, progress: Pro
         raise BuildError(f"{denoiser} has no layer that the kernels take", hint="make an SDNQ variant")
     wanted = [name for name, layout in layers.items() if layout.kind == W4A4]
     statistics = input_statistics(pipeline, denoiser, wanted, recipe.calibration, tokens=TOKENS, progress=progress)
-    write(module, layers, statistics, out / denoiser, dtype, progress)
+    device = solver(take_home(pipeline))
+    write(module, layers, statistics, out / denoiser, dtype, progress, device=device)
     write_rest(pipeline, out, dict.fromkeys(recipe.components, dtype))
 
 
-def build_streamed(folder: Path, denoiser: str, recipe: Recipe, out: Path, progress: Progress) -> None:
-    """`build` of a diffusers folder without a calibration, a layer in memory at a time. Raises SourceError too."""
+def build_streamed(
+    folder: Path, denoiser: str, recipe: Recipe, out: Path, progress: Progress, device: torch.device | None = None
+) -> None:
+    """`build` of a diffusers folder without a calibration, a layer in memory at a time, which is solved on
+    `device`. Raises SourceError too."""
     module, read = stream(folder, denoiser)
     dtype = compute_type(denoiser)
     layers = layers_of(module, recipe.components[denoiser], where=f"{recipe.name}: {denoiser}")
     if not layers:
         raise BuildError(f"{denoiser} has no layer that the kernels take", hint="make an SDNQ variant")
-    write(module, layers, {}, out / denoiser, dtype, progress, read)
+    write(module, layers, {}, out / denoiser, dtype, progress, read, device)
     copy_rest(folder, out, dtype, progress, done=(denoiser,))
 
 
 def build_single_streamed(
-    folder: Path, denoiser: str, model: str, recipe: Recipe, out: Path, progress: Progress
+    folder: Path,
+    denoiser: str,
+    model: str,
+    recipe: Recipe,
+    out: Path,
+    progress: Progress,
+    device: torch.device | None = None,
 ) -> None:
     """`build_single`, as `build_streamed`."""
     import torch
@@ -62,7 +74,8 @@ def build_single_streamed(
     module, read = stream(folder, denoiser)
     layout = format_of(recipe.components[denoiser].default)
     assert layout is not None
-    single.write(module, layout, {}, out / single.file_name(layout, model), torch.bfloat16, progress, read)
+    path = out / single.file_name(layout, model)
+    single.write(module, layout, {}, path, torch.bfloat16, progress, read, device)
     copy_rest(folder, out, compute_type(denoiser), progress, done=(denoiser,))
 
 
@@ -75,7 +88,8 @@ def build_single(pipeline: Any, denoiser: str, model: str, recipe: Recipe, out: 
     wanted = sorted({target.sources[0] for target in arrangement_of(module).targets if not target.modulations})
     observed = input_statistics(pipeline, denoiser, wanted, recipe.calibration, tokens=TOKENS, progress=progress)
     path = out / single.file_name(layout, model)
-    single.write(module, layout, observed, path, torch.bfloat16, progress)
+    device = solver(take_home(pipeline))
+    single.write(module, layout, observed, path, torch.bfloat16, progress, device=device)
     rest = dict.fromkeys(recipe.components, compute_type(denoiser))
     write_rest(pipeline, out, rest, left_out=(denoiser,))
 
@@ -88,8 +102,9 @@ def write(
     dtype: torch.dtype,
     progress: Progress,
     read: Read | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
-    """Write the denoiser's folder; returns the error of every layer. `read`: see `write_component`."""
+    """Write the denoiser's folder; returns the error of every layer. `read`, `device`: see `write_component`."""
     return write_component(
         module,
         list(layers),
@@ -101,6 +116,7 @@ def write(
         statistics=statistics,
         progress=progress,
         read=read,
+        device=device,
     )
 
 

@@ -175,7 +175,7 @@ def packed(made: Split, bias: torch.Tensor | None, dtype: torch.dtype) -> dict[s
     if bias is not None:
         tensors["bias"] = pack_scale(bias.detach().to(dtype))
     if not isinstance(residual, Grid):
-        tensors["wcscales"] = torch.ones(len(residual.codes), dtype=dtype)
+        tensors["wcscales"] = torch.ones(len(residual.codes), dtype=dtype, device=residual.codes.device)
         tensors["wtscale"] = residual.tensor_scale.to(dtype).view(1)
     return tensors
 

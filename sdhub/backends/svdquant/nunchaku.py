@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.base import Forecast
 from sdhub.backends.calibration import calibrated
+from sdhub.backends.quantized import installed
 from sdhub.backends.svdquant.arrangement import FLUX, SDXL
-from sdhub.backends.svdquant.backend import GPUS, SVDQuant
+from sdhub.backends.svdquant.backend import GPUS, SVDQuant, runs
 from sdhub.backends.svdquant.lite import format_of
 from sdhub.backends.svdquant.presets import NUNCHAKU_PRESETS
 from sdhub.backends.variant.configs import vet
@@ -21,6 +24,7 @@ from sdhub.backends.variant.layout import File, Layout, Variant
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.load import LOADABLE
+from sdhub.core.device import resolve
 from sdhub.core.documents import parse_object, shown
 from sdhub.core.errors import BuildError, SdhubError, SourceError, UnsafeError, UnsupportedError
 from sdhub.core.progress import Progress
@@ -28,6 +32,8 @@ from sdhub.recipes.presets import preset
 from sdhub.recipes.recipe import LowRank, Recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from sdhub.backends.svdquant.lite import Format
 
 FAMILIES = ("sdxl", "flux")
@@ -91,11 +97,18 @@ class Nunchaku(SVDQuant):
         build_single(pipeline, checkpoint.family.denoiser, _model(checkpoint), recipe, out, progress)
 
     def build_streamed(
-        self, checkpoint: Checkpoint, folder: Path, recipe: Recipe, out: Path, progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        folder: Path,
+        recipe: Recipe,
+        out: Path,
+        progress: Progress,
+        device: torch.device | None = None,
     ) -> None:
         from sdhub.backends.svdquant.build import build_single_streamed
 
-        build_single_streamed(folder, checkpoint.family.denoiser, _model(checkpoint), recipe, out, progress)
+        model = _model(checkpoint)
+        build_single_streamed(folder, checkpoint.family.denoiser, model, recipe, out, progress, device)
 
     def recognizes(self, folder: Path) -> bool:
         try:
@@ -113,6 +126,31 @@ class Nunchaku(SVDQuant):
         if found is None:
             raise BuildError(f"{folder} has no file of Nunchaku's")
         return open_single(folder, *found)
+
+    def kernels(self, folder: Path, device: torch.device) -> str | None:
+        found = _file(folder) if device.type == "cuda" else None
+        if found is None or not runs("nvfp4" if found[0].name.startswith("svdq-fp4") else "int4", device):
+            return None
+        try:
+            there = all(find_spec(module) for module, _ in CLASSES.values())
+        except ModuleNotFoundError:  # none, or PyPI's package of that name, which is another project
+            return None
+        return installed("nunchaku") if there else None
+
+    def load_native(self, folder: Path) -> Any:
+        if self.kernels(folder, resolve()) is None:
+            return self.load(folder)
+        import torch
+        from diffusers import DiffusionPipeline
+
+        found = _file(folder)
+        assert found is not None
+        part = "transformer" if found[1]["model_class"] == FLUX else "unet"
+        module, kind = CLASSES[part]
+        denoiser = getattr(import_module(module), kind).from_pretrained(found[0])
+        return DiffusionPipeline.from_pretrained(
+            folder, torch_dtype=torch.bfloat16, use_safetensors=True, **{part: denoiser}
+        )
 
     def usage(self, pipeline: str, repo_id: str, revision: str | None = None) -> Sequence[str]:
         pin = f", revision={revision!r}" if revision else ""
@@ -140,7 +178,7 @@ class Nunchaku(SVDQuant):
             "Python: Nunchaku's wheels are at https://github.com/nunchaku-tech/nunchaku/releases. The package "
             "called nunchaku on PyPI is another project: do not install it.",
             f"It runs on {GPUS[layout.precision if layout else 'int4']}; these kernels do not support Hopper.",
-            *super().notes(checkpoint, recipe)[2:4],
+            *super().notes(checkpoint, recipe)[2:3],
         )
 
 

@@ -46,32 +46,35 @@ def unpacked(tensors: Mapping[str, torch.Tensor], precision: str) -> Unpacked:
 class W4A4Linear(torch.nn.Module):
     """A linear layer whose inputs are rounded to 4 bits, token by token; its kernel computes in `dtype`.
 
-    `shifted`: inputs come from GELU and are int4 (see `w4a4.linear`).
+    `shifted`: inputs come from GELU and are int4 (see `w4a4.linear`). Its numbers are float32, whatever the module
+    around it is cast to.
     """
 
     def __init__(self, layer: Unpacked, precision: str, dtype: torch.dtype, *, shifted: bool = False) -> None:
         super().__init__()
-        self.layer, self.shifted = layer, shifted
+        for name, tensor in vars(layer).items():
+            self.register_buffer(name, tensor, persistent=False)
+        self.shifted = shifted
         self.precision = cast(Literal["int4", "nvfp4"], precision)
         self.compute_dtype = dtype
         self.out_features, self.in_features = layer.residual.shape
 
     def forward(self, inputs: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """(..., K) to (..., N), of the inputs' type."""
-        flat, layer, dtype = inputs.reshape(-1, self.in_features), self.layer, self.compute_dtype
+        flat, dtype = inputs.reshape(-1, self.in_features), self.compute_dtype
         given = linear(
-            flat,
-            layer.residual,
-            layer.smooth,
-            layer.down,
-            layer.up,
-            self.precision,
-            dtype,
-            shifted=self.shifted,
+            flat, self.residual, self.smooth, self.down, self.up, self.precision, dtype, shifted=self.shifted
         )
-        if layer.bias is not None:
-            given = given + layer.bias
+        if self.bias is not None:
+            given = given + self.bias
         return given.to(dtype).to(inputs.dtype).view(*inputs.shape[:-1], -1)
+
+    def _apply(self, function: Any, recurse: bool = True) -> W4A4Linear:
+        """To another device, and to no other type."""
+        device = function(torch.empty(0)).device
+        for name, tensor in self._buffers.items():
+            self._buffers[name] = None if tensor is None else tensor.to(device)
+        return self
 
 
 class Summed(torch.nn.Module):

@@ -123,9 +123,10 @@ def write(
     dtype: torch.dtype,
     progress: Progress,
     read: Read | None = None,
+    device: torch.device | None = None,
 ) -> dict[str, float]:
-    """Write the file; returns the error of every 4-bit layer. `statistics` by the module's own names; `read`: see
-    `write_component`. Raises BuildError for a layer that the kernels do not take."""
+    """Write the file; returns the error of every 4-bit layer. `statistics` by the module's own names; `read` and
+    `device`: see `write_component`. Raises BuildError for a layer that the kernels do not take."""
     arrangement = arrangement_of(module)
     targets = {target.name: target for target in arrangement.targets}
     tensors = module.state_dict()
@@ -161,6 +162,7 @@ def write(
         statistics=observed,
         progress=progress,
         read=lambda name: _composed(origins[name], source),
+        device=device,
     )
     said = {"format": "pt", **metadata(module, layout)}
     parts.join(path.parent, path.name.removesuffix(".safetensors"), metadata=said, shard=sys.maxsize)
@@ -341,14 +343,13 @@ def _narrowed(observed: LayerStatistics, columns: tuple[int, int] | None) -> Lay
 def _encode(
     layer: Any, target: Target, layout: Format, observed: LayerStatistics | None, dtype: torch.dtype, *, flux: bool
 ) -> tuple[dict[str, torch.Tensor], float]:
-    import torch
 
     weight = layer.weight.detach().float()
     shifted = target.shifted and layout.precision == "int4"
     made = split_layer(layer, layout, observed, dtype, shifted=shifted)
     bias = None if layer.bias is None else layer.bias.detach().float()
     if bias is None and flux:
-        bias = torch.zeros(len(weight))
+        bias = weight.new_zeros(len(weight))
     if shifted:
         bias = made.shifted_bias(weight) + (0.0 if bias is None else bias)
     tensors = packed(made, bias, dtype)
@@ -364,7 +365,8 @@ def _encode_modulation(layer: Any, count: int, dtype: torch.dtype) -> tuple[dict
     turned = torch.nn.Module()
     turned.weight = torch.nn.Parameter(_interleaved(layer.weight.detach(), count), requires_grad=False)
     turned.bias = torch.nn.Parameter(
-        _interleaved(layer.bias.detach().float() + _ones(len(layer.bias), count), count), requires_grad=False
+        _interleaved(layer.bias.detach().float() + _ones(len(layer.bias), count).to(layer.bias.device), count),
+        requires_grad=False,
     )
     return encode(turned, Format(W4A16), None, dtype)
 

@@ -1,0 +1,37 @@
+"""A variant's way through the stages on a stand-in for a GPU."""
+
+from __future__ import annotations
+
+import json
+
+from sdhub.backends.sdnq.backend import BACKEND as SDNQ
+from sdhub.checkpoint.resolve import resolve
+from sdhub.core.hub import Hub
+from sdhub.core.progress import SILENT
+from sdhub.core.work import Work
+from sdhub.evidence.sampling import Prompt, Sampling
+from sdhub.recipes.recipe import Affine
+from sdhub.workflow import stages
+from tests.backends.built import recipe_for
+from tests.far import NAME, far_device
+
+
+def test_a_variant_is_built_and_drawn_on_a_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "run_isolated", lambda function, *given, progress: function(*given, SILENT))
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    recipe = recipe_for(SDNQ, {layer: Affine(bits=8, symmetric=True)}, calibrated=False)
+    sampling = Sampling((Prompt("pizza", 3),), 2, 4.0, 64, 64)
+    ran = {}
+    for device in ("cpu", "cuda:0"):
+        with far_device():
+            base = stages.Base(resolve("demo"), "0" * 64, sampling, Hub(), Work(tmp_path), SILENT, device=device)
+            variant = stages.VariantStages(base, SDNQ, recipe)
+            drawn = {"base": base.samples({}), "variant": variant.samples()}
+            snr = json.loads((variant.noise() / "noise.json").read_text())
+        ran[device] = {side: json.loads((place / "ran.json").read_text()) for side, place in drawn.items()}
+        assert snr["median_db"] > 25
+    gpu = {"device": f"cuda:0, {NAME}", "precision": "bfloat16"}
+    assert ran["cuda:0"] == {"base": gpu, "variant": {**gpu, "kernels": None}}
+    assert ran["cpu"]["variant"] == {"device": "cpu", "precision": "float32", "kernels": None}
+    built = [each for each in (tmp_path / "variant").iterdir() if (each / "model_index.json").is_file()]
+    assert len(built) == 2  # each device has its own
