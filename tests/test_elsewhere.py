@@ -23,6 +23,7 @@ from sdhub.elsewhere.request import LABEL, Request, label, limit, parse_timeout
 from sdhub.recipes.adjust import Adjustment
 from sdhub.workflow.many import PublishRequest
 from sdhub.workflow.options import Options
+from sdhub.workflow.plan import plan
 from tests.hubs import HubProcess, running_hub
 from tests.runs import sdhub_json
 
@@ -380,7 +381,11 @@ def test_variants_of_sources_are_jobs_beside_each_other(engine, monkeypatch):
     assert len({each.request.key for each in planned}) == 3
     words = "publish demo --steps 2 --variant sdnq-int8 --to me --yes --json"
     assert planned[0].request.words == tuple(words.split())
-    assert planned[0].price.minutes == pytest.approx(planned[0].request.minutes)
+    for each in planned:  # a job draws the base for itself
+        (row,) = plan("demo", each.variant.name).document()["variants"]
+        assert each.price.minutes == row["minutes"] and each.price.flavor.name == "cpu-basic"
+    (gpu, *_) = plan_jobs(engine, PublishRequest("demo", wanted), ["--device", "cuda"])
+    assert gpu.price.flavor.name == "t4-small"
     (result,) = results(engine, start(engine, planned))
     assert [each["name"] for each in result.report["variants"]] == ["sdnq-int8", "sdnq-uint4"]
     assert result.report["collection"] == "of sdnq-int8"
