@@ -412,3 +412,12 @@ def test_one_source_that_is_not_there_stops_no_other(url, tmp_path, monkeypatch)
     )
     errors = [each["error"]["message"] for each in done["sources"]]
     assert errors == ["the Hub shows no model me/nothing", "the Hub has no hardware called moon"]
+
+
+def test_what_this_machine_lacks_a_job_may_have(url, engine, tmp_path):
+    words = ["publish", "demo", "--variant", "sdnq-int8", "--device", "cuda", "--to", "me", "--on", "hf-jobs"]
+    (made,) = sdhub_json(*words, "--timeout", "1h", "--detach", home=tmp_path, endpoint=url)["jobs"]
+    engine.cancel(made["id"])
+    assert (made["flavor"], made["limit_minutes"]) == ("t4-small", 60)
+    (job,) = [each for each in engine.jobs() if each.id == made["id"]]
+    assert "--device cuda" in " ".join(job.command)
