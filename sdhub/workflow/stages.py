@@ -106,7 +106,8 @@ class Base:
         }
 
         def make(out: Path) -> None:
-            run_isolated(measure.draw_base, self.checkpoint, self.hub, self.sampling, out, progress=self.progress)
+            named = (self.checkpoint, self.hub, self.device, self.sampling, out)
+            run_isolated(measure.draw_base, *named, progress=self.progress)
 
         label = f"draw with {self.checkpoint.name}"
         return self.work.stage("base", key, make, progress=self.progress, label=label)
