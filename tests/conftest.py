@@ -45,6 +45,7 @@ SLOW = (  # they build, convert or publish: what `make test-quick` leaves out
     "tests/test_cli.py",
     "tests/test_device_stages.py",
     "tests/test_isolate.py",
+    "tests/test_jobs_",
     "tests/test_mixed.py",
     "tests/test_terminal.py",
 )

@@ -18,8 +18,14 @@ from sdhub.elsewhere import follow as following
 from sdhub.elsewhere.engine import BUCKET, Engine, parse_on, place_of, stage
 from sdhub.elsewhere.follow import Ended, follow
 from sdhub.elsewhere.hardware import Flavor, Need, choose, flavors
+from sdhub.elsewhere.publish import plan_jobs, results, start
 from sdhub.elsewhere.request import LABEL, Request, label, limit, parse_timeout
+from sdhub.recipes.adjust import Adjustment
+from sdhub.workflow.many import PublishRequest
+from sdhub.workflow.options import Options
+from sdhub.workflow.plan import plan
 from tests.hubs import HubProcess, running_hub
+from tests.runs import sdhub_json
 
 TOKEN = "hf_a-token-nobody-may-see"
 GIB = 2**30
@@ -117,7 +123,7 @@ def test_hardware_that_is_not_there():
 
 def test_the_hub_s_list(engine):
     known = {each.name: each for each in flavors(engine.hub)}
-    assert known["cpu-basic"] == Flavor("cpu-basic", 16e9, 50e9, 0, pytest.approx(0.000167))
+    assert known["cpu-basic"] == Flavor("cpu-basic", 16e9, None, 0, pytest.approx(0.000167))
     assert known["a100-large"].gpu_memory == 80e9
     prices = [each.price for each in flavors(engine.hub)]
     assert prices == sorted(prices)
@@ -351,5 +357,58 @@ def test_what_cannot_be_kept_is_told(tmp_path, monkeypatch):
 def test_a_failed_job_without_words_tells_where_its_log_is(engine, key):
     job = engine.start(standin("exit 9", key))
     error = end(engine, job).failure()
-    assert error.message == "Job failed with exit code: 9" and job.url in error.hint and error.exit_code == 1
-    assert Ended(job, ("no document", "{broken")).document() is None
+    assert error.message == "Job failed with exit code: 9" and error.exit_code == 1
+    assert f"jobs follow {job.id} --namespace me --hub {engine.hub.url}" in error.hint
+    assert Ended(engine.hub, job, ("no document", "{broken")).document() is None
+
+
+def reporting(request: Request) -> list[str]:
+    """Publishes nothing, and says that it did; of one variant it is refused."""
+    variant = request.labels["variant"]
+    if variant == "openvino-int8":
+        return ["sh", "-c", "echo 'error: no licence'; echo '  hint: say which'; exit 3"]
+    row = {"name": variant, "status": "published", "reason": None, "repo": f"me/{variant}", "branch": None}
+    row |= {"evidence": None, "bytes": 1}
+    report = {"source": {"id": request.words[1]}, "variants": [row], "collection": f"of {variant}"}
+    return ["printf", "%s", json.dumps(report, indent=2)]
+
+
+def test_variants_of_sources_are_jobs_beside_each_other(engine, monkeypatch):
+    monkeypatch.setattr(Request, "command", property(reporting))
+    wanted = Options(variants=("sdnq-int8", "openvino-int8", "sdnq-uint4"))
+    planned = plan_jobs(engine, PublishRequest("demo", wanted), ["--steps", "2"])
+    assert [each.variant.name for each in planned] == list(wanted.variants)
+    assert len({each.request.key for each in planned}) == 3
+    words = "publish demo --steps 2 --variant sdnq-int8 --to me --yes --json"
+    assert planned[0].request.words == tuple(words.split())
+    for each in planned:  # a job draws the base for itself
+        (row,) = plan("demo", each.variant.name).document()["variants"]
+        assert each.price.minutes == row["minutes"] and each.price.flavor.name == "cpu-basic"
+    (gpu, *_) = plan_jobs(engine, PublishRequest("demo", wanted), ["--device", "cuda"])
+    assert gpu.price.flavor.name == "t4-small"
+    (result,) = results(engine, start(engine, planned))
+    assert [each["name"] for each in result.report["variants"]] == ["sdnq-int8", "sdnq-uint4"]
+    assert result.report["collection"] == "of sdnq-int8"
+    assert (result.error.message, result.error.hint, result.exit_code) == ("no licence", "say which", 3)
+
+
+def test_the_key_is_all_that_a_result_depends_on(engine):
+    def key(source="demo", variant="sdnq-int8", words=(), **more):
+        (made,) = plan_jobs(engine, PublishRequest(source, Options(variants=(variant,), **more)), words)
+        return made.request.key
+
+    assert key() == key()
+    changed = [key(variant="sdnq-uint4"), key(words=["--steps", "3"]), key(adjustment=Adjustment(fast=True))]
+    assert len({key(), *changed}) == 4
+
+
+def test_one_source_that_is_not_there_stops_no_other(url, tmp_path, monkeypatch):
+    """As the program is called: what can be published is, and the exit code is that of the first failure."""
+    done = sdhub_json(
+        *("publish", "me/nothing", "demo", "--variant", "sdnq-int8", "--to", "me", "--on", "hf-jobs:moon"),
+        home=tmp_path,
+        endpoint=url,
+        code=2,
+    )
+    errors = [each["error"]["message"] for each in done["sources"]]
+    assert errors == ["the Hub shows no model me/nothing", "the Hub has no hardware called moon"]

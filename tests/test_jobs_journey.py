@@ -216,3 +216,21 @@ def test_what_a_job_cannot_do_is_refused_at_once(words, said, world, tmp_path):
     done = sdhub(*words, home=world.home, endpoint=world.url, code=2)
     assert said in done.stderr and len(done.stderr.splitlines()) <= 3
     assert len(world.jobs()) == jobs
+
+
+@pytest.mark.long
+def test_an_analysis_and_a_build_of_what_it_found(world, tmp_path):
+    """Each as a job; the recipe goes to the second as a file of this machine, the variant comes back."""
+    recipe, out = tmp_path / "mixed.json", tmp_path / "out"
+    words = ["analyze", "me/emoji", "--backend", "sdnq", "--budget", "5bits", "-o", str(recipe), "--on", "hf-jobs"]
+    found = sdhub_json(*words, home=world.home, endpoint=world.url)
+    assert json.loads(recipe.read_text()) == found["recipes"][0]
+    words = ["build", "me/emoji", "--recipe", str(recipe), "-o", str(out), "--on", "hf-jobs"]
+    built = sdhub_json(*words, home=world.home, endpoint=world.url)
+    assert built["output"] == str(out)
+    assert json.loads((out / "recipe.json").read_text()) == found["recipes"][0]
+    assert built["bytes"] < 20e6 and (out / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    kept = [each.id for each in world.api.list_models(author="local")]
+    assert kept == [], "what was fetched is removed"
+    jobs = [each.labels["sdhub-verb"] for each in world.api.list_jobs(namespace="local")]
+    assert jobs == ["build", "analyze"]

@@ -103,9 +103,15 @@ def asked(on: str, timeout: str | None) -> Asked:
 
 @contextmanager
 def engine(
-    on: str, to: str | None, hub: str | None, timeout: str | None, *, detach: bool = False
+    on: str,
+    to: str | None,
+    hub: str | None,
+    timeout: str | None = None,
+    *,
+    detach: bool = False,
+    runs: bool = True,
 ) -> Iterator[Engine]:
-    """The jobs of a Hub whose token is checked. Raises SdhubError."""
+    """The jobs of a Hub whose token is checked; not `runs`: they are looked at alone. Raises SdhubError."""
     from sdhub.core.access import check_token
     from sdhub.core.endpoint import connect, running
     from sdhub.core.errors import UsageError
@@ -116,7 +122,7 @@ def engine(
             "the embedded Hub ends with this command, and its jobs do too",
             hint=f"run {nextsteps.serve_jobs()} first",
         )
-    with connect(hub, jobs=True) as target:
+    with connect(hub, jobs=runs) as target:
         yield wanted.engine(target, check_token(target, to))
 
 
@@ -149,10 +155,10 @@ def publish(
             _confirm(planned, at)
         started = elsewhere.start(at, planned)
         if detach:
-            _leave(started, at, first.hub, json=json)
+            _leave(started, at, json=json)
             return
         if len(started) == 1 and started[0].job:
-            _tell(started[0].job, at, first.hub)
+            _tell(started[0].job, at)
         outcomes = [*elsewhere.results(at, started, at.progress), *refused]
     only = outcomes[0] if len(orders) == 1 else None
     if only and only.error and not only.report:
@@ -225,14 +231,14 @@ def dollars(amount: float) -> str:
     return f"${amount:.2f}" if amount >= 1 else f"${amount:.4f}"
 
 
-def _leave(started: Sequence[StartedJob], at: Engine, hub: str | None, *, json: bool) -> None:
+def _leave(started: Sequence[StartedJob], at: Engine, *, json: bool) -> None:
     if json:
         emit({"jobs": [each.document() for each in started]})
     else:
         for each in started:
             if each.job:
                 say(f"{each.planned.variant.name}: {each.job.url}")
-                say(f"  {nextsteps.follow(each.job.id, at.namespace, hub)}")
+                say(f"  {nextsteps.follow(each.job.id, at.namespace, at.hub.option)}")
     failed = [each.error for each in started if each.error]
     for error in failed:
         fail(error.message, error.hint)
@@ -291,11 +297,11 @@ def analyze(
         return single.document_of(at, job)
 
 
-def _tell(job: JobInfo, at: Engine, hub: str | None = None) -> None:
+def _tell(job: JobInfo, at: Engine) -> None:
     from sdhub.elsewhere.engine import ended
 
     if not ended(job):
-        way = nextsteps.cancel(job.id, at.namespace, hub)
+        way = nextsteps.cancel(job.id, at.namespace, at.hub.option)
         at.progress.note(f"It runs on {job.flavor}, also after Ctrl-C. To end it: {way}")
 
 
@@ -304,4 +310,4 @@ def _left(job: JobInfo, at: Engine, *, json: bool) -> None:
         emit({"jobs": [{"id": job.id, "url": job.url}]})
     else:
         say(job.url)
-        say(nextsteps.follow(job.id, at.namespace))
+        say(nextsteps.follow(job.id, at.namespace, at.hub.option))

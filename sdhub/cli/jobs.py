@@ -24,7 +24,7 @@ def list_jobs(namespace: Namespace = None, hub: options.Hub = None, json: option
     from sdhub.elsewhere.hardware import flavors
     from sdhub.elsewhere.ledger import ledger
 
-    with elsewhere.engine(ON, namespace, hub, None) as at:
+    with elsewhere.engine(ON, namespace, hub, runs=False) as at:
         known = flavors(at.hub, at.progress)
         entries = ledger(at.hub.ask("list the jobs", at.jobs, at.progress), known)
     rows = [each.document() for each in entries]
@@ -51,8 +51,8 @@ def follow(job: Id, namespace: Namespace = None, hub: options.Hub = None, json: 
     """Follow a job to its end; with --json, print the document that it ends with."""
     from sdhub.elsewhere.follow import follow as run
 
-    with elsewhere.engine(ON, namespace, hub, None) as at:
-        end = run(at.hub, at.namespace, job, at.progress)
+    with elsewhere.engine(ON, namespace, hub, runs=False) as at:
+        end = run(at.hub, at.namespace, job, at.progress, replay=True)
     document = end.document()
     if json and document is not None:
         emit(document)
@@ -65,6 +65,6 @@ def follow(job: Id, namespace: Namespace = None, hub: options.Hub = None, json: 
 @app.command(epilog=examples("sdhub jobs cancel 6927b3c4d5e6f7a8b9c0d1e2"))
 def cancel(job: Id, namespace: Namespace = None, hub: options.Hub = None) -> None:
     """End a job. What it has finished is kept, and the same command goes on from there."""
-    with elsewhere.engine(ON, namespace, hub, None) as at:
+    with elsewhere.engine(ON, namespace, hub, runs=False) as at:
         at.cancel(job)
     say(f"{job}: cancelled")

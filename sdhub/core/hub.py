@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +61,11 @@ class Hub:
     def name(self) -> str:
         """What it is known by: the embedded Hub of this home may have another address each time."""
         return "local" if self.token == LOCAL_TOKEN else self.url
+
+    @property
+    def option(self) -> str | None:
+        """What `--hub` is to say for it, where it is not what commands take by themselves."""
+        return None if self.url == (os.environ.get("HF_ENDPOINT") or PUBLIC).rstrip("/") else self.name
 
     @property
     def public(self) -> bool:

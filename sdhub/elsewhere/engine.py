@@ -88,10 +88,16 @@ class Engine:
     def jobs(self, labels: dict[str, str] | None = None) -> list[JobInfo]:
         """All jobs of sdhub with these labels, the newest first. Raises errors of huggingface_hub.
 
-        Filtered once more, since older servers ignore the filter.
+        By its page reader: before 1.21 its `list_jobs` knows neither labels nor pages. Filtered once more, since
+        older servers ignore the filter.
         """
-        found = self.hub.api.list_jobs(labels=labels, namespace=self.namespace)
+        from huggingface_hub import JobInfo
+        from huggingface_hub.utils import paginate  # type: ignore[attr-defined]
+
         wanted = (labels or {}).items()
+        asked = {"label": [f"{key}={value}" for key, value in wanted]}
+        rows = paginate(f"{self.hub.url}/api/jobs/{self.namespace}", asked, self.hub.headers)
+        found = [JobInfo(**row, endpoint=self.hub.url) for row in rows]
         return [job for job in found if LABEL in (has := job.labels or {}) and wanted <= has.items()]
 
     def cancel(self, job_id: str) -> None:

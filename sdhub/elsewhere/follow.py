@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sdhub.core import nextsteps
 from sdhub.core.errors import SdhubError
 from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT, Progress, Task
@@ -31,10 +32,11 @@ _CODE = re.compile(r"exit code:? (\d{1,3})\b")
 
 @dataclass(frozen=True)
 class Ended:
-    """A job that runs no more, and all that it said."""
+    """A job of a Hub that runs no more, and all that it said."""
 
+    hub: Hub
     job: JobInfo
-    lines: tuple[str, ...]
+    lines: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -66,22 +68,23 @@ class Ended:
         status = (
             f"the job was {stage(self.job).lower()}" if not self.job.status.message else self.job.status.message
         )
-        error = SdhubError(said or status, hint=hint or f"its log is at {self.job.url}")
+        way = nextsteps.follow(self.job.id, self.job.owner.name, self.hub.option)
+        error = SdhubError(said or status, hint=hint or f"its log: {way}")
         error.exit_code = self.exit_code
         return error
 
 
-def follow(hub: Hub, namespace: str, job_id: str, progress: Progress = SILENT) -> Ended:
+def follow(hub: Hub, namespace: str, job_id: str, progress: Progress = SILENT, *, replay: bool = False) -> Ended:
     """Follow a job to its end, however often the connection or the Hub is lost. Raises HubError.
 
-    Of one that has ended already nothing is told. Safe for threads beside each other.
+    Of one that has ended already nothing is told, unless `replay`. Safe for threads beside each other.
     """
     lines: list[str] = []
     with hub.telling(f"follow the job {job_id}"), _Teller(progress).telling() as teller:
         job = look(hub, namespace, job_id, progress)
-        if ended(job):
+        if ended(job) and not replay:
             progress.note("  it has ended already")
-            return Ended(job, tuple(_after(hub, namespace, job, 0, progress)))
+            return Ended(hub, job, tuple(_after(hub, namespace, job, 0, progress)))
         while True:
             job = look(hub, namespace, job_id, progress)
             if stage(job) == WAITS:
@@ -92,7 +95,7 @@ def follow(hub: Hub, namespace: str, job_id: str, progress: Progress = SILENT) -
                 lines.append(line)
                 teller.line(line)
             if ended(job):
-                return Ended(job, tuple(lines))
+                return Ended(hub, job, tuple(lines))
 
 
 def look(hub: Hub, namespace: str, job_id: str, progress: Progress = SILENT) -> JobInfo:

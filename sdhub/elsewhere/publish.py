@@ -88,12 +88,12 @@ def plan_jobs(
     if licensed:
         settle_all(checkpoint, options.license)
     plan = make_plan(checkpoint, options, namespace=engine.namespace)
-    names = options.variants or [
-        each.name for each in make_plan(checkpoint, replace(options, adjustment=AS_IT_IS)).variants
-    ]
+    named = () if options.recipe else options.variants
+    names = named or [each.name for each in make_plan(checkpoint, replace(options, adjustment=AS_IT_IS)).variants]
     jobs = []
-    rows = zip(dict.fromkeys(names), plan.variants, plan.document()["variants"], strict=True)
-    for name, variant, row in rows:
+    for name, variant in zip(dict.fromkeys(names), plan.variants, strict=True):
+        alone = make_plan(checkpoint, replace(options, variants=(name,)), namespace=engine.namespace)
+        (row,) = alone.document()["variants"]  # with evidence of its own
         arguments = ["publish", pinned(checkpoint), *words, *([] if options.recipe else ["--variant", name])]
         arguments += ["--to", engine.namespace, "--yes", "--json"]
         request = request_of(

@@ -1,4 +1,4 @@
-"""The hardware of jobs, by the names and prices that huggingface.co had in November 2026.
+"""The hardware of jobs, after the names and prices that huggingface.co had in November 2026.
 
 Here a flavor is a name: every job runs on this machine, and nothing is charged.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-# name, title, cores, memory, disk, accelerator (model, number, memory), micro-dollars a minute
+# name, title, cores, memory, accelerator (model, memory), micro-dollars a minute
 _ROWS: Final = (
-    ("cpu-basic", "CPU Basic", 2, "16 GB", "50 GB", None, 167),
-    ("cpu-upgrade", "CPU Upgrade", 8, "32 GB", "50 GB", None, 500),
-    ("cpu-xl", "CPU XL", 16, "124 GB", "1000 GB", None, 16_667),
-    ("t4-small", "Nvidia T4 - small", 4, "15 GB", "50 GB", ("T4", 1, "16 GB"), 6_667),
-    ("l4x1", "1x Nvidia L4", 8, "30 GB", "400 GB", ("L4", 1, "24 GB"), 13_333),
-    ("l40sx1", "1x Nvidia L40S", 8, "62 GB", "380 GB", ("L40S", 1, "48 GB"), 30_000),
-    ("a100-large", "Nvidia A100 - large", 12, "142 GB", "1000 GB", ("A100", 1, "80 GB"), 41_667),
-    ("h200", "Nvidia H200", 23, "256 GB", "3000 GB", ("H200", 1, "141 GB"), 83_333),
+    ("cpu-basic", "CPU Basic", 2, "16 GB", None, 167),
+    ("cpu-upgrade", "CPU Upgrade", 8, "32 GB", None, 500),
+    ("cpu-xl", "CPU XL", 16, "124 GB", None, 16_667),
+    ("t4-small", "Nvidia T4 - small", 4, "15 GB", ("T4", "16 GB"), 6_667),
+    ("l4x1", "1x Nvidia L4", 8, "30 GB", ("L4", "24 GB"), 13_333),
+    ("l40sx1", "1x Nvidia L40S", 8, "62 GB", ("L40S", "48 GB"), 30_000),
+    ("a100-large", "Nvidia A100 - large", 12, "142 GB", ("A100", "80 GB"), 41_667),
+    ("h200", "Nvidia H200", 23, "256 GB", ("H200", "141 GB"), 83_333),
 )
 FLAVORS: Final = frozenset(row[0] for row in _ROWS)
 
@@ -29,15 +29,14 @@ def listing() -> list[dict[str, Any]]:
             "prettyName": title,
             "cpu": f"{cores} vCPU",
             "ram": memory,
-            "ephemeralStorage": disk,
             "accelerator": _accelerator(*gpu) if gpu else None,
             "unitCostMicroUSD": price,
             "unitCostUSD": price / 1e6,
             "unitLabel": "minute",
         }
-        for name, title, cores, memory, disk, gpu, price in _ROWS
+        for name, title, cores, memory, gpu, price in _ROWS
     ]
 
 
-def _accelerator(model: str, number: int, memory: str) -> dict[str, str]:
-    return {"type": "gpu", "model": model, "quantity": str(number), "vram": memory, "manufacturer": "Nvidia"}
+def _accelerator(model: str, memory: str) -> dict[str, str]:
+    return {"type": "gpu", "model": model, "quantity": "1", "vram": memory, "manufacturer": "Nvidia"}

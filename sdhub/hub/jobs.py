@@ -11,6 +11,7 @@ for `/`, so that paths in the command and in variables that begin as a mount doe
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -39,6 +40,8 @@ AT_ONCE = max(2, (os.cpu_count() or 2) // 4)
 MAX_LOG, MAX_LINE = 64 * 2**20, 16 * 2**10
 SECRET = 8  # characters from which on a secret is struck out of a log: shorter ones are words
 ENDED = "the Hub that ran it ended"
+
+logger = logging.getLogger("sdhub.hub")
 
 
 class JobRunner:
@@ -103,9 +106,15 @@ class JobRunner:
                 if self._closed:
                     return
                 job, secrets = self._waiting.popleft()
-            stage, message = self._run(job, secrets)
-            with self._hub.database.write() as connection:
-                jobs.end(connection, job, stage, message)
+            try:
+                self._do(job, secrets)
+            except Exception:
+                logger.exception("job %s was lost", job.id)  # the next one is not to blame
+
+    def _do(self, job: Job, secrets: Mapping[str, str]) -> None:
+        stage, message = self._run(job, secrets)
+        with self._hub.database.write() as connection:
+            jobs.end(connection, job, stage, message)
 
     def _run(self, job: Job, secrets: Mapping[str, str]) -> tuple[str, str]:
         """Stage and message that a job ends with."""

@@ -54,7 +54,7 @@ class Jobs:
                 yield task, self._outcome(task, job)
 
     def _outcome(self, task: Task, job: JobInfo) -> Outcome:
-        end = Ended(job, ())
+        end = Ended(self.engine.hub, job)
         if end.done:
             return Outcome("done", f"{self.engine.hub.url}/{task.target}")
         error = end.failure()

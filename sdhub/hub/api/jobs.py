@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute
 
 from sdhub.hub.api.call import Call, answer, route, streaming
+from sdhub.hub.api.repositories import is_private
 from sdhub.hub.errors import Refusal, bad_request
 from sdhub.hub.hardware import FLAVORS, listing
 from sdhub.hub.jobs import log_of
@@ -170,7 +171,9 @@ def cancel(call: Call) -> Response:
     """`POST …/cancel`. Of a job that has ended, nothing changes."""
     job = _job(call)
     call.hub.require_owner(call.caller, job.namespace)
-    if call.hub.jobs is not None and not job.ended:
+    if not job.ended:
+        if call.hub.jobs is None:
+            raise Refusal(501, "Another server of this Hub runs its jobs")
         call.hub.jobs.cancel(job)
     return inspect(call)
 
@@ -249,7 +252,7 @@ def create_bucket(call: Call) -> Response:
     address = {"url": f"{call.base}/buckets/{namespace}/{name}", "id": f"{namespace}/{name}"}
     try:
         with call.hub.database.write() as connection:
-            buckets.create(connection, namespace, name, private=call.body.get("private") is True)
+            buckets.create(connection, namespace, name, private=bool(is_private(call.body)))
     except Refusal as refusal:
         raise Refusal(refusal.status, refusal.message, body=address) from None
     return answer(address)

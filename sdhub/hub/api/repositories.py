@@ -47,7 +47,7 @@ def create(call: Call) -> Response:
 
 
 def _create(call: Call, kind: str, namespace: str, name: str, sdk: str) -> Repo:
-    private = _is_private(call.body)
+    private = is_private(call.body)
     with call.hub.blobs.stage() as file:
         file.write(GITATTRIBUTES)
         staged = file.finish()
@@ -78,7 +78,8 @@ def _configure_space(call: Call, *, connection: Any, repo: Repo) -> None:
                 )
 
 
-def _is_private(body: dict[str, Any]) -> bool | None:
+def is_private(body: dict[str, Any]) -> bool | None:
+    """What a body says of visibility, in the words of any client; None where it says nothing."""
     visibility = body.get("visibility")
     if visibility is not None:
         if visibility not in {"public", "private", "protected"}:
@@ -130,7 +131,7 @@ def _full_name(value: object) -> tuple[str, str]:
 def settings(call: Call) -> Response:
     """`PUT /api/{types}/{repo}/settings`: visibility and gating."""
     repo = call.own_repo()
-    private, gated = _is_private(call.body), call.body.get("gated")
+    private, gated = is_private(call.body), call.body.get("gated")
     if gated is not None:
         gated = "" if gated is False else str(gated)
     with call.hub.database.write() as connection:
