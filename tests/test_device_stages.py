@@ -9,9 +9,11 @@ from sdhub.checkpoint.resolve import resolve
 from sdhub.core.hub import Hub
 from sdhub.core.progress import SILENT
 from sdhub.core.work import Work
+from sdhub.evidence.budget import Scope
 from sdhub.evidence.sampling import Prompt, Sampling
 from sdhub.recipes.recipe import Affine
 from sdhub.workflow import stages
+from sdhub.workflow.measure import DRAWING, NOISE
 from tests.backends.built import recipe_for
 from tests.far import NAME, far_device
 
@@ -24,11 +26,12 @@ def test_a_variant_is_built_and_drawn_on_a_device(tmp_path, monkeypatch):
     ran = {}
     for device in ("cpu", "cuda:0"):
         with far_device():
-            base = stages.Base(resolve("demo"), "0" * 64, sampling, Hub(), Work(tmp_path), SILENT, device=device)
+            scope, work = Scope(sampling, whole=True, seconds=0), Work(tmp_path)
+            base = stages.Base(resolve("demo"), "0" * 64, scope, sampling, Hub(), work, SILENT, device=device)
             variant = stages.VariantStages(base, SDNQ, recipe)
             drawn = {"base": base.samples({}), "variant": variant.samples()}
-            snr = json.loads((variant.noise() / "noise.json").read_text())
-        ran[device] = {side: json.loads((place / "ran.json").read_text()) for side, place in drawn.items()}
+        snr = json.loads((drawn["variant"] / NOISE).read_text())
+        ran[device] = {side: json.loads((place / DRAWING).read_text())["ran"] for side, place in drawn.items()}
         assert snr["median_db"] > 25
     gpu = {"device": f"cuda:0, {NAME}", "precision": "bfloat16"}
     assert ran["cuda:0"] == {"base": gpu, "variant": {**gpu, "kernels": None}}

@@ -79,9 +79,9 @@ def test_options_that_the_guides_name_are_options():
     from sdhub.cli.app import app
 
     known, commands = (
-        {"--help", "--ready-file"},
+        {"--help", "--ready-file", "--with"},
         [get_command(app)],
-    )  # of every command, and of the Hub's own program
+    )  # of every command, of the Hub's own program, and of uv
     while commands:
         command = commands.pop()
         known |= {name for each in command.params for name in (*each.opts, *each.secondary_opts)}

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.half_precision import stored
 from sdhub.core.machine import operations_per_second
+from sdhub.core.units import GIB
 
 TEXT_TOKENS = 77  # of CLIP
 TRANSFORMER_TEXT = {"sd3": 333, "flux": 512}  # tokens of text that go through the blocks
@@ -19,6 +21,8 @@ SANA_DOWN = 32  # of Sana's autoencoder (DC-AE)
 EFFICIENCY = 0.5  # of products of large matrices, that torch has in a denoiser in float32; measured
 DECODING_EFFICIENCY = 1.0  # the same of an autoencoder, whose convolutions are large
 OVERHEAD_SECONDS = 0.01  # of one call, however small
+KEPT_BYTES = 4 * GIB  # of a denoiser in float32
+RUNTIME_BYTES, ACTIVATION_BYTES = int(0.7 * GIB), 4096  # of torch and its libraries; of a pixel of the picture
 VAE_OPERATIONS = 9.6e6  # of decoding, a pixel, by Stable Diffusion's autoencoder; counted
 
 
@@ -39,6 +43,22 @@ def passes(checkpoint: Checkpoint, guidance: float) -> int:
     config = part.config if part else {}
     embedded = config.get("guidance_embeds") or config.get("time_cond_proj_dim") is not None
     return 2 if guidance > 1 and not embedded and checkpoint.family.name != "flux" else 1
+
+
+def stays_half(checkpoint: Checkpoint) -> bool:
+    """Whether a denoiser keeps its files' 16-bit weights to draw with, widened a layer at a time: where it would
+    take much in float32."""
+    part = checkpoint.component(checkpoint.family.denoiser)
+    return part is not None and 4 * part.parameters > KEPT_BYTES and stored(checkpoint) is not None
+
+
+def drawing_bytes(checkpoint: Checkpoint, width: int, height: int) -> int:
+    """Forecast of the memory that drawing with the base takes, with what torch itself does."""
+    weights = 4 * sum(part.parameters for part in checkpoint.components)
+    if stays_half(checkpoint):
+        part = checkpoint.component(checkpoint.family.denoiser)
+        weights -= 2 * part.parameters if part else 0
+    return weights + RUNTIME_BYTES + ACTIVATION_BYTES * width * height
 
 
 def call_operations(checkpoint: Checkpoint, width: int, height: int) -> float:

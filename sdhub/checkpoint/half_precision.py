@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from sdhub.checkpoint.checkpoint import Checkpoint
+
+HALF = ("float16", "bfloat16")
+
+
+def stored(checkpoint: Checkpoint) -> str | None:
+    """The 16-bit type that the denoiser can stay in, nothing being fused; a single file's parts are loaded in one
+    type."""
+    part = checkpoint.component(checkpoint.family.denoiser)
+    if part is None or part.dtype not in HALF or checkpoint.loras or checkpoint.source.single:
+        return None
+    return part.dtype
+
 
 def compute_in_float32(module: Any) -> None:
     """Let a module of 16-bit weights compute in float32, on processors that are slow in 16 bits or cannot.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sdhub.checkpoint import accounting, lora, original
 from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.fetch import config_files, require_unchanged
-from sdhub.checkpoint.half_precision import compute_in_float32
+from sdhub.checkpoint.half_precision import HALF, compute_in_float32, stored
 from sdhub.checkpoint.headers import read_header
 from sdhub.checkpoint.inspect import INDEX, Parts, parts_of
 from sdhub.checkpoint.known import TOKENIZERS, UNLOADED
@@ -35,7 +35,6 @@ from sdhub.core.scratch import temporary
 if TYPE_CHECKING:
     import torch
 
-HALF = ("float16", "bfloat16")
 DTYPES = ("float32", *HALF)
 LOADABLE = frozenset(
     {
@@ -85,10 +84,10 @@ def load(
     hub = hub or endpoint(None)
     loras = [(each, lora.local(each, hub)) for each in checkpoint.loras]
     with progress.task(f"loading {checkpoint.name}"):
-        stored = _stored(checkpoint) if half_precision else None
-        pipeline = _load(checkpoint, path, dtype, hub, stored, progress)
+        kept = stored(checkpoint) if half_precision else None
+        pipeline = _load(checkpoint, path, dtype, hub, kept, progress)
         _check_whole(checkpoint, pipeline, path)
-        if stored:
+        if kept:
             compute_in_float32(getattr(pipeline, checkpoint.family.denoiser))
         lora.fuse(pipeline, loras, progress, None if device is None else solver(device))
         require_unchanged(checkpoint)
@@ -96,15 +95,7 @@ def load(
     return pipeline if device is None else place(pipeline, device)
 
 
-def _stored(checkpoint: Checkpoint) -> str | None:
-    """The 16-bit type that the denoiser can stay in; a single file's parts are loaded in one type."""
-    part = checkpoint.component(checkpoint.family.denoiser)
-    if part is None or part.dtype not in HALF or checkpoint.loras or checkpoint.source.single:
-        return None
-    return part.dtype
-
-
-def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str | None, progress: Progress) -> Any:
+def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, kept: str | None, progress: Progress) -> Any:
     single = checkpoint.source.single
     configs = config_files(checkpoint, hub) if single else path
     with vetted(checkpoint, configs) as folder, quiet():
@@ -118,8 +109,8 @@ def _load(checkpoint: Checkpoint, path: Path, dtype: str, hub: Hub, stored: str 
             progress.note(line)
         kind = getattr(diffusers, checkpoint.pipeline)
         kinds: Any = getattr(torch, dtype)
-        if stored:
-            kinds = {"default": kinds, checkpoint.family.denoiser: getattr(torch, stored)}
+        if kept:
+            kinds = {"default": kinds, checkpoint.family.denoiser: getattr(torch, kept)}
         settings = {"torch_dtype": kinds, "local_files_only": True}
         try:
             made = original.components(checkpoint, path, folder, dtype) if single else {}

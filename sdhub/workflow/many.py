@@ -64,7 +64,7 @@ class PublishRequest:
         """Forecast of the most memory that a variant takes; they are made one after another."""
         checkpoint, options = self.resolved()
         plan = make_plan(checkpoint, options)
-        return max(each.forecast.peak_bytes for each in plan.variants)
+        return max(plan.peak_bytes(each) for each in plan.variants)
 
 
 @dataclass(frozen=True)

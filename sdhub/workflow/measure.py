@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from sdhub.backends.base import backends
 from sdhub.checkpoint.checkpoint import Checkpoint
+from sdhub.checkpoint.cost import stays_half
 from sdhub.checkpoint.fetch import fetch
 from sdhub.checkpoint.load import load
 from sdhub.core.device import CPU, described, of_pipeline, precision, resolve
@@ -28,7 +29,6 @@ from sdhub.evidence.sampling import Sample, Sampling, draw
 
 DRAWING, NOISE, LATENCY = "drawing.json", "noise.json", "latency.json"
 Where: TypeAlias = "tuple[str, str | None]"  # the devices of torch and of the variant's own runtime
-KEPT_BYTES = 4 * 2**30  # of a denoiser in float32, beyond which weights of 16 bits stay so, and compute in 32
 
 
 def load_base(
@@ -54,9 +54,8 @@ def load_base(
 def load_to_draw(checkpoint: Checkpoint, hub: Hub, device: str, progress: Progress) -> Any:
     """The base as it is drawn with and timed; on the CPU a large denoiser's 16-bit weights are widened a layer at
     a time."""
-    part = checkpoint.component(checkpoint.family.denoiser)
-    large = device == CPU and part is not None and 4 * part.parameters > KEPT_BYTES
-    return load_base(checkpoint, hub, progress, half_precision=large, device=device, drawing=True)
+    half_precision = device == CPU and stays_half(checkpoint)
+    return load_base(checkpoint, hub, progress, half_precision=half_precision, device=device, drawing=True)
 
 
 def draw_all(pipe: Any, sampling: Sampling, progress: Progress) -> list[Sample]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sdhub.backends.base import Backend, Forecast, backend_of, backends
 from sdhub.checkpoint.checkpoint import Checkpoint
-from sdhub.checkpoint.cost import call_seconds, decoding_seconds, passes
+from sdhub.checkpoint.cost import call_seconds, decoding_seconds, drawing_bytes, passes
 from sdhub.checkpoint.resolve import checkpoint_of
 from sdhub.checkpoint.sampling import most_steps, sampling_defaults
 from sdhub.core import nextsteps
@@ -58,6 +58,12 @@ class Plan:
         """Forecast of making a variant, with its share of the evidence."""
         return (variant.forecast.seconds + self.scope.seconds / len(self.variants)) / 60
 
+    def peak_bytes(self, variant: PlannedVariant) -> int:
+        """Forecast of the most memory that making a variant, or measuring it beside its base, takes."""
+        size = self.sampling.width, self.sampling.height
+        measuring = drawing_bytes(self.checkpoint, *size) + 2 * variant.forecast.bytes
+        return max(variant.forecast.peak_bytes, measuring)
+
     def document(self) -> dict[str, Any]:
         """The JSON form."""
         return {
@@ -73,7 +79,7 @@ class Plan:
                     "branch": None if each.branch == "main" else each.branch,
                     "recipe_sha256": each.recipe.sha256,
                     "bytes": each.forecast.bytes,
-                    "peak_bytes": each.forecast.peak_bytes,
+                    "peak_bytes": self.peak_bytes(each),
                     "minutes": round(self.minutes(each), 1),
                 }
                 for each in self.variants

@@ -88,8 +88,8 @@ def choice(checkpoint: Checkpoint, name: str, limits: Limits) -> Choice:
     except SdhubError as error:
         return Choice(name, error.message.partition(f" cannot become {name}: ")[2] or error.message)
     (planned,) = plan.variants
-    minutes, forecast = plan.minutes(planned), planned.forecast
-    if forecast.peak_bytes > limits.memory:
-        needs, has = (f"{count / 1e9:.0f} GB" for count in (forecast.peak_bytes, limits.memory))
+    minutes, peak = plan.minutes(planned), plan.peak_bytes(planned)
+    if peak > limits.memory:
+        needs, has = (f"{count / 1e9:.0f} GB" for count in (peak, limits.memory))
         return Choice(name, f"making it needs {needs} of memory, and this Space has {has}")
-    return Choice(name, None, forecast.bytes, forecast.peak_bytes, minutes, planned.recipe.sha256)
+    return Choice(name, None, planned.forecast.bytes, peak, minutes, planned.recipe.sha256)

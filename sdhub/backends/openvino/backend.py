@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sdhub.backends.base import Backend, Forecast
 from sdhub.backends.calibration import calibration_seconds
 from sdhub.backends.openvino import telemetry
-from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED
+from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED, LARGE_JUDGED, LARGE_SIDE, SIDE
 from sdhub.backends.openvino.presets import PRESETS, choices
 from sdhub.backends.openvino.shapes import UNGUIDED
 from sdhub.backends.reasons import TINY, reason
@@ -51,7 +51,7 @@ MOST_MERGED = 0.7
 ROUNDING_PROMPTS, LARGE_ROUNDING_STEPS = 8, 3  # ranges of activations settle sooner than Gram matrices
 GRAPH_BYTES = 400_000  # of an .xml file, beside its weights
 SECONDS_PER_GIB = 30.0  # tracing, converting and compressing, per GiB of 32-bit weights, on two cores
-JUDGED_SIDE = 512  # pixels of what sensitivity is measured on, at most
+PIXELS = 8  # a side of a latent position, about
 
 
 class OpenVINO(Backend):
@@ -71,7 +71,7 @@ class OpenVINO(Backend):
     library = "diffusers"  # the Hub knows no library openvino: that is a tag
     repository = "{model}-openvino-{treatment}"
     install = 'pip install "optimum-intel[openvino]" diffusers'
-    revision = 5
+    revision = 6
     runtime_devices = ("CPU", "GPU", "NPU")
     on_torch = False
 
@@ -332,12 +332,14 @@ def _bits(treatment: Treatment) -> float:
 
 
 def _judging_seconds(checkpoint: Checkpoint, recipe: Recipe) -> float:
-    """Of measuring sensitivity, where layers stay in higher precision: a backward pass takes as long as two."""
+    """Of measuring sensitivity, where layers stay in higher precision: a backward pass takes as long as two calls,
+    what is rounded in every layer as long as three."""
     found = recipe.calibration
     if found is None or not recipe.keeps_higher_precision:
         return 0.0
-    width, height = min(found.width, JUDGED_SIDE), min(found.height, JUDGED_SIDE)
-    return 3 * min(found.calls, JUDGED) * call_seconds(checkpoint, width, height)
+    judged, side = (LARGE_JUDGED, LARGE_SIDE) if is_large(checkpoint) else (JUDGED, SIDE)
+    width, height = min(found.width, side * PIXELS), min(found.height, side * PIXELS)
+    return 6 * min(found.calls, judged) * call_seconds(checkpoint, width, height)
 
 
 BACKEND = OpenVINO()

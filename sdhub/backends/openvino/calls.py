@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from sdhub.compression.calibration import LayerStatistics
 
-JUDGED = 24  # calls that sensitivity is measured on
+# Calls that sensitivity is measured on, and the side of the latents that is left of them; fewer, and less, of a
+# denoiser whose calls take seconds.
+JUDGED, SIDE = 24, 64
+LARGE_JUDGED, LARGE_SIDE = 8, 32
 GRAM_BYTES = 6 * GIB  # of the Gram matrices of all layers together
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdhub.backends.openvino import frequencies, graph, shapes
-from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED, record
+from sdhub.backends.openvino.calls import GRAM_BYTES, JUDGED, LARGE_JUDGED, LARGE_SIDE, SIDE, record
 from sdhub.backends.openvino.graph import MODEL
 from sdhub.backends.openvino.quantize import compress, smoothing_of
 from sdhub.backends.openvino.sensitivity import Cost, most_sensitive, sensitivities
@@ -24,6 +24,7 @@ from sdhub.core.placement import take_home, visiting
 from sdhub.core.progress import Progress
 from sdhub.core.quiet import quiet
 from sdhub.core.scratch import temporary
+from sdhub.recipes.calibration import LARGE
 from sdhub.recipes.recipe import Affine, Calibration, ComponentRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -210,9 +211,12 @@ def _calibrated(
             for layer, each in affine.items()
             if layer not in component.layers and (layer in statistics or layer not in rounded)
         }
-        few = calls.some(JUDGED)
+        large = sum(each.numel() for each in module.parameters()) > LARGE
+        few, side = (LARGE_JUDGED, LARGE_SIDE) if large else (JUDGED, SIDE)
         with visiting(module, device):
-            costs = sensitivities(module, few, judged, statistics, seed=calibration.seed, progress=progress)
+            costs = sensitivities(
+                module, calls.some(few), judged, statistics, side=side, seed=calibration.seed, progress=progress
+            )
     return Known(statistics, costs, device)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sdhub.backends.openvino.calls import latents_of, run
+from sdhub.backends.openvino.calls import SIDE, latents_of, run
 from sdhub.core.progress import SILENT, Progress
 from sdhub.recipes.recipe import Affine
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     import torch
 
     from sdhub.compression.calibration import LayerStatistics
-
-SIDE, TOKENS = 64, 1024  # latents are cropped to that: backward passes keep all that lies between
 
 
 @dataclass(frozen=True)
@@ -39,19 +37,21 @@ def sensitivities(
     treatments: Mapping[str, Affine],
     statistics: Mapping[str, LayerStatistics],
     *,
+    side: int = SIDE,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> dict[str, Cost]:
     """The cost of every layer in `treatments` as on `calls`, weights rounded to the nearest.
 
-    `statistics`: of the inputs of layers whose activations are rounded. The denoiser is run, and backwards, once
+    `statistics`: of the inputs of layers whose activations are rounded. Latents are cropped to `side` x `side`
+    positions: backward passes keep all that lies between. The denoiser is run, and backwards, once
     for each call. Deterministic for the same number of threads.
     """
     import torch
 
     modules = {name: denoiser.get_submodule(name) for name in treatments}
     device = next(denoiser.parameters()).device
-    kept = [{name: each.to(device) for name, each in _cropped(call).items()} for call in calls]
+    kept = [{name: each.to(device) for name, each in _cropped(call, side).items()} for call in calls]
     with progress.task("measuring sensitivity", total=len(kept), unit="calls") as task:
         rounded = {name: _rounding(modules[name], each, statistics.get(name)) for name, each in treatments.items()}
         errors, work = dict.fromkeys(modules, 0.0), dict.fromkeys(modules, 0)
@@ -87,15 +87,16 @@ def most_sensitive(costs: Mapping[str, Cost], share: float, *, by: Callable[[Cos
     return frozenset(chosen)
 
 
-def _cropped(call: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _cropped(call: Mapping[str, torch.Tensor], side: int) -> dict[str, torch.Tensor]:
     """A corner of latents laid out as an image, the first of those that are packed into tokens."""
     name = latents_of(call)
     latents = call[name]
     if latents.ndim == 4:
-        return {**call, name: latents[..., :SIDE, :SIDE].contiguous()}
-    cropped = {**call, name: latents[:, :TOKENS].contiguous()}
+        return {**call, name: latents[..., :side, :side].contiguous()}
+    tokens = side**2 // 4  # of 2 x 2 positions
+    cropped = {**call, name: latents[:, :tokens].contiguous()}
     if "img_ids" in call:
-        cropped["img_ids"] = call["img_ids"][:TOKENS].contiguous()
+        cropped["img_ids"] = call["img_ids"][:tokens].contiguous()
     return cropped
 
 
