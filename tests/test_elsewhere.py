@@ -412,3 +412,25 @@ def test_one_source_that_is_not_there_stops_no_other(url, tmp_path, monkeypatch)
     )
     errors = [each["error"]["message"] for each in done["sources"]]
     assert errors == ["the Hub shows no model me/nothing", "the Hub has no hardware called moon"]
+
+
+def test_what_this_machine_lacks_a_job_may_have(url, engine, tmp_path):
+    words = ["publish", "demo", "--variant", "sdnq-int8", "--device", "cuda", "--to", "me", "--on", "hf-jobs"]
+    (made,) = sdhub_json(*words, "--timeout", "1h", "--detach", home=tmp_path, endpoint=url)["jobs"]
+    engine.cancel(made["id"])
+    assert (made["flavor"], made["limit_minutes"]) == ("t4-small", 60)
+    (job,) = [each for each in engine.jobs() if each.id == made["id"]]
+    assert "--device cuda" in " ".join(job.command)
+
+
+def test_a_proposal_to_others_is_a_job_of_one_s_own(tmp_path):
+    """With users: who may not write in a namespace may propose to it, and pays for the job."""
+    users = [{"name": name, "token": f"token-of-{name}", "role": "write", "orgs": []} for name in ("ada", "bob")]
+    (tmp_path / "users.json").write_text(json.dumps(users))
+    with running_hub(tmp_path / "root", "--jobs", "--users", str(tmp_path / "users.json")) as url:
+        engine = Engine(Hub(url, "token-of-ada"), "ada")
+        options = Options(namespace="bob", variants=("sdnq-int8",), create_pr=True)
+        (made,) = plan_jobs(engine, PublishRequest("demo", options), ["--create-pr"])
+        assert made.request.words[-4:] == ("--to", "bob", "--yes", "--json")
+        job = engine.start(standin("true", "proposed"))
+        assert job.owner.name == "ada"

@@ -142,7 +142,8 @@ def publish(
     from sdhub.workflow.many import SourceResult
 
     given, first = forwarded(ctx), orders[0]
-    with engine(on, first.options.namespace, first.hub, timeout, detach=detach) as at:
+    to = None if first.options.create_pr else first.options.namespace  # proposals go to others' namespaces too
+    with engine(on, to, first.hub, timeout, detach=detach) as at:
         planned, refused = [], []
         for order in orders:
             try:

@@ -130,7 +130,8 @@ def _watcher(
     with connect(hub, jobs=jobs is not None) as target:
         wanted = replace(wanted, namespace=check_token(target, wanted.namespace, propose=wanted.create_pr))
         source = endpoint(None) if hub == "local" and not jobs else target
-        engine = jobs.engine(target, str(wanted.namespace)) if jobs else None
+        own = check_token(target) if wanted.create_pr else str(wanted.namespace)
+        engine = jobs.engine(target, own) if jobs else None
         who = dispatcher(
             where, wanted, source=source, target=target, github=github, engine=engine, progress=progress
         )

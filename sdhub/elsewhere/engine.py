@@ -109,11 +109,12 @@ class Engine:
 
     def _run(self, request: Request, price: Price, volumes: list[Any]) -> JobInfo:
         requirement = self.requirement or f"sdhub[{request.extra}]=={metadata.version('sdhub')}"
-        env = {"SDHUB_COUNTS": "1"} | ({} if self.hub.url == PUBLIC else {"HF_ENDPOINT": self.hub.url})
-        mounts = {volume.mount_path for volume in volumes}
-        if KEPT in mounts:
+        env = {"SDHUB_COUNTS": "1", "PYTHONUNBUFFERED": "1"}
+        if self.hub.url != PUBLIC:
+            env["HF_ENDPOINT"] = self.hub.url
+        if any(volume.mount_path == KEPT for volume in volumes):
             env["SDHUB_KEEP"] = KEPT
-        if request.source and any(place.startswith(f"{CACHE}/") for place in mounts):
+        if request.source:
             env["HF_HUB_CACHE"] = CACHE
         job: JobInfo = self.hub.api.run_job(
             image=IMAGE,

@@ -87,15 +87,16 @@ def plan_jobs(
     checkpoint, options = resolved(order, engine.hub)
     if licensed:
         settle_all(checkpoint, options.license)
-    plan = make_plan(checkpoint, options, namespace=engine.namespace)
+    options = replace(options, namespace=options.namespace or engine.namespace)
+    plan = make_plan(checkpoint, options)
     named = () if options.recipe else options.variants
     names = named or [each.name for each in make_plan(checkpoint, replace(options, adjustment=AS_IT_IS)).variants]
     jobs = []
     for name, variant in zip(dict.fromkeys(names), plan.variants, strict=True):
-        alone = make_plan(checkpoint, replace(options, variants=(name,)), namespace=engine.namespace)
+        alone = make_plan(checkpoint, replace(options, variants=(name,)))
         (row,) = alone.document()["variants"]  # with evidence of its own
         arguments = ["publish", pinned(checkpoint), *words, *([] if options.recipe else ["--variant", name])]
-        arguments += ["--to", engine.namespace, "--yes", "--json"]
+        arguments += ["--to", str(options.namespace), "--yes", "--json"]
         request = request_of(
             checkpoint,
             arguments,

@@ -21,8 +21,6 @@ RESERVED: Final = frozenset(
         "datasets",
         "spaces",
         "collections",
-        "buckets",
-        "jobs",
         "discussions",
         "static",
         "xet",
