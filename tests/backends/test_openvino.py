@@ -258,7 +258,7 @@ def test_flux_is_converted_without_losing_its_timesteps(backend, tmp_path):
     base = measure.draw_all(pipeline, sampling, SILENT)
     out = tmp_path / "fp16"
     out.mkdir()
-    backend.build(checkpoint, pipeline, recipe, "cpu", out, SILENT)
+    backend.build(checkpoint, pipeline, recipe, out, SILENT)
     pipe = OVDiffusionPipeline.from_pretrained(out, ov_config=EXACT)
     assert type(pipe).__name__ == "OVFluxPipeline"
     assert compare(base, measure.draw_all(pipe, sampling, SILENT), sampling).psnr_db > 60

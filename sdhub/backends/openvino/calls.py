@@ -55,10 +55,11 @@ class Calls:
 
         batch = inputs[latents_of(inputs)].shape[0]
         row = (self.count + 1) % batch
-        kept = {
-            name: (each[row : row + 1] if each.ndim and each.shape[0] == batch else each).contiguous().clone()
+        rows = {
+            name: each[row : row + 1] if each.ndim and each.shape[0] == batch else each
             for name, each in inputs.items()
         }
+        kept = {name: each.contiguous().clone().cpu() for name, each in rows.items()}
         save_file(kept, self.folder / f"{self.count}.safetensors")
         self.count += 1
 
