@@ -6,7 +6,7 @@ embeddings are hundredths of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sdhub.checkpoint.checkpoint import Checkpoint
@@ -76,8 +76,7 @@ def call_operations(checkpoint: Checkpoint, width: int, height: int) -> float:
 def decoding_operations(checkpoint: Checkpoint, width: int, height: int) -> float:
     """Of the autoencoder, from latents to one picture; from the squared width of its highest stage."""
     part = checkpoint.component("vae")
-    channels = part.config.get("block_out_channels") if part else None
-    first = channels[0] if isinstance(channels, (list, tuple)) and channels else 128
+    first = _each(part.config.get("block_out_channels") if part else None, 1, 128)[0]
     return VAE_OPERATIONS * (first / 128) ** 2 * width * height
 
 
@@ -86,21 +85,22 @@ def _down(checkpoint: Checkpoint) -> int:
     if checkpoint.family.name == "sana":
         return SANA_DOWN
     part = checkpoint.component("vae")
-    stages = part.config.get("block_out_channels") if part else None
-    return int(2 ** (len(stages) - 1)) if isinstance(stages, (list, tuple)) and stages else 8
+    stages = _stages(part.config.get("block_out_channels") if part else None) or 4
+    return int(2 ** (stages - 1))
 
 
 def _unet(config: Mapping[str, Any], positions: float) -> float:
     """Pairs of a multiplication and an addition of diffusers' UNet2DConditionModel at so many latent positions."""
-    widths = list(config.get("block_out_channels") or (320, 640, 1280, 1280))
-    stages = len(widths)
-    layers = _each(config.get("layers_per_block", 2), stages)
-    depths = _each(config.get("transformer_layers_per_block", 1), stages)
-    texts = _each(config.get("cross_attention_dim") or widths[0], stages)
-    crosses = ["CrossAttn" in str(name) for name in config.get("down_block_types") or ()]
+    stages = _stages(config.get("block_out_channels")) or 4
+    widths = _each(config.get("block_out_channels"), stages, 320)
+    layers = _each(config.get("layers_per_block"), stages, 2)
+    depths = _each(config.get("transformer_layers_per_block"), stages, 1)
+    texts = _each(config.get("cross_attention_dim"), stages, widths[0])
+    names = config.get("down_block_types")
+    crosses = ["CrossAttn" in str(name) for name in (names if isinstance(names, (list, tuple)) else ())]
     crosses = (crosses + [False] * stages)[:stages]
 
-    total = 9.0 * int(config.get("in_channels", 4)) * widths[0] * positions
+    total = 9.0 * _whole(config.get("in_channels"), 4) * widths[0] * positions
     skips, inputs, here = [widths[0]], widths[0], positions
     for stage, width in enumerate(widths):
         for _ in range(layers[stage]):
@@ -125,7 +125,7 @@ def _unet(config: Mapping[str, Any], positions: float) -> float:
         if stage:
             here *= 4
             total += 9 * width**2 * here
-    return float(total + 9 * widths[0] * int(config.get("out_channels", 4)) * positions)
+    return float(total + 9 * widths[0] * _whole(config.get("out_channels"), 4) * positions)
 
 
 def _resnet(inputs: int, outputs: int, positions: float) -> float:
@@ -146,16 +146,25 @@ def _transformer(config: Mapping[str, Any], family: str, positions: float) -> fl
     Sana's attention is linear in the tokens, and it attends to the text, as PixArt does, with weights of its own.
     """
     # FLUX packs four positions into a token before the model sees them.
-    patch = 2 if family == "flux" else int(config.get("patch_size") or 1)
+    patch = 2 if family == "flux" else _whole(config.get("patch_size"), 1)
     tokens = positions / patch**2 + TRANSFORMER_TEXT.get(family, 0)
-    width = int(config.get("num_attention_heads") or 0) * int(config.get("attention_head_dim") or 0)
-    blocks = int(config.get("num_layers") or 0) + int(config.get("num_single_layers") or 0)
+    width = _whole(config.get("num_attention_heads"), 0) * _whole(config.get("attention_head_dim"), 0)
+    blocks = _whole(config.get("num_layers"), 0) + _whole(config.get("num_single_layers"), 0)
     among = 0.0 if family == "sana" else 2 * tokens**2 * width
     return float(blocks * (BLOCK_WIDTHS.get(family, 12) * width**2 * tokens + among))
 
 
-def _each(value: Any, stages: int) -> list[int]:
+def _each(value: Any, stages: int, default: int) -> list[int]:
     """One number for each stage, where one stands for all; of nested lists the largest."""
-    values = list(value) if isinstance(value, Iterable) else [value] * stages
-    flat = [max(each) if isinstance(each, (list, tuple)) else each for each in values]
-    return [int(each) for each in (flat + flat[-1:] * stages)[:stages]]
+    values = list(value) if isinstance(value, (list, tuple)) and value else [value]
+    flat = [max(_each(each, len(each), default)) if _stages(each) else _whole(each, default) for each in values]
+    return (flat + flat[-1:] * stages)[:stages]
+
+
+def _stages(value: Any) -> int:
+    return len(value) if isinstance(value, (list, tuple)) else 0
+
+
+def _whole(value: Any, default: int) -> int:
+    """A number above zero, as configs that load have; a stranger's that is none is refused elsewhere."""
+    return value if isinstance(value, int) and value > 0 else default

@@ -123,3 +123,11 @@ def test_a_larger_picture_takes_longer_and_guidance_twice():
     checkpoint = resolve("demo")
     assert call_seconds(checkpoint, 128, 128) > call_seconds(checkpoint, 64, 64) > 0
     assert [passes(checkpoint, guidance) for guidance in (0, 1, 4)] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("odd", [[], [[]], "many", None, True, -3, 0, [[1, [2]]], {"a": 1}, 1e9])
+def test_configs_that_make_no_model_have_some_cost(odd):
+    config = {**UNETS["sdxl"], "in_channels": odd, "layers_per_block": odd, "cross_attention_dim": odd}
+    for name in ("block_out_channels", "down_block_types", "transformer_layers_per_block"):
+        unet = Component("unet", "diffusers", "UNet2DConditionModel", {**config, name: odd})
+        assert call_operations(checkpoint_with(unet), 512, 512) > 0
