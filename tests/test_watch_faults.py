@@ -141,14 +141,15 @@ class Faulty:
             repo_id="me/x",
             branch="main",
             recipe=SimpleNamespace(sha256="r" * 64, components={}, name="x"),
-            backend=SimpleNamespace(versions=dict, name="openvino", revision=1),
+            backend=SimpleNamespace(versions=dict, name="openvino", revision=1, runtime_devices=()),
         )
         base = SimpleNamespace(
             checkpoint=SimpleNamespace(id=BAD, sha="a" * 40),
             identity="i",
             sampling=SimpleNamespace(document=dict),
             progress=None,
-            release=lambda: None,
+            device="cpu",
+            runtime_device=None,
         )
         adjustment = SimpleNamespace(min_psnr=None)
         job = SimpleNamespace(
