@@ -73,6 +73,8 @@ class Cost:
     """A sampling step of one picture, with guidance where there is some."""
     decode: Callable[[int, int], float]
     """From latents to a picture."""
+    relative: tuple[float, ...]
+    """Of each variant, what it takes over what the base takes."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,14 @@ class Scope:
         }
 
 
-def afforded(full: Sampling, budget: Budget, cost: Cost, variants: int, *, fixed: bool, exact: bool) -> Scope:
-    """The most that `budget` buys of `full`, for so many variants.
+def afforded(full: Sampling, budget: Budget, cost: Cost, *, fixed: bool, exact: bool) -> Scope:
+    """The most that `budget` buys of `full`.
 
     `fixed`: graphs have one size, which is not reduced; `exact`: neither are prompts and steps, as somebody asked
     for them. The least there is is measured even where it costs more.
     """
     scopes = [
-        Scope(sampling, whole, seconds_of(sampling, cost, variants, whole=whole), budget)
+        Scope(sampling, whole, seconds_of(sampling, cost, whole=whole), budget)
         for sampling, whole in _ladder(full, fixed=fixed, exact=exact)
     ]
     chosen = max((n for n, each in enumerate(scopes) if each.seconds <= budget.bound * 60), default=0)
@@ -122,8 +124,8 @@ def afforded(full: Sampling, budget: Budget, cost: Cost, variants: int, *, fixed
     return replace(scopes[chosen], more=more)
 
 
-def seconds_of(sampling: Sampling, cost: Cost, variants: int, *, whole: bool) -> float:
-    """Forecast of measuring: the base is drawn once; a variant is taken to be as fast as it.
+def seconds_of(sampling: Sampling, cost: Cost, *, whole: bool) -> float:
+    """Forecast of measuring all variants; the base is drawn once.
 
     A variant draws all pictures, is led through points of trajectories, is timed beside the base, and draws one
     picture more when what was published is checked. `whole` adds the runtime without compression, and the formats
@@ -133,9 +135,9 @@ def seconds_of(sampling: Sampling, cost: Cost, variants: int, *, whole: bool) ->
     step, decode, count = cost.step(*size), cost.decode(*size), len(sampling.prompts)
     picture = sampling.steps * step + decode
     predictions = min(count, NOISE_PROMPTS) * min(POINTS, sampling.steps) * step
-    timing = TIMED_STEPS * step * (3 if whole else 2)
-    variant = (count + 1) * picture + predictions + timing + (count * picture if whole else 0)
-    return count * picture + variants * variant
+    timing = TIMED_STEPS * step
+    own = (count + 1) * picture + predictions + timing + (count * picture + timing if whole else 0)
+    return count * picture + sum(each * own + timing for each in cost.relative)
 
 
 def _ladder(full: Sampling, *, fixed: bool, exact: bool) -> Iterator[tuple[Sampling, bool]]:

@@ -61,7 +61,7 @@ class Plan:
     def peak_bytes(self, variant: PlannedVariant) -> int:
         """Forecast of the most memory that making a variant, or measuring it beside its base, takes."""
         size = self.sampling.width, self.sampling.height
-        measuring = drawing_bytes(self.checkpoint, *size) + 2 * variant.forecast.bytes
+        measuring = drawing_bytes(self.checkpoint, *size) + 3 * variant.forecast.bytes // 2
         return max(variant.forecast.peak_bytes, measuring)
 
     def document(self) -> dict[str, Any]:
@@ -176,10 +176,11 @@ def _scope(checkpoint: Checkpoint, options: Options, usual: Sampling, planned: S
     cost = Cost(
         step=lambda width, height: guided * call_seconds(checkpoint, width, height),
         decode=lambda width, height: decoding_seconds(checkpoint, width, height),
+        relative=tuple(each.backend.relative_seconds for each in planned),
     )
     fixed = any(each.backend.fixed_sizes or each.recipe.sizes for each in planned)
     exact = options.sampling is not None
-    return afforded(usual, options.budget, cost, len(planned), fixed=fixed, exact=exact)
+    return afforded(usual, options.budget, cost, fixed=fixed, exact=exact)
 
 
 def fitting(sampling: Sampling, recipes: Sequence[Recipe]) -> Sampling:

@@ -13,17 +13,18 @@ from sdhub.evidence.sampling import Prompt, Sampling
 FULL = Sampling(tuple(Prompt(str(n), n) for n in range(8)), 30, 5.0, 1024, 1024)
 
 
-def cost(seconds: float) -> Cost:
+def cost(seconds: float, variants: int = 1) -> Cost:
     """Of a step at full size, and of a decoding; both go with the pixels."""
     return Cost(
         step=lambda width, height: seconds * width * height / 1024**2,
         decode=lambda width, height: seconds * width * height / 1024**2,
+        relative=(1.0,) * variants,
     )
 
 
 def bought(seconds, minutes, variants=1, **flags):
     given = {"fixed": False, "exact": False, **flags}
-    return afforded(FULL, Budget(minutes=minutes), cost(seconds), variants, **given)
+    return afforded(FULL, Budget(minutes=minutes), cost(seconds, variants), **given)
 
 
 def test_a_small_model_is_measured_whole():
@@ -36,7 +37,7 @@ def test_what_is_bought_fits_and_the_next_does_not():
         scope = bought(seconds, 20)
         assert scope.seconds <= 20 * 60
         assert scope.more is not None and scope.more.seconds > 20 * 60
-        assert scope.seconds == seconds_of(scope.sampling, cost(seconds), 1, whole=scope.whole)
+        assert scope.seconds == seconds_of(scope.sampling, cost(seconds), whole=scope.whole)
 
 
 def test_more_minutes_never_buy_less():
@@ -56,7 +57,7 @@ def test_the_least_is_measured_even_where_it_costs_more():
 
 
 def test_several_variants_share_the_budget_and_the_base():
-    one, three = (seconds_of(FULL, cost(1), count, whole=False) for count in (1, 3))
+    one, three = (seconds_of(FULL, cost(1, count), whole=False) for count in (1, 3))
     assert one < three < 3 * one
     assert bought(5, 20, 3).seconds <= 20 * 60
 
@@ -74,7 +75,7 @@ def test_what_somebody_asked_for_is_drawn_to_the_letter():
 def test_no_picture_is_made_larger_or_longer_than_usual():
     small = replace(FULL, steps=4, prompts=FULL.prompts[:1], width=64, height=64)
     for minutes in (0.01, 1, 100):
-        scope = afforded(small, Budget(minutes=minutes), cost(100), 1, fixed=False, exact=False)
+        scope = afforded(small, Budget(minutes=minutes), cost(100), fixed=False, exact=False)
         assert scope.sampling == small
 
 
