@@ -30,7 +30,7 @@ from sdhub.workflow.stages import Base, VariantStages
 
 LEAST = 0.9  # Spearman's rank correlation
 REDUCED = ((2, 4), (2, 8))  # prompts and steps
-FEW = ("coreml-6bit", "coreml-4bit", "openvino-int8", "openvino-int4", "sdnq-int8", "sdnq-uint4")
+FEW = ("openvino-fp16", "openvino-int8", "openvino-int8-full", "openvino-int4", "sdnq-int8", "sdnq-uint4")
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def cpu() -> str:
 def operations_per_second() -> float:
     """Multiplications and additions a second in a product of large float32 matrices, on all cores.
 
-    Kept in sdhub's cache folder, so that a plan stays what it was; `sdhub cache --clear` measures anew.
+    Kept as `machine.json` in sdhub's cache folder, so that a plan stays what it was; measured anew without it.
     """
     file, this = home() / "machine.json", {"cpu": cpu(), "cores": os.cpu_count()}
     with suppress(OSError, ValueError, KeyError, TypeError):
