@@ -53,6 +53,8 @@ def _restore(place: Path, out: Path) -> bool:
         sizes = json.loads(_mark(place).read_text(encoding="utf-8"))
         for name, size in sizes.items():
             copy = out / name
+            if not copy.resolve().is_relative_to(out.resolve()):
+                raise ValueError(name)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(place / name, copy)
             if copy.stat().st_size != size:

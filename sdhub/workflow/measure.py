@@ -51,10 +51,12 @@ def load_base(
         return load(checkpoint, path, dtype=dtype, half_precision=half_precision, device=where, hub=hub)
 
 
-def load_to_draw(checkpoint: Checkpoint, hub: Hub, device: str, progress: Progress) -> Any:
+def load_to_draw(
+    checkpoint: Checkpoint, hub: Hub, device: str, progress: Progress, *, converted: bool = False
+) -> Any:
     """The base as it is drawn with and timed; on the CPU a large denoiser's 16-bit weights are widened a layer at
-    a time."""
-    half_precision = device == CPU and stays_half(checkpoint)
+    a time, but where it will be `converted`: no converter takes a layer of two types."""
+    half_precision = device == CPU and stays_half(checkpoint) and not converted
     return load_base(checkpoint, hub, progress, half_precision=half_precision, device=device, drawing=True)
 
 
@@ -116,7 +118,7 @@ def time_variant(
     The base is on the variant's device, or on the CPU beside a runtime that is not torch.
     """
     maker, place = backends()[backend], out / "plain"
-    base = load_to_draw(checkpoint, hub, where[0] if maker.on_torch else CPU, progress)
+    base = load_to_draw(checkpoint, hub, where[0] if maker.on_torch else CPU, progress, converted=beside)
     place.mkdir()
     try:
         name = maker.plain(checkpoint, base, folder, place) if beside else None

@@ -13,6 +13,7 @@ from sdhub.backends.base import backend_of, backends
 from sdhub.backends.openvino import graph, quality_target, shapes
 from sdhub.backends.openvino.export import vet_layers
 from sdhub.backends.openvino.graph import MODEL
+from sdhub.checkpoint.cost import stays_half
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.endpoint import endpoint
 from sdhub.core.errors import RecipeError, UnsupportedError
@@ -243,6 +244,27 @@ def test_the_same_runtime_without_compression_stands_beside(backend, checkpoint,
     measure.draw_all(pipe, dataclasses.replace(DRAWN, steps=1), SILENT)
     assert backend.settings(pipe)["precision"] in {"f32", "f16", "bf16"}
     assert int(backend.settings(pipe)["threads"]) >= 1
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_large_denoiser_of_16_bits_is_timed(checkpoint, int8, tmp_path, monkeypatch, beside):
+    """As if it were large: its layers are widened one at a time, which no converter follows."""
+    monkeypatch.setattr("sdhub.checkpoint.cost.KEPT_BYTES", 0)
+    assert stays_half(checkpoint)
+    drawn = dataclasses.replace(DRAWN, prompts=DRAWN.prompts[:1], steps=2)
+    measure.time_variant(
+        checkpoint, endpoint(None), "openvino", int8, ("cpu", None), drawn, beside, tmp_path, SILENT
+    )
+    timed = json.loads((tmp_path / measure.LATENCY).read_text())
+    assert timed["base_seconds_per_step"] > 0
+    assert timed["reference"] == ("openvino-fp16" if beside else None)
+
+
+def test_a_large_denoiser_of_16_bits_draws_what_its_float32_draws(checkpoint, base, monkeypatch):
+    monkeypatch.setattr("sdhub.checkpoint.cost.KEPT_BYTES", 0)
+    pipe = measure.load_to_draw(checkpoint, endpoint(None), "cpu", SILENT)
+    assert str(pipe.unet.conv_in.weight.dtype) == "torch.float16"
+    assert compare(base, measure.draw_all(pipe, DRAWN, SILENT), DRAWN).psnr_db == float("inf")
 
 
 def test_flux_is_converted_without_losing_its_timesteps(backend, tmp_path):
