@@ -56,7 +56,7 @@ class Backend(ABC):
     `spaces`: the hardware of a Space that draws with its variants (empty: none does), `space_packages` what that
     Space needs besides sdhub[openvino].
     `fixed_sizes`: its graphs have one size, so that pictures of another cannot be drawn. `relative_seconds`: what
-    a call of its denoisers takes on a CPU, over the base's in float32; measured.
+    a call of its denoisers takes on a CPU, over the base's in float32, for forecasts.
     `companions`: ControlNets and the safety checker go along into its variants. `half_precision`: it also builds
     from a denoiser whose layers have 16-bit weights (see `sdhub.checkpoint.half_precision`).
     `runtime_devices`: what its variants' own runtime calls the devices that it may be opened on; empty where that

@@ -92,11 +92,6 @@ class Scope:
     more: Scope | None = None
     """What the next larger budget would buy."""
 
-    @property
-    def reduced(self) -> bool:
-        """Whether less is measured than there is."""
-        return not self.whole
-
     def document(self) -> dict[str, Any]:
         """The JSON form of the forecast."""
         more = self.more and {**_said(self.more), "minutes": round(self.more.seconds / 60, 1)}

@@ -325,8 +325,12 @@ def _ran(evidence: Mapping[str, Any]) -> str:
     device, kind = _mapping(evidence["device"]), _mapping(evidence["precision"])
     if not all(side in each for side in ("base", "variant") for each in (device, kind)):
         return ""
-    told = f"The base was drawn on {device['base']} in {kind['base']}"
-    return f"{told}, the variant on {device['variant']} in {kind['variant']}"
+    told = f"The base was drawn on {_where(device['base'])} in {kind['base']}"
+    return f"{told}, the variant on {_where(device['variant'])} in {kind['variant']}"
+
+
+def _where(device: Any) -> str:
+    return "the CPU" if device == "cpu" else str(device)
 
 
 def _not_measured(evidence: Mapping[str, Any]) -> list[str]:
