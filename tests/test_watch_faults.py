@@ -153,7 +153,7 @@ class Faulty:
         )
         adjustment = SimpleNamespace(min_psnr=None)
         job = SimpleNamespace(
-            plan=SimpleNamespace(variants=[planned]),
+            plan=SimpleNamespace(variants=[planned], peak_bytes=lambda _: 0),
             hub=HUB,
             namespace="me",
             private=False,

@@ -1,4 +1,4 @@
-"""How fast this machine is, measured once: forecasts of minutes stand on it."""
+"""What this machine has: free memory, and its speed, measured once, on which forecasts of minutes stand."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def free_memory() -> float | None:
+    """Bytes of memory that programs can have now; None where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return float(line.split()[1]) * 1024
+    return None
 
 
 @cache

@@ -19,6 +19,7 @@ from sdhub.checkpoint.checkpoint import Checkpoint
 from sdhub.checkpoint.resolve import resolve
 from sdhub.core.errors import SdhubError, UsageError
 from sdhub.core.isolated import run_isolated
+from sdhub.core.machine import free_memory
 from sdhub.core.progress import SILENT, Progress
 from sdhub.core.scratch import temporary
 from sdhub.core.units import GIB
@@ -27,6 +28,7 @@ from sdhub.workflow.plan import drawn_as, make_plan
 from sdhub.workflow.publish import prepare, run
 from sdhub.workflow.report import Report
 
+USUAL_MEMORY = 8.0 * GIB  # where the system does not tell
 SHARE = 0.8  # of the machine's free memory, where no bound is given
 
 
@@ -95,7 +97,7 @@ def publish_many(
     """
     if memory is not None and not 0 < memory < inf:
         raise UsageError(f"{memory:g} bytes of memory mean nothing", hint="a number above zero")
-    bound = _Bound(memory if memory is not None else _free() * SHARE)
+    bound = _Bound(memory if memory is not None else (free_memory() or USUAL_MEMORY) * SHARE)
 
     def one(order: PublishRequest) -> SourceResult:
         try:
@@ -166,14 +168,3 @@ class Named(Progress):
 
     def note(self, text: str) -> None:
         self._progress.note(f"[{self._name}] {text.strip()}")
-
-
-def _free() -> float:
-    """Bytes of memory that programs can have now."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return float(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):  # another system
-        pass
-    return 8.0 * GIB

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sdhub.core.errors import EvidenceError, SdhubError
+from sdhub.core.machine import free_memory
+from sdhub.core.units import GIB
 from sdhub.core.work import copy_tree
 from sdhub.evidence.sampling import Sampling
 from sdhub.publishing.card import card_revision, index_card
@@ -84,6 +86,7 @@ class Run:
         """Build and measure, once the target is known to be fit."""
         job = self.job
         vet_target(planned.repo_id, hub=job.hub, private=job.private)
+        self._tell_memory(planned)
         curve = None
         if mixed.is_open(planned.recipe):
             folder = mixed.analyzed(self.base, planned.backend, planned.recipe)
@@ -94,6 +97,15 @@ class Run:
         stages = VariantStages(self.base, planned.backend, planned.recipe)
         self.made[planned.name] = _Made(planned, stages, stages.build(), stages.evidence(), curve)
         return _empty(planned)
+
+    def _tell_memory(self, planned: PlannedVariant) -> None:
+        """Before hours of work, where memory may not do."""
+        needed, free = self.job.plan.peak_bytes(planned), free_memory()
+        if free is not None and needed > free:
+            self.base.progress.note(
+                f"{planned.name} takes about {needed / GIB:.0f} GiB of memory, and {free / GIB:.0f} GiB are free: "
+                "it may be killed"
+            )
 
     def _publish(self, planned: PlannedVariant) -> Published:
         """Card, packages, and a push that is checked before the branch moves."""

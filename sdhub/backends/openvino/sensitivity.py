@@ -126,7 +126,6 @@ def _rounding(
         assert observed is not None
         if treatment.smoothing and linear:
             factors = factors_of(observed, [weight], treatment.smoothing)
-            weight = weight * factors
         step, zero = grid_of(observed, factors)
     group = (
         treatment.group_size if treatment.group_size and weight[0].numel() % treatment.group_size == 0 else None
@@ -140,13 +139,14 @@ def _rounding(
         return made
 
     def error(given: torch.Tensor) -> torch.Tensor:
-        # Codes are made anew each time: to keep those of all layers would take another copy of the weights.
-        off = quantize(weight, bits, symmetric=symmetric, group_size=group).dequantize() - weight
+        # Made anew each time: to keep what becomes of all layers' weights would take as much memory once more.
+        moving = weight if factors is None else weight * factors
+        off = quantize(moving, bits, symmetric=symmetric, group_size=group).dequantize() - moving
         smooth = given if factors is None else given / factors
         moved = apply(smooth, off)
         if rounds_inputs:
             rounded = ((smooth / step + zero).round().clamp(0, LEVELS - 1) - zero) * step
-            moved = moved + apply(rounded - smooth, weight)
+            moved = moved + apply(rounded - smooth, moving)
         return moved
 
     return error
